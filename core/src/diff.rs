@@ -1,0 +1,192 @@
+//! What differs between two configurations of an instance, field by field, for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::spec::{File, FileBody, Health, InstanceConfig, Settings, Start, Value, Vars};
+
+/// One field that differs. A side that is not there is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldChange {
+    /// The field, as the fleet file names it: `env.ENGINE_NAME`, `image`.
+    pub field: String,
+    /// What it was.
+    pub from: Option<String>,
+    /// What it will be.
+    pub to: Option<String>,
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.from, &self.to) {
+            (Some(from), Some(to)) => write!(f, "{}: {from} -> {to}", self.field),
+            (None, Some(to)) => write!(f, "{}: {to} (new)", self.field),
+            (Some(from), None) => write!(f, "{}: {from} (removed)", self.field),
+            (None, None) => f.write_str(&self.field),
+        }
+    }
+}
+
+/// Every field in which `to` differs from `from`; empty where both make the same container.
+#[must_use]
+pub fn config_changes(from: &InstanceConfig, to: &InstanceConfig) -> Vec<FieldChange> {
+    let mut changes = Vec::new();
+    if from.image.digest != to.image.digest {
+        let show = |c: &InstanceConfig| {
+            Some(format!("{} ({})", c.image.reference, c.image.digest.short()))
+        };
+        push(&mut changes, "image", show(from), show(to));
+    }
+    let (old, new) = (fields(&from.settings), fields(&to.settings));
+    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let (from, to) = (old.get(name), new.get(name));
+        if from != to {
+            let show = |field: Option<&Field>| field.map(|f| f.shown.clone());
+            push(&mut changes, name, show(from), show(to));
+        }
+    }
+    changes
+}
+
+fn push(changes: &mut Vec<FieldChange>, field: &str, from: Option<String>, to: Option<String>) {
+    changes.push(FieldChange { field: field.to_owned(), from, to });
+}
+
+/// A field's value: what is compared, and the short form that people see.
+#[derive(PartialEq, Eq)]
+struct Field {
+    exact: String,
+    shown: String,
+}
+
+fn fields(settings: &Settings) -> BTreeMap<String, Field> {
+    // Destructured, so that a new setting can't be forgotten here.
+    let Settings { start, network, env, data, files, vars, health } = settings;
+    let mut fields = BTreeMap::new();
+    let mut add = |name: String, value: String| {
+        fields.insert(name, Field { shown: value.clone(), exact: value });
+    };
+    match start {
+        Start::Boot => add("boot".into(), "true".into()),
+        Start::Command(words) => add("command".into(), format!("{words:?}")),
+    }
+    add("network".into(), network.to_string());
+    for (name, value) in env {
+        add(format!("env.{name}"), format!("{value:?}"));
+    }
+    for (name, volume) in data {
+        add(format!("data.{name}.path"), volume.path.to_string());
+        add(format!("data.{name}.owner"), volume.owner.to_string());
+    }
+    add_vars(&mut add, vars);
+    if let Some(health) = health {
+        add_health(&mut add, health);
+    }
+    for (path, file) in files {
+        add(format!("files.{path}.mode"), format!("{:04o}", file.mode));
+        add(format!("files.{path}.owner"), file.owner.to_string());
+    }
+    for (path, file) in files {
+        fields.insert(format!("files.{path}"), body_field(file));
+    }
+    fields
+}
+
+fn add_vars(add: &mut impl FnMut(String, String), vars: &Vars) {
+    for (name, value) in vars {
+        add(format!("vars.{name}"), show_value(value));
+    }
+}
+
+fn show_value(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| format!("{value:?}"))
+}
+
+fn add_health(add: &mut impl FnMut(String, String), health: &Health) {
+    let Health { unit, tcp, grace, interval, timeout, retries } = health;
+    if let Some(unit) = unit {
+        add("health.unit".into(), unit.to_string());
+    }
+    if let Some(tcp) = tcp {
+        add("health.tcp".into(), tcp.to_string());
+    }
+    add("health.grace".into(), format!("{grace:?}"));
+    add("health.interval".into(), format!("{interval:?}"));
+    add("health.timeout".into(), format!("{timeout:?}"));
+    add("health.retries".into(), retries.to_string());
+}
+
+fn body_field(file: &File) -> Field {
+    let (kind, exact) = match &file.body {
+        FileBody::Text(text) => ("text", text.clone()),
+        FileBody::Bytes(bytes) => ("bytes", format!("{bytes:?}")),
+        FileBody::Template(text) => ("template", text.clone()),
+    };
+    let lines = exact.lines().count();
+    let shown = match &file.body {
+        FileBody::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        _ => format!("{kind} of {lines} lines"),
+    };
+    Field { exact: format!("{kind} {exact}"), shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests_support::instance;
+
+    #[test]
+    fn equal_configs_have_no_changes() {
+        let config = instance("a/b", 1).config;
+        assert_eq!(config_changes(&config, &config.clone()), vec![]);
+    }
+
+    #[test]
+    fn each_field_that_differs_is_named() {
+        let from = instance("a/b", 1).config;
+        let mut to = instance("a/b", 2).config;
+        to.settings.env.insert("X".parse().unwrap(), "1".into());
+        to.settings.start = Start::Command(vec!["/bin/true".into()]);
+        to.settings.files.insert(
+            "/etc/x".parse().unwrap(),
+            File { body: FileBody::Text("a\nb\n".into()), mode: 0o644, owner: Default::default() },
+        );
+        let shown: Vec<String> =
+            config_changes(&from, &to).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "image: app:1 (010101010101) -> app:2 (020202020202)",
+                "boot: true (removed)",
+                "command: [\"/bin/true\"] (new)",
+                "env.X: \"1\" (new)",
+                "files./etc/x: text of 2 lines (new)",
+                "files./etc/x.mode: 0644 (new)",
+                "files./etc/x.owner: 0:0 (new)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_of_the_same_size_still_differs() {
+        let mut from = instance("a/b", 1).config;
+        let mut to = from.clone();
+        for (config, text) in [(&mut from, "one"), (&mut to, "two")] {
+            config.settings.files.insert(
+                "/etc/x".parse().unwrap(),
+                File { body: FileBody::Text(text.into()), mode: 0o644, owner: Default::default() },
+            );
+        }
+        assert_eq!(config_changes(&from, &to).len(), 1);
+    }
+
+    #[test]
+    fn a_moved_tag_on_the_same_file_is_no_change() {
+        let from = instance("a/b", 1).config;
+        let mut to = from.clone();
+        to.image.reference = "app:latest".parse().unwrap();
+        assert!(from.same_container(&to));
+        assert_eq!(config_changes(&from, &to), vec![]);
+    }
+}

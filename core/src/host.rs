@@ -1,0 +1,117 @@
+//! A host: who it is, what it is like, and the whole of what it should run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::label::Labels;
+use crate::name::{HostId, HostName};
+use crate::spec::InstanceSpec;
+
+/// An enrolled host, as far as choosing hosts needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The controller's name for it.
+    pub id: HostId,
+    /// People's name for it.
+    pub name: HostName,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// What an agent found out about its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// `PRETTY_NAME` of os-release.
+    pub os: String,
+    /// Kernel release, as `uname -r` shows it.
+    pub kernel: String,
+    /// Architecture in systemd's spelling: `x86-64`, `arm64`.
+    pub architecture: String,
+    /// Version of systemd, such as `252`.
+    pub systemd: String,
+    /// Logical CPUs online.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes in the file system of the state directory.
+    pub disk_total: u64,
+    /// Bytes free there for root.
+    pub disk_free: u64,
+    /// Whether the kernel can idmap squashfs mounts, which a user namespace on an image needs.
+    pub idmapped_squashfs: bool,
+    /// Version of the agent.
+    pub agent: String,
+    /// The kernel's random id of this boot.
+    pub boot_id: String,
+}
+
+/// The whole desired state of one host. Pushed whole, accepted whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// Rises with each change of the content.
+    pub generation: u64,
+    /// Every instance that the host should have, ordered by id.
+    pub instances: Vec<InstanceSpec>,
+}
+
+/// Why an agent refuses a desired state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecRefused {
+    /// A newer one was accepted before.
+    #[error("generation {offered} is older than generation {accepted}, accepted before")]
+    Older {
+        /// What was offered.
+        offered: u64,
+        /// What the ledger holds.
+        accepted: u64,
+    },
+    /// The same generation came with other content.
+    #[error("generation {generation} was accepted before with other content")]
+    Differs {
+        /// The generation of both.
+        generation: u64,
+    },
+}
+
+/// Whether `offered` may take the place of `accepted` (omicron's ledger rule).
+///
+/// `Ok(true)` says that it is new, `Ok(false)` that it is what is there.
+///
+/// # Errors
+/// Where it is older, or equal in generation and not in content.
+pub fn accept(accepted: Option<&HostSpec>, offered: &HostSpec) -> Result<bool, SpecRefused> {
+    let Some(accepted) = accepted else { return Ok(true) };
+    if offered.generation < accepted.generation {
+        let (offered, accepted) = (offered.generation, accepted.generation);
+        return Err(SpecRefused::Older { offered, accepted });
+    }
+    if offered.generation > accepted.generation {
+        return Ok(true);
+    }
+    if offered == accepted {
+        return Ok(false);
+    }
+    Err(SpecRefused::Differs { generation: offered.generation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests_support::instance;
+
+    #[test]
+    fn a_generation_is_accepted_once_and_never_backwards() {
+        let spec = |generation, instances| HostSpec { generation, instances };
+        let old = spec(3, vec![]);
+        assert_eq!(accept(None, &old), Ok(true));
+        assert_eq!(accept(Some(&old), &old.clone()), Ok(false));
+        assert_eq!(accept(Some(&old), &spec(4, vec![])), Ok(true));
+        assert_eq!(
+            accept(Some(&old), &spec(2, vec![])),
+            Err(SpecRefused::Older { offered: 2, accepted: 3 })
+        );
+        assert_eq!(
+            accept(Some(&old), &spec(3, vec![instance("a/b", 1)])),
+            Err(SpecRefused::Differs { generation: 3 })
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! Images: the digest that names a file for ever, and the tag that points to one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ImageName, InvalidName, Tag};
+
+/// The SHA-256 of a whole image file, as `sha256sum` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+/// A text that is not a SHA-256 in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a digest; a digest is the 64 hexadecimal digits that sha256sum shows")]
+pub struct InvalidDigest {
+    text: String,
+}
+
+impl Digest {
+    /// The digest's 32 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 12 hexadecimal digits, for tables.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(12).collect()
+    }
+}
+
+impl From<[u8; 32]> for Digest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let invalid = || InvalidDigest { text: text.chars().take(80).collect() };
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let bytes = crate::image::hex_decode(hex).ok_or_else(invalid)?;
+        Ok(Self(bytes.try_into().map_err(|_| invalid())?))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = InvalidDigest;
+
+    fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Bytes from lower-case or upper-case hexadecimal; `None` where the text is something else.
+pub(crate) fn hex_decode(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+/// A movable name for an image, written `name:tag`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageRef {
+    /// What the image is of.
+    pub name: ImageName,
+    /// Which one.
+    pub tag: Tag,
+}
+
+impl FromStr for ImageRef {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let Some((name, tag)) = text.split_once(':') else {
+            return Err(InvalidName {
+                kind: "image",
+                text: text.chars().take(80).collect(),
+                problem: "has no tag; write NAME:TAG, such as belenios:2.5.1".into(),
+            });
+        };
+        Ok(Self { name: name.parse()?, tag: tag.parse()? })
+    }
+}
+
+impl TryFrom<String> for ImageRef {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<ImageRef> for String {
+    fn from(image: ImageRef) -> String {
+        image.to_string()
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}:{}", self.name, self.tag))
+    }
+}
+
+/// An image reference resolved to the file that it meant when the revision was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedImage {
+    /// The name that the user wrote.
+    pub reference: ImageRef,
+    /// The file that it stood for.
+    pub digest: Digest,
+    /// The file's size in bytes.
+    pub size: u64,
+}
+
+/// What an image says that it runs on; parts that it does not say are `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// `ID` of its os-release.
+    pub os_id: Option<String>,
+    /// `VERSION_ID` of its os-release.
+    pub os_version: Option<String>,
+    /// `PRETTY_NAME` of its os-release.
+    pub os_name: Option<String>,
+    /// The architecture of its programs in systemd's spelling: `x86-64`, `arm64`.
+    pub architecture: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_reads_what_sha256sum_shows() {
+        let text = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let digest: Digest = text.parse().unwrap();
+        assert_eq!(digest.to_string(), text);
+        assert_eq!(digest.short(), "e3b0c44298fc");
+        assert_eq!(format!("sha256:{text}").parse::<Digest>().unwrap(), digest);
+        for bad in ["", "e3", &text[1..], &format!("{text}00"), "zz"] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reference_needs_name_and_tag() {
+        let image: ImageRef = "belenios:2.5.1".parse().unwrap();
+        assert_eq!(image.to_string(), "belenios:2.5.1");
+        for bad in ["belenios", "belenios:", ":1", "a/b:1", "Bel:1", "a:b:c"] {
+            assert!(bad.parse::<ImageRef>().is_err(), "{bad}");
+        }
+    }
+}

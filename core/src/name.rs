@@ -1,0 +1,390 @@
+//! Names that users write and that become file names, unit names and certificate fields.
+//!
+//! Each is checked once, where it enters; a value of one of these types is safe to put into a
+//! path or a unit name. Deliberately absent: any way to build one without the check.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not a name of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {text:?} {problem}")]
+pub struct InvalidName {
+    /// What was being named, such as `fleet name`.
+    pub kind: &'static str,
+    /// The offending text, shortened to 80 characters.
+    pub text: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+/// The rule that a kind of name follows.
+struct Rule {
+    kind: &'static str,
+    /// Bytes.
+    longest: usize,
+    /// Characters allowed besides `a-z` and `0-9`.
+    extra: &'static str,
+    first_letter_only: bool,
+}
+
+impl Rule {
+    fn check(&self, text: &str) -> Result<(), InvalidName> {
+        self.problem(text).map_or(Ok(()), |problem| {
+            Err(InvalidName { kind: self.kind, text: text.chars().take(80).collect(), problem })
+        })
+    }
+
+    fn problem(&self, text: &str) -> Option<String> {
+        let Some(first) = text.chars().next() else { return Some("is empty".into()) };
+        if text.len() > self.longest {
+            let length = text.len();
+            return Some(format!("is {length} bytes long; {} are allowed", self.longest));
+        }
+        if let Some(bad) = text.chars().find(|c| !self.allows(*c)) {
+            return Some(format!("contains {bad:?}; allowed are {}", self.allowed()));
+        }
+        if self.first_letter_only && !first.is_ascii_lowercase() {
+            return Some(format!("starts with {first:?}; it must start with a letter a-z"));
+        }
+        if !first.is_ascii_alphanumeric() {
+            return Some(format!("starts with {first:?}; it must start with a letter or digit"));
+        }
+        let last = text.chars().last().unwrap_or(first);
+        if !last.is_ascii_alphanumeric() {
+            return Some(format!("ends with {last:?}; it must end with a letter or digit"));
+        }
+        None
+    }
+
+    fn allows(&self, c: char) -> bool {
+        c.is_ascii_lowercase() || c.is_ascii_digit() || self.extra.contains(c)
+    }
+
+    fn allowed(&self) -> String {
+        let extra: Vec<String> = self.extra.chars().map(|c| format!("{c:?}")).collect();
+        if extra.is_empty() {
+            return "a-z and 0-9".into();
+        }
+        format!("a-z, 0-9 and {}", extra.join(" "))
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $rule:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                const RULE: Rule = $rule;
+                RULE.check(text)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of a fleet: at most 31 bytes of `a-z0-9-`, so that a machine name fits machined.
+    FleetName,
+    Rule { kind: "fleet name", longest: 31, extra: "-", first_letter_only: true }
+);
+name!(
+    /// The name of an instance within its fleet: at most 31 bytes of `a-z0-9-`.
+    InstanceName,
+    Rule { kind: "instance name", longest: 31, extra: "-", first_letter_only: true }
+);
+name!(
+    /// The name of a data volume within its instance.
+    VolumeName,
+    Rule { kind: "data volume name", longest: 31, extra: "-_", first_letter_only: true }
+);
+name!(
+    /// The name of a host, as people write it; unique among the enrolled hosts.
+    HostName,
+    Rule { kind: "host name", longest: 63, extra: "-.", first_letter_only: false }
+);
+name!(
+    /// The controller's own name for a host; never used again after the host is removed.
+    HostId,
+    Rule { kind: "host id", longest: 32, extra: "-", first_letter_only: false }
+);
+name!(
+    /// The name of a person, as in certificates and roles.
+    UserName,
+    Rule { kind: "user name", longest: 63, extra: "-._", first_letter_only: false }
+);
+name!(
+    /// The name part of an image reference.
+    ImageName,
+    Rule { kind: "image name", longest: 63, extra: "-_.", first_letter_only: false }
+);
+
+/// The tag part of an image reference: at most 63 bytes of `A-Za-z0-9._-`.
+///
+/// Tags are often version numbers of others' making, so capitals are allowed here only.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(String);
+
+impl Tag {
+    /// The tag as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Tag {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        const RULE: Rule =
+            Rule { kind: "tag", longest: 63, extra: "-_.", first_letter_only: false };
+        match RULE.check(&text.to_ascii_lowercase()) {
+            Ok(()) => Ok(Self(text.to_owned())),
+            Err(error) => Err(InvalidName { text: text.chars().take(80).collect(), ..error }),
+        }
+    }
+}
+
+impl TryFrom<String> for Tag {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> String {
+        tag.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// An instance of a fleet, written `fleet/instance`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceId {
+    /// The fleet.
+    pub fleet: FleetName,
+    /// The instance within it.
+    pub instance: InstanceName,
+}
+
+impl InstanceId {
+    /// The name of the instance's machine, of its unit and of its directories.
+    ///
+    /// `a-b/c` and `a/b-c` share one; the controller refuses a fleet that would make two
+    /// instances meet in one machine name.
+    #[must_use]
+    pub fn machine(&self) -> MachineName {
+        MachineName(format!("{}-{}", self.fleet, self.instance))
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let Some((fleet, instance)) = text.split_once('/') else {
+            return Err(InvalidName {
+                kind: "instance",
+                text: text.chars().take(80).collect(),
+                problem: "has no '/'; write FLEET/INSTANCE".into(),
+            });
+        };
+        Ok(Self { fleet: fleet.parse()?, instance: instance.parse()? })
+    }
+}
+
+impl TryFrom<String> for InstanceId {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<InstanceId> for String {
+    fn from(id: InstanceId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}", self.fleet, self.instance))
+    }
+}
+
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// The name of a running object of systemd-machined: `<fleet>-<instance>`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MachineName(String);
+
+impl MachineName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The systemd unit that runs this machine.
+    #[must_use]
+    pub fn unit(&self) -> String {
+        format!("shoal-instance@{}.service", self.0)
+    }
+}
+
+impl FromStr for MachineName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        const RULE: Rule =
+            Rule { kind: "machine name", longest: 63, extra: "-", first_letter_only: true };
+        RULE.check(text)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for MachineName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<MachineName> for String {
+    fn from(name: MachineName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for MachineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for MachineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_names_pass() {
+        for text in ["a", "belenios", "relay-tools", "v2", "a1-b2"] {
+            assert_eq!(text.parse::<FleetName>().unwrap().as_str(), text);
+        }
+        assert!("web-1.example.org".parse::<HostName>().is_ok());
+        assert!("1host".parse::<HostName>().is_ok());
+        assert!("2.5.1-RC1".parse::<Tag>().is_ok());
+    }
+
+    #[test]
+    fn bad_names_say_what_is_wrong() {
+        let long = "x".repeat(200);
+        let cases = [
+            ("", "is empty"),
+            ("a/b", "contains '/'"),
+            ("..", "contains '.'"),
+            ("Belenios", "contains 'B'"),
+            ("1a", "must start with a letter"),
+            ("-a", "starts with '-'"),
+            ("a-", "ends with '-'"),
+            ("a b", "contains ' '"),
+            ("ä", "contains 'ä'"),
+            (&long, "is 200 bytes long; 31 are allowed"),
+        ];
+        for (text, wanted) in cases {
+            let error = text.parse::<FleetName>().unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text:?}: {error}");
+            assert!(error.len() < 220, "an error never repeats a huge name: {error}");
+        }
+        assert!("..".parse::<HostName>().is_err());
+        assert!("../x".parse::<Tag>().is_err());
+    }
+
+    #[test]
+    fn an_instance_names_its_machine_and_unit() {
+        let id: InstanceId = "belenios/main".parse().unwrap();
+        assert_eq!(id.machine().as_str(), "belenios-main");
+        assert_eq!(id.machine().unit(), "shoal-instance@belenios-main.service");
+        assert!(
+            "belenios".parse::<InstanceId>().unwrap_err().to_string().contains("FLEET/INSTANCE")
+        );
+    }
+
+    #[test]
+    fn the_longest_machine_name_fits_machined() {
+        let part = "a".repeat(31);
+        let id: InstanceId = format!("{part}/{part}").parse().unwrap();
+        assert_eq!(id.machine().as_str().len(), 63);
+    }
+}

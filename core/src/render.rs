@@ -1,0 +1,190 @@
+//! Templates of the fleet file, with every variable that they use having to be set.
+//!
+//! The same code checks a template when a fleet is planned and renders it on the host. Rendering
+//! is bounded in work and in size, so that no template can loop or fill a disk.
+
+use std::collections::BTreeSet;
+
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Serialize;
+
+use crate::name::{HostName, InstanceId};
+use crate::spec::Vars;
+
+/// Bytes that one file of a fleet may have, before and after rendering.
+pub const LARGEST_FILE: usize = 1 << 20;
+
+/// Instructions of minijinja's machine that rendering one file may take.
+const FUEL: u64 = 1_000_000;
+
+/// What a template can name, besides the fleet file's own `vars`: the object `shoal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// `shoal.host`: the host's name.
+    pub host: String,
+    /// `shoal.fleet`: the fleet's name.
+    pub fleet: String,
+    /// `shoal.instance`: the instance's name.
+    pub instance: String,
+}
+
+impl Place {
+    /// Where `instance` runs.
+    #[must_use]
+    pub fn new(host: &HostName, instance: &InstanceId) -> Self {
+        Self {
+            host: host.to_string(),
+            fleet: instance.fleet.to_string(),
+            instance: instance.instance.to_string(),
+        }
+    }
+}
+
+/// Why a template does not render.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RenderError {
+    /// Line in the template, from 1, where it is known.
+    pub line: Option<usize>,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+}
+
+/// The names that `template` uses and does not set itself; `shoal` is left out.
+///
+/// # Errors
+/// Where the template is not one.
+pub fn variables(template: &str) -> Result<BTreeSet<String>, RenderError> {
+    let environment = environment();
+    let parsed = environment.template_from_str(template).map_err(explain)?;
+    let mut names: BTreeSet<String> = parsed.undeclared_variables(false).into_iter().collect();
+    names.remove("shoal");
+    for name in environment.globals().map(|(name, _)| name) {
+        names.remove(name);
+    }
+    Ok(names)
+}
+
+/// Renders `template`.
+///
+/// # Errors
+/// Where the template is not one, names a variable that is not set, does too much work, or
+/// renders to more than [`LARGEST_FILE`] bytes.
+pub fn render(template: &str, vars: &Vars, place: &Place) -> Result<String, RenderError> {
+    #[derive(Serialize)]
+    struct Context<'a> {
+        #[serde(flatten)]
+        vars: &'a Vars,
+        shoal: &'a Place,
+    }
+    let environment = environment();
+    let parsed = environment.template_from_str(template).map_err(explain)?;
+    let mut out = Bounded(Vec::new());
+    parsed
+        .render_captured_to(Context { vars, shoal: place }, &mut out)
+        .map_err(|e| if out.0.len() >= LARGEST_FILE { too_large() } else { explain(e) })?;
+    String::from_utf8(out.0).map_err(|_| too_large())
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
+    environment.set_fuel(Some(FUEL));
+    environment
+}
+
+fn explain(error: minijinja::Error) -> RenderError {
+    use minijinja::ErrorKind;
+    let detail = error.detail().map(|d| format!(": {d}")).unwrap_or_default();
+    let message = match error.kind() {
+        ErrorKind::UndefinedError => {
+            let name = undefined_name(&error);
+            format!("{name} is not set; set it in [vars], or test it with `is defined`")
+        }
+        ErrorKind::OutOfFuel => "it does too much work; does it loop?".to_owned(),
+        kind => format!("{kind}{detail}"),
+    };
+    RenderError { line: error.line(), message }
+}
+
+/// The text of the template that the error points to, which is the variable's name.
+fn undefined_name(error: &minijinja::Error) -> String {
+    let pointed = error.range().zip(error.template_source()).and_then(|(range, source)| {
+        source.get(range).map(|text| text.trim().trim_matches(['{', '}']).trim().to_owned())
+    });
+    match pointed {
+        Some(name) if !name.is_empty() && name.len() < 80 => format!("variable `{name}`"),
+        _ => "a variable that it uses".to_owned(),
+    }
+}
+
+fn too_large() -> RenderError {
+    let message = format!("it renders to more than {LARGEST_FILE} bytes, the most a file may have");
+    RenderError { line: None, message }
+}
+
+/// A buffer that takes no more than [`LARGEST_FILE`] bytes.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = LARGEST_FILE - self.0.len();
+        if bytes.len() > room {
+            self.0.extend_from_slice(&bytes[..room]);
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Value;
+
+    fn place() -> Place {
+        Place::new(&"h1".parse().unwrap(), &"shop/main".parse().unwrap())
+    }
+
+    fn vars() -> Vars {
+        [("domain".to_owned(), Value::Text("vote.example.org".into()))].into()
+    }
+
+    #[test]
+    fn renders_vars_and_place() {
+        let text = "host={{ domain }} on {{ shoal.host }}/{{ shoal.instance }}\n";
+        let rendered = render(text, &vars(), &place()).unwrap();
+        assert_eq!(rendered, "host=vote.example.org on h1/main\n");
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_named_with_its_line() {
+        let error = render("ok\n{{ domian }}\n", &vars(), &place()).unwrap_err();
+        assert_eq!(error.line, Some(2));
+        assert!(error.message.contains("`domian` is not set"), "{error}");
+    }
+
+    #[test]
+    fn a_template_says_what_it_needs() {
+        let names = variables("{{ a }} {% for x in list %}{{ x }}{% endfor %} {{ shoal.host }}");
+        assert_eq!(names.unwrap().into_iter().collect::<Vec<_>>(), ["a", "list"]);
+        assert!(variables("{{ a").is_err());
+    }
+
+    #[test]
+    fn loops_and_floods_end_with_a_word() {
+        let looping =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        let error = render(looping, &vars(), &place()).unwrap_err();
+        assert!(error.message.contains("too much work"), "{error}");
+        let flood = format!("{{% for a in range(2000) %}}{}{{% endfor %}}", "x".repeat(1000));
+        let error = render(&flood, &vars(), &place()).unwrap_err();
+        assert!(error.message.contains("1048576 bytes"), "{error}");
+    }
+}
