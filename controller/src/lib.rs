@@ -1,0 +1,3 @@
+//! The Shoal controller: API, store, dispatch to agents, rollouts.
+
+pub mod store;
