@@ -1,0 +1,218 @@
+//! The tables of an image: where each one is, and whether all of their blocks can be read.
+//!
+//! This is what finds a file that has the right length and a good beginning, but a hole or foreign
+//! bytes where a table should be. File data is not read: its digest vouches for it.
+
+use crate::metadata::{BLOCK_LEN, Reader, Region, length};
+use crate::problem::{Part, Problem};
+use crate::superblock::{SUPERBLOCK_END, Superblock};
+
+/// The most metadata blocks of an image that are read: 1 GiB of plain bytes, four times what
+/// `MAX_INODES` ordinary files take. It bounds the time that a hostile image can cost.
+pub(crate) const WALK_BUDGET: u32 = 131_072;
+
+/// The smallest inode there is.
+const MIN_INODE_LEN: u64 = 20;
+
+pub(crate) const FRAGMENT_LEN: u64 = 16;
+const EXPORT_LEN: u64 = 8;
+const ID_LEN: u64 = 4;
+const XATTR_ID_LEN: u64 = 16;
+const XATTR_HEADER_LEN: u64 = 16;
+
+/// A table of records of one length, in blocks that an array of their offsets leads to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup {
+    pub(crate) part: Part,
+    /// Where the array of offsets stands. The blocks stand before it.
+    pub(crate) index: u64,
+    records: u64,
+    record_len: u64,
+}
+
+impl Lookup {
+    fn blocks(&self) -> u64 {
+        (self.records * self.record_len).div_ceil(8192)
+    }
+
+    /// Where the first block stands; `None` for an empty table.
+    fn first(&self, reader: &Reader<'_>, end: u64) -> Result<Option<u64>, Problem> {
+        if self.records == 0 {
+            return Ok(None);
+        }
+        self.index_end(end)?;
+        reader.u64(self.index).map(Some)
+    }
+
+    /// Where the array of offsets ends, which must be within `limit`.
+    fn index_end(&self, limit: u64) -> Result<u64, Problem> {
+        let end = self.index.checked_add(self.blocks() * 8).filter(|end| *end <= limit);
+        end.ok_or_else(|| self.damaged("reaches past the end of the image"))
+    }
+
+    /// Reads every block; `from` is where the table before ends. Returns where this one ends.
+    fn walk(&self, reader: &mut Reader<'_>, from: u64, limit: u64) -> Result<u64, Problem> {
+        let end = self.index_end(limit)?;
+        let mut position = from;
+        let mut plain = 0;
+        for slot in 0..self.blocks() {
+            let at = reader.u64(self.index + slot * 8)?;
+            if at < position || at >= self.index {
+                return Err(self.damaged("refers to a block out of order"));
+            }
+            let block = reader.block(&self.region(), at)?;
+            plain += length(&block.plain);
+            position = block.next;
+        }
+        if plain < self.records * self.record_len {
+            return Err(self.damaged("holds fewer records than the superblock counts"));
+        }
+        Ok(end)
+    }
+
+    /// The record with number `record`.
+    pub(crate) fn record(&self, reader: &mut Reader<'_>, record: u64) -> Result<Vec<u8>, Problem> {
+        if record >= self.records {
+            return Err(self.damaged("has no record of a number that is used"));
+        }
+        let byte = record * self.record_len;
+        let at = reader.u64(self.index + byte / 8192 * 8)?;
+        let plain = reader.block(&self.region(), at)?.plain;
+        let start = usize::try_from(byte % 8192).expect("less than a block");
+        let count = usize::try_from(self.record_len).expect("a few bytes");
+        let found = plain.get(start..).and_then(|rest| rest.get(..count));
+        found.map(<[u8]>::to_vec).ok_or_else(|| self.damaged("has a block that is too short"))
+    }
+
+    fn region(&self) -> Region {
+        Region { part: self.part, start: SUPERBLOCK_END, end: self.index }
+    }
+
+    fn damaged(&self, fault: &'static str) -> Problem {
+        Problem::Damaged { part: self.part, offset: self.index, fault }
+    }
+}
+
+/// The tables that finding a file by its path needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tables {
+    pub(crate) inodes: Region,
+    pub(crate) directories: Region,
+    pub(crate) fragments: Lookup,
+}
+
+impl Tables {
+    /// Finds every table and reads every block of it.
+    pub(crate) fn check(reader: &mut Reader<'_>, superblock: &Superblock) -> Result<Self, Problem> {
+        check_compressor_options(reader, superblock)?;
+        let lookups = lookups(superblock);
+        let tables = Self {
+            inodes: Region {
+                part: Part::Inodes,
+                start: superblock.inode_table,
+                end: superblock.directory_table,
+            },
+            directories: directories(reader, superblock, &lookups)?,
+            fragments: lookups[0],
+        };
+        tables.walk(reader, superblock)?;
+        let mut end = tables.directories.end;
+        for lookup in &lookups {
+            end = lookup.walk(reader, end, superblock.bytes_used)?;
+        }
+        check_xattrs(reader, superblock, end)?;
+        Ok(tables)
+    }
+
+    fn walk(&self, reader: &mut Reader<'_>, superblock: &Superblock) -> Result<(), Problem> {
+        let plain = reader.walk(&self.inodes)?;
+        if plain < u64::from(superblock.inodes) * MIN_INODE_LEN {
+            let fault = "is too short for the inodes that the superblock counts";
+            let offset = self.inodes.start;
+            return Err(Problem::Damaged { part: Part::Inodes, offset, fault });
+        }
+        reader.walk(&self.directories)?;
+        Ok(())
+    }
+}
+
+/// The lookup tables that an image has, in the order in which they stand in it.
+fn lookups(superblock: &Superblock) -> [Lookup; 3] {
+    let lookup = |part, index: Option<u64>, records: u64, record_len| Lookup {
+        part,
+        index: index.unwrap_or(superblock.directory_table),
+        records: if index.is_some() { records } else { 0 },
+        record_len,
+    };
+    let inodes = superblock.inodes.into();
+    let id_table = Some(superblock.id_table);
+    [
+        lookup(
+            Part::Fragments,
+            superblock.fragment_table,
+            superblock.fragments.into(),
+            FRAGMENT_LEN,
+        ),
+        lookup(Part::Export, superblock.export_table, inodes, EXPORT_LEN),
+        lookup(Part::Ids, id_table, superblock.ids.into(), ID_LEN),
+    ]
+}
+
+/// The directory table has no end of its own: the next block is that of the next table.
+fn directories(
+    reader: &Reader<'_>,
+    superblock: &Superblock,
+    lookups: &[Lookup],
+) -> Result<Region, Problem> {
+    let start = superblock.directory_table;
+    let mut end = superblock.id_table;
+    for lookup in lookups {
+        if let Some(first) = lookup.first(reader, superblock.bytes_used)? {
+            end = first;
+            break;
+        }
+    }
+    if end < start || end > superblock.id_table {
+        let fault = "ends before it begins";
+        return Err(Problem::Damaged { part: Part::Directories, offset: start, fault });
+    }
+    Ok(Region { part: Part::Directories, start, end })
+}
+
+fn check_compressor_options(
+    reader: &mut Reader<'_>,
+    superblock: &Superblock,
+) -> Result<(), Problem> {
+    if !superblock.flags.compressor_options() {
+        return Ok(());
+    }
+    let part = Part::CompressorOptions;
+    let region = Region { part, start: SUPERBLOCK_END, end: superblock.inode_table };
+    reader.block(&region, region.start).map(|_| ())
+}
+
+/// The xattr table stands last: names and values, then the ids that refer to them, then a header
+/// with the place of the former and the offsets of the latter's blocks.
+fn check_xattrs(
+    reader: &mut Reader<'_>,
+    superblock: &Superblock,
+    from: u64,
+) -> Result<(), Problem> {
+    let Some(header) = superblock.xattr_table else { return Ok(()) };
+    let limit = superblock.bytes_used;
+    let damaged = |fault| Problem::Damaged { part: Part::Xattrs, offset: header, fault };
+    let index = header.checked_add(XATTR_HEADER_LEN).filter(|end| *end <= limit);
+    let index = index.ok_or_else(|| damaged("reaches past the end of the image"))?;
+    let start = reader.u64(header)?;
+    // The upper half of the second number is unused.
+    let records = reader.u64(header + 8)? & u64::from(u32::MAX);
+    let ids = Lookup { part: Part::Xattrs, index, records, record_len: XATTR_ID_LEN };
+    let Some(end) = ids.first(reader, limit)? else { return Ok(()) };
+    if start < from || end < start || end > header {
+        return Err(damaged("ends before it begins"));
+    }
+    reader.walk(&Region { part: Part::Xattrs, start, end })?;
+    ids.walk(reader, end, limit).map(|_| ())
+}
+
+const _: () = assert!(BLOCK_LEN == 8192, "the arithmetic above counts in blocks of 8 KiB");
