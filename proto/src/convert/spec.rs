@@ -1,0 +1,469 @@
+//! Fleets, instances and desired states.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shoal_core::fleet::{DeclaredInstance, FleetSpec};
+use shoal_core::host::HostSpec;
+use shoal_core::image::PinnedImage;
+use shoal_core::label::HostMatch;
+use shoal_core::spec::{
+    DataVolume, File, FileBody, Health, InstanceConfig, InstanceSpec, Network, Owner, RunState,
+    Settings, Start, UIDS_PER_INSTANCE, Value,
+};
+
+use super::{Invalid, digest, digest_bytes, millis, parse, required};
+use crate::v1;
+
+/// A map with checked keys and converted values.
+fn map<K, V, W>(
+    field: &'static str,
+    wire: BTreeMap<String, W>,
+    convert: impl Fn(W) -> Result<V, Invalid>,
+) -> Result<BTreeMap<K, V>, Invalid>
+where
+    K: std::str::FromStr + Ord,
+    K::Err: ToString,
+{
+    wire.into_iter().map(|(key, value)| Ok((parse(field, &key)?, convert(value)?))).collect()
+}
+
+fn unmap<K: ToString, V, W>(map: BTreeMap<K, V>, convert: impl Fn(V) -> W) -> BTreeMap<String, W> {
+    map.into_iter().map(|(key, value)| (key.to_string(), convert(value))).collect()
+}
+
+impl TryFrom<v1::FleetSpec> for FleetSpec {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::FleetSpec) -> Result<Self, Invalid> {
+        let v1::FleetSpec { fleet, instances } = wire;
+        Ok(Self {
+            fleet: parse("fleet", &fleet)?,
+            instances: map("instances", instances, DeclaredInstance::try_from)?,
+        })
+    }
+}
+
+impl From<FleetSpec> for v1::FleetSpec {
+    fn from(spec: FleetSpec) -> Self {
+        let FleetSpec { fleet, instances } = spec;
+        Self { fleet: fleet.to_string(), instances: unmap(instances, Into::into) }
+    }
+}
+
+impl TryFrom<v1::DeclaredInstance> for DeclaredInstance {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::DeclaredInstance) -> Result<Self, Invalid> {
+        let v1::DeclaredInstance { image, hosts, settings } = wire;
+        Ok(Self {
+            image: parse("image", &image)?,
+            hosts: required("hosts", hosts)?.try_into()?,
+            settings: required("settings", settings)?.try_into()?,
+        })
+    }
+}
+
+impl From<DeclaredInstance> for v1::DeclaredInstance {
+    fn from(declared: DeclaredInstance) -> Self {
+        let DeclaredInstance { image, hosts, settings } = declared;
+        Self {
+            image: image.to_string(),
+            hosts: Some(hosts.into()),
+            settings: Some(settings.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::HostMatch> for HostMatch {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::HostMatch) -> Result<Self, Invalid> {
+        use v1::host_match::Match;
+        Ok(match required("hosts", wire.r#match)? {
+            Match::All(v1::AllHosts {}) => Self::All,
+            Match::Selector(text) => Self::Selector(parse("hosts", &text)?),
+            Match::Names(v1::HostNames { names }) => {
+                let names: Result<_, Invalid> = names.iter().map(|n| parse("hosts", n)).collect();
+                Self::Names(names?)
+            }
+        })
+    }
+}
+
+impl From<HostMatch> for v1::HostMatch {
+    fn from(hosts: HostMatch) -> Self {
+        use v1::host_match::Match;
+        let hosts = match hosts {
+            HostMatch::All => Match::All(v1::AllHosts {}),
+            HostMatch::Selector(selector) => Match::Selector(selector.to_string()),
+            HostMatch::Names(names) => {
+                let names = names.iter().map(ToString::to_string).collect();
+                Match::Names(v1::HostNames { names })
+            }
+        };
+        Self { r#match: Some(hosts) }
+    }
+}
+
+impl TryFrom<v1::HostSpec> for HostSpec {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
+        let v1::HostSpec { generation, instances } = wire;
+        let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
+        Ok(Self { generation, instances: instances? })
+    }
+}
+
+impl From<HostSpec> for v1::HostSpec {
+    fn from(spec: HostSpec) -> Self {
+        let HostSpec { generation, instances } = spec;
+        Self { generation, instances: instances.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<v1::InstanceSpec> for InstanceSpec {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::InstanceSpec) -> Result<Self, Invalid> {
+        let v1::InstanceSpec { id, revision, config, run, restarts } = wire;
+        let run = match v1::RunState::try_from(run) {
+            Ok(v1::RunState::Running) => RunState::Running,
+            Ok(v1::RunState::Stopped) => RunState::Stopped,
+            _ => return Err(Invalid::Unknown { field: "run", value: run }),
+        };
+        let config = required("config", config)?.try_into()?;
+        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts })
+    }
+}
+
+impl From<InstanceSpec> for v1::InstanceSpec {
+    fn from(spec: InstanceSpec) -> Self {
+        let InstanceSpec { id, revision, config, run, restarts } = spec;
+        let run = match run {
+            RunState::Running => v1::RunState::Running,
+            RunState::Stopped => v1::RunState::Stopped,
+        };
+        let config = Some(config.into());
+        Self { id: id.to_string(), revision, config, run: run.into(), restarts }
+    }
+}
+
+impl TryFrom<v1::InstanceConfig> for InstanceConfig {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::InstanceConfig) -> Result<Self, Invalid> {
+        let v1::InstanceConfig { image, settings } = wire;
+        Ok(Self {
+            image: required("image", image)?.try_into()?,
+            settings: required("settings", settings)?.try_into()?,
+        })
+    }
+}
+
+impl From<InstanceConfig> for v1::InstanceConfig {
+    fn from(config: InstanceConfig) -> Self {
+        let InstanceConfig { image, settings } = config;
+        Self { image: Some(image.into()), settings: Some(settings.into()) }
+    }
+}
+
+impl TryFrom<v1::PinnedImage> for PinnedImage {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PinnedImage) -> Result<Self, Invalid> {
+        let v1::PinnedImage { reference, digest: bytes, size } = wire;
+        let digest = digest("digest", &bytes)?;
+        Ok(Self { reference: parse("reference", &reference)?, digest, size })
+    }
+}
+
+impl From<PinnedImage> for v1::PinnedImage {
+    fn from(image: PinnedImage) -> Self {
+        let PinnedImage { reference, digest, size } = image;
+        Self { reference: reference.to_string(), digest: digest_bytes(&digest), size }
+    }
+}
+
+impl TryFrom<v1::Settings> for Settings {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Settings) -> Result<Self, Invalid> {
+        let v1::Settings { start, network, env, data, files, vars, health } = wire;
+        Ok(Self {
+            start: start_from(required("start", start)?)?,
+            network: network_from(network)?,
+            env: map("env", env, Ok)?,
+            data: map("data", data, DataVolume::try_from)?,
+            files: map("files", files, File::try_from)?,
+            vars: map("vars", vars, Value::try_from)?,
+            health: health.map(Health::try_from).transpose()?,
+        })
+    }
+}
+
+impl From<Settings> for v1::Settings {
+    fn from(settings: Settings) -> Self {
+        use v1::settings::Start as Wire;
+        let Settings { start, network, env, data, files, vars, health } = settings;
+        let start = match start {
+            Start::Boot => Wire::Boot(v1::Boot {}),
+            Start::Command(words) => Wire::Command(v1::Command { words }),
+        };
+        let network = match network {
+            Network::Host => v1::Network::Host,
+            Network::Private => v1::Network::Private,
+        };
+        Self {
+            start: Some(start),
+            network: network.into(),
+            env: unmap(env, |value| value),
+            data: unmap(data, Into::into),
+            files: unmap(files, Into::into),
+            vars: unmap(vars, Into::into),
+            health: health.map(Into::into),
+        }
+    }
+}
+
+fn start_from(wire: v1::settings::Start) -> Result<Start, Invalid> {
+    Ok(match wire {
+        v1::settings::Start::Boot(v1::Boot {}) => Start::Boot,
+        v1::settings::Start::Command(v1::Command { words }) => {
+            if words.first().is_none_or(String::is_empty) {
+                return Err(Invalid::value("command", "it has no words"));
+            }
+            Start::Command(words)
+        }
+    })
+}
+
+fn network_from(wire: i32) -> Result<Network, Invalid> {
+    match v1::Network::try_from(wire) {
+        Ok(v1::Network::Host) => Ok(Network::Host),
+        Ok(v1::Network::Private) => Ok(Network::Private),
+        _ => Err(Invalid::Unknown { field: "network", value: wire }),
+    }
+}
+
+fn owner(uid: u32, gid: u32) -> Result<Owner, Invalid> {
+    if uid >= UIDS_PER_INSTANCE || gid >= UIDS_PER_INSTANCE {
+        return Err(Invalid::value("owner", "numbers of users and groups are below 65536"));
+    }
+    Ok(Owner { uid, gid })
+}
+
+impl TryFrom<v1::DataVolume> for DataVolume {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::DataVolume) -> Result<Self, Invalid> {
+        let v1::DataVolume { path, uid, gid } = wire;
+        Ok(Self { path: parse("path", &path)?, owner: owner(uid, gid)? })
+    }
+}
+
+impl From<DataVolume> for v1::DataVolume {
+    fn from(volume: DataVolume) -> Self {
+        let DataVolume { path, owner: Owner { uid, gid } } = volume;
+        Self { path: path.to_string(), uid, gid }
+    }
+}
+
+impl TryFrom<v1::File> for File {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::File) -> Result<Self, Invalid> {
+        use v1::file::Body;
+        let v1::File { body, mode, uid, gid } = wire;
+        let body = match required("body", body)? {
+            Body::Text(text) => FileBody::Text(text),
+            Body::Bytes(bytes) => FileBody::plain(bytes.into()),
+            Body::Template(text) => FileBody::Template(text),
+        };
+        if body.size() > shoal_core::render::LARGEST_FILE {
+            return Err(Invalid::value("body", "a file has at most 1 MiB"));
+        }
+        if mode > 0o7777 {
+            return Err(Invalid::value("mode", "a mode is at most 7777"));
+        }
+        Ok(Self { body, mode, owner: owner(uid, gid)? })
+    }
+}
+
+impl From<File> for v1::File {
+    fn from(file: File) -> Self {
+        use v1::file::Body;
+        let File { body, mode, owner: Owner { uid, gid } } = file;
+        let body = match body {
+            FileBody::Text(text) => Body::Text(text),
+            FileBody::Bytes(bytes) => Body::Bytes(bytes.into()),
+            FileBody::Template(text) => Body::Template(text),
+        };
+        Self { body: Some(body), mode, uid, gid }
+    }
+}
+
+impl TryFrom<v1::Value> for Value {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Value) -> Result<Self, Invalid> {
+        use v1::value::Kind;
+        Ok(match required("value", wire.kind)? {
+            Kind::Bool(value) => Self::Bool(value),
+            Kind::Integer(value) => Self::Integer(value),
+            Kind::Text(value) => Self::Text(value),
+            Kind::List(v1::ValueList { values }) => {
+                let values: Result<_, Invalid> = values.into_iter().map(Self::try_from).collect();
+                Self::List(values?)
+            }
+            Kind::Table(v1::ValueTable { values }) => {
+                Self::Table(map("vars", values, Self::try_from)?)
+            }
+        })
+    }
+}
+
+impl From<Value> for v1::Value {
+    fn from(value: Value) -> Self {
+        use v1::value::Kind;
+        let kind = match value {
+            Value::Bool(value) => Kind::Bool(value),
+            Value::Integer(value) => Kind::Integer(value),
+            Value::Text(value) => Kind::Text(value),
+            Value::List(values) => {
+                Kind::List(v1::ValueList { values: values.into_iter().map(Into::into).collect() })
+            }
+            Value::Table(values) => {
+                Kind::Table(v1::ValueTable { values: unmap(values, Into::into) })
+            }
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::HealthChecks> for Health {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::HealthChecks) -> Result<Self, Invalid> {
+        let v1::HealthChecks { unit, tcp, grace_ms, interval_ms, timeout_ms, retries } = wire;
+        if interval_ms == 0 || timeout_ms == 0 || retries == 0 {
+            return Err(Invalid::value("health", "interval, timeout and retries are at least 1"));
+        }
+        Ok(Self {
+            unit: unit.map(|text| parse("health.unit", &text)).transpose()?,
+            tcp: tcp.map(|text| parse("health.tcp", &text)).transpose()?,
+            grace: Duration::from_millis(grace_ms),
+            interval: Duration::from_millis(interval_ms),
+            timeout: Duration::from_millis(timeout_ms),
+            retries,
+        })
+    }
+}
+
+impl From<Health> for v1::HealthChecks {
+    fn from(health: Health) -> Self {
+        let Health { unit, tcp, grace, interval, timeout, retries } = health;
+        Self {
+            unit: unit.map(Into::into),
+            tcp: tcp.map(Into::into),
+            grace_ms: millis(grace),
+            interval_ms: millis(interval),
+            timeout_ms: millis(timeout),
+            retries,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        let file = File {
+            body: FileBody::Template("{{ domain }}".into()),
+            mode: 0o640,
+            owner: Owner { uid: 1, gid: 2 },
+        };
+        let binary =
+            File { body: FileBody::Bytes(vec![0xff]), mode: 0o644, owner: Owner::default() };
+        Settings {
+            start: Start::Command(vec!["/bin/app".into(), "-x".into()]),
+            network: Network::Private,
+            env: [("A".parse().unwrap(), "b c".into())].into(),
+            data: [(
+                "var".parse().unwrap(),
+                DataVolume { path: "/var/x".parse().unwrap(), owner: Owner { uid: 7, gid: 8 } },
+            )]
+            .into(),
+            files: [("/etc/x".parse().unwrap(), file), ("/etc/y".parse().unwrap(), binary)].into(),
+            vars: [
+                ("domain".into(), Value::Text("example.org".into())),
+                ("list".into(), Value::List(vec![Value::Integer(1), Value::Bool(true)])),
+                ("table".into(), Value::Table([("k".into(), Value::Integer(-1))].into())),
+            ]
+            .into(),
+            health: Some(Health {
+                unit: Some("x.service".parse().unwrap()),
+                tcp: Some("127.0.0.1:80".parse().unwrap()),
+                grace: Duration::from_millis(1500),
+                interval: Health::DEFAULT_INTERVAL,
+                timeout: Health::DEFAULT_TIMEOUT,
+                retries: 3,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_desired_state_survives_the_wire() {
+        let image =
+            PinnedImage { reference: "app:1".parse().unwrap(), digest: [7; 32].into(), size: 4096 };
+        let spec = HostSpec {
+            generation: 9,
+            instances: vec![InstanceSpec {
+                id: "shop/main".parse().unwrap(),
+                revision: 3,
+                config: InstanceConfig { image, settings: settings() },
+                run: RunState::Stopped,
+                restarts: 2,
+            }],
+        };
+        assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
+    }
+
+    #[test]
+    fn a_fleet_survives_the_wire() {
+        for hosts in [
+            HostMatch::All,
+            HostMatch::Selector("role=web".parse().unwrap()),
+            HostMatch::Names(vec!["h1".parse().unwrap()]),
+        ] {
+            let declared =
+                DeclaredInstance { image: "app:1".parse().unwrap(), hosts, settings: settings() };
+            let spec = FleetSpec {
+                fleet: "shop".parse().unwrap(),
+                instances: [("main".parse().unwrap(), declared)].into(),
+            };
+            assert_eq!(FleetSpec::try_from(v1::FleetSpec::from(spec.clone())), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_unknown_or_wild_is_named() {
+        let good = v1::Settings::from(settings());
+        let error = |change: fn(&mut v1::Settings)| {
+            let mut wire = good.clone();
+            change(&mut wire);
+            Settings::try_from(wire).unwrap_err().to_string()
+        };
+        assert_eq!(error(|s| s.start = None), "field start is missing");
+        assert_eq!(error(|s| s.network = 0), "field network has the unknown value 0");
+        assert_eq!(error(|s| s.network = 99), "field network has the unknown value 99");
+        let wild = |s: &mut v1::Settings| {
+            s.files.insert("/../etc".into(), s.files["/etc/x"].clone());
+        };
+        assert!(error(wild).contains("not a plain path"));
+        assert!(error(|s| s.files.get_mut("/etc/x").unwrap().uid = 70_000).contains("65536"));
+        assert!(error(|s| s.files.get_mut("/etc/x").unwrap().mode = 0o10000).contains("7777"));
+    }
+}
