@@ -8,6 +8,8 @@ pub mod convert;
 
 #[allow(
     clippy::all,
+    clippy::too_many_lines,
+    clippy::expect_used,
     clippy::as_conversions,
     missing_debug_implementations,
     unreachable_pub,
