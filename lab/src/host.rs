@@ -37,6 +37,15 @@ mount -t overlay overlay -o "lowerdir=$BASE,upperdir=$DISK/upper,workdir=$DISK/w
 exec systemd-nspawn "$@"' nspawn "$@"
 "#;
 
+/// Joins a cgroup of the host, as a login there would, then its namespaces. What runs there could
+/// not start a container otherwise, and would not count as the host's.
+const ENTER: &str = r#"
+echo $$ >"$1/cgroup.procs" || exit
+leader=$2
+shift 2
+exec nsenter --target "$leader" --mount --uts --ipc --net --pid --cgroup -- "$@"
+"#;
+
 /// A test host of a [`Lab`](crate::Lab).
 #[derive(Debug)]
 pub struct Host {
@@ -139,10 +148,14 @@ impl Host {
     /// are the caller's to set. Fails if the host is not running.
     pub fn command(&self, argv: &[&str]) -> Result<Command> {
         let leader = self.leader()?.to_string();
-        let mut command = Command::new("nsenter");
+        let session = self.cgroup().join("payload/lab-session");
+        fs::create_dir_all(&session)
+            .with_context(|| format!("could not make the cgroup {}", session.display()))?;
+        let mut command = Command::new("sh");
         command
-            .args(["--target", &leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
-            .arg("--")
+            .args(["-c", ENTER, "enter"])
+            .arg(session)
+            .arg(leader)
             .args(argv)
             .env_clear()
             .envs([("PATH", exec::PATH), ("HOME", "/root"), ("LANG", "C.UTF-8")])
@@ -283,7 +296,7 @@ impl Host {
     }
 
     fn spawn(&self) -> Result<Child> {
-        let cgroup = cgroup_root().join("shoal-lab").join(name_of(&self.lab)).join(&self.name);
+        let cgroup = self.cgroup();
         fs::create_dir_all(&cgroup)
             .with_context(|| format!("could not make the cgroup {}", cgroup.display()))?;
         let console =
@@ -306,6 +319,10 @@ impl Host {
             .stdout(console.try_clone()?)
             .stderr(console);
         command.spawn().with_context(|| format!("could not boot host {}", self.name))
+    }
+
+    fn cgroup(&self) -> PathBuf {
+        cgroup_root().join("shoal-lab").join(name_of(&self.lab)).join(&self.name)
     }
 
     /// Unique on the machine, where several labs may run: nspawn keeps files under this name.

@@ -45,7 +45,8 @@ impl Lab {
         let base = base::root(&Cache::open()?)?;
         let root = root_dir()?;
         let _lock = lock(&root)?;
-        sweep_in(&root)?;
+        // Another lab's remains that stay are no reason not to have this one.
+        sweep_in(&root).unwrap_or_else(|error| eprintln!("lab: {error:#}"));
         let name = format!("{}-{}", sanitise(name_hint), random_digits()?);
         let dir = root.join(&name);
         fs::create_dir_all(dir.join("hosts"))?;

@@ -28,12 +28,24 @@ wait_for() {
     done
 }
 
-# The devices of file systems that are mounted in the host and not on the machine: its root, /run, /tmp.
+losetup_list() {
+    losetup --list --raw --noheadings --output NAME,BACK-MAJ:MIN,BACK-INO,BACK-FILE |
+        awk '{ gsub(/\\x20/, "", $2); print "loop", $0 }'
+}
+
+# What tells the host's files apart later: the file systems that are mounted in the host and not on
+# the machine (its root, /run, /tmp), and the loop devices of files that have no name any more. Of
+# those only a place below the product's directory is left to go by, as long as it is mounted;
+# should one be another lab's, nothing breaks: detaching a device in use waits for its last user.
 note() {
-    find "$cgroup2/shoal-lab/$name/$1" -name cgroup.procs -exec cat {} + 2>/dev/null |
-        while read -r pid; do cat "/proc/$pid/mountinfo" 2>/dev/null; done |
-        awk 'NR == FNR { machine[$3]; next } $3 ~ /^0:/ && !($3 in machine) && !seen[$3]++ { print $3 }' \
-            /proc/self/mountinfo - >"$lab/hosts/$1/devices"
+    {
+        find "$cgroup2/shoal-lab/$name/$1" -name cgroup.procs -exec cat {} + 2>/dev/null |
+            while read -r pid; do cat "/proc/$pid/mountinfo" 2>/dev/null; done |
+            awk 'NR == FNR { machine[$3]; next } $3 ~ /^0:/ && !($3 in machine) && !seen[$3]++ { print "dev", $3 }' \
+                /proc/self/mountinfo -
+        losetup_list | awk -v disk="$(stat -c %Hd:%Ld "$lab")" '
+            $3 == disk && $5 ~ /^\/var\/lib\/shoal\/.*\(deleted\)$/ { print "ino", $4 }'
+    } >"$lab/hosts/$1/noted"
 }
 
 empty() { grep -q '^populated 0' "$1/cgroup.events" 2>/dev/null || [ ! -d "$1" ]; }
@@ -53,22 +65,16 @@ kill_host() {
     remove_cgroups "$name/$1"
 }
 
-# A loop device shows its file's path as the host saw it, so the files are told apart by device and
-# inode. Of a deleted file only its device and its place below the product's directory are left;
-# should it be another's, nothing breaks: detaching a device in use waits for its last user.
+# A loop device shows its file's path as the host saw it, so files are told apart by device and inode.
 loops_of() {
     {
-        sed 's/^/dev /' "$lab/hosts/$1/devices" 2>/dev/null
+        cat "$lab/hosts/$1/noted" 2>/dev/null
         find "$lab/hosts/$1" -xdev -type f -printf 'ino %i\n'
-        losetup --list --raw --noheadings --output NAME,BACK-MAJ:MIN,BACK-INO,BACK-FILE | sed 's/^/loop /'
+        losetup_list
     } | awk -v disk="$(stat -c %Hd:%Ld "$lab")" '
         $1 == "dev" { dev[$2] }
         $1 == "ino" { ino[$2] }
-        $1 == "loop" {
-            gsub(/\\x20/, "", $3)
-            deleted = $5 ~ /^\/var\/lib\/shoal\/.*\(deleted\)$/
-            if ($3 in dev || ($3 == disk || $3 ~ /^0:/) && $4 in ino || $3 == disk && deleted) print $2
-        }'
+        $1 == "loop" && ($3 in dev || ($3 == disk || $3 ~ /^0:/) && $4 in ino) { print $2 }'
 }
 
 detached() {
@@ -79,7 +85,7 @@ detached() {
 
 detach() {
     wait_for detached "$1" || complain "loop devices of $name/$1 are still in use:" $loops
-    rm -f "$lab/hosts/$1/devices"
+    rm -f "$lab/hosts/$1/noted"
 }
 
 # Whatever was started in the lab's network: a controller, a command line.
