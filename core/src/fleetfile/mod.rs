@@ -1,1 +1,156 @@
-//! The fleet file.
+//! The fleet file: from TOML text to a [`FleetSpec`].
+//!
+//! The way in is [`parse`]. It finds every problem of a file at once, each with its place, the
+//! line and, where one is near, the word that was meant. A section is read by taking the keys that
+//! this version knows out of a [`table::Section`]; what is left over is reported, so that no list
+//! of keys can fall behind the code. Deliberately absent: any I/O (the caller hands in how to read
+//! the files that a fleet file names) and anything about hosts and images as they are, which only
+//! the controller knows.
+
+mod data;
+mod files;
+mod health;
+mod hosts;
+mod instance;
+mod paths;
+mod problem;
+mod report;
+mod table;
+mod template;
+mod vars;
+
+use std::collections::BTreeMap;
+
+use toml::de::DeTable;
+
+use crate::fleet::{DeclaredInstance, FleetSpec};
+use crate::name::{FleetName, InstanceName};
+use crate::spec::Settings;
+
+pub use problem::{Problem, Problems};
+use report::Report;
+use table::{Item, Section};
+use vars::Variables;
+
+/// Bytes that a fleet may have in all: its settings, and the contents of its files, of each
+/// instance again. A host's whole desired state is one message, and this keeps it one.
+pub const LARGEST_SPEC: usize = 3 << 20;
+
+/// Keys of the whole fleet file that this version does not know yet.
+const LATER: &[&str] = &["rollout"];
+
+/// A text and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// What errors call it, such as `fleet.toml`.
+    pub name: &'a str,
+    /// What is in it.
+    pub text: &'a str,
+}
+
+/// Reads a fleet file. `read` gives the contents of a file that it names, by its path as written
+/// (relative to the fleet file's directory), or why it can't be had.
+///
+/// # Errors
+/// All problems of the file, ordered by their place.
+pub fn parse(
+    source: Source<'_>,
+    read: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
+) -> Result<FleetSpec, Problems> {
+    let mut report = Report::new(source);
+    if source.text.len() > LARGEST_SPEC {
+        let message = format!("the file is over {LARGEST_SPEC} bytes, the most a fleet may have");
+        report.error(&(0..0), message);
+        return Err(report.into_problems());
+    }
+    let (document, errors) = DeTable::parse_recoverable(source.text);
+    report.syntax(&errors);
+    if !report.is_clean() {
+        return Err(report.into_problems());
+    }
+    let mut reader = Reader { report, read, vars: Variables::default(), fleet: None, bytes: 0 };
+    let spec = reader.document(Section::top(document.get_ref()));
+    match spec {
+        Some(spec) if reader.report.is_clean() => Ok(spec),
+        _ => Err(reader.report.into_problems()),
+    }
+}
+
+/// What reading one file has found so far.
+struct Reader<'r, 's> {
+    report: Report<'s>,
+    read: &'r mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
+    vars: Variables,
+    fleet: Option<FleetName>,
+    /// Bytes of the spec as it is so far.
+    bytes: usize,
+}
+
+impl Reader<'_, '_> {
+    fn document(&mut self, mut top: Section<'_>) -> Option<FleetSpec> {
+        let fleet = top.require("fleet", "fleet = \"shop\"", &mut self.report);
+        let vars = top.take("vars");
+        let instances = top.take("instance");
+        let start = top.key().clone();
+        top.finish(LATER, &mut self.report);
+        self.fleet = fleet.and_then(|item| item.parsed("\"shop\"", &mut self.report));
+        if let Some(item) = vars {
+            self.vars = Variables::read(&item, &mut self.report);
+        }
+        let instances = self.instances(instances, &start);
+        if self.bytes > LARGEST_SPEC {
+            let message = format!(
+                "the fleet is over {LARGEST_SPEC} bytes, counting the files and variables of each \
+                 instance; put large files into the image"
+            );
+            self.report.error(&start, message);
+        }
+        Some(FleetSpec { fleet: self.fleet.clone()?, instances })
+    }
+
+    fn instances(
+        &mut self,
+        item: Option<Item<'_>>,
+        start: &table::Span,
+    ) -> BTreeMap<InstanceName, DeclaredInstance> {
+        let mut found = BTreeMap::new();
+        let Some(item) = item else {
+            self.no_instances(start);
+            return found;
+        };
+        let Some(section) = item.section(&mut self.report) else { return found };
+        if section.is_empty() {
+            self.no_instances(&item.key);
+        }
+        for item in section.entries() {
+            let name: Option<InstanceName> = item.named(&mut self.report);
+            let declared = self.instance(&item);
+            if let (Some(name), Some(declared)) = (name, declared) {
+                found.insert(name, declared);
+            }
+        }
+        found
+    }
+
+    fn no_instances(&mut self, place: &table::Span) {
+        let help = "declare one, such as [instance.main], with image, hosts and boot = true";
+        self.report.error_help(place, "the fleet has no instances", help);
+    }
+
+    /// Counts `bytes` more; whether the spec is still small enough to go on collecting.
+    fn spend(&mut self, bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.bytes <= LARGEST_SPEC
+    }
+
+    /// Counts what is in `settings` but its files, which were counted when they were read.
+    fn spend_settings(&mut self, settings: &Settings) -> bool {
+        let env = settings.env.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let files = settings.files.keys().map(|path| path.as_str().len());
+        let vars = serde_json::to_vec(&settings.vars).map_or(0, |json| json.len());
+        self.spend(env.chain(files).sum::<usize>() + vars)
+    }
+}
+
+#[cfg(test)]
+mod tests;

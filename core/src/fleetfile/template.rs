@@ -1,0 +1,220 @@
+//! What can be said about a template before it meets a host.
+
+use std::collections::BTreeSet;
+
+use crate::render::{self, Place};
+
+use super::problem::short;
+use super::table::{did_you_mean, nearest};
+use super::vars::Variables;
+
+/// Faults of one template that are told; after so many it is probably not a template at all.
+const MOST_FAULTS: usize = 20;
+
+/// What is wrong with a template.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// Line in the template, from 1, where it is known.
+    pub(super) line: Option<usize>,
+    /// What is wrong.
+    pub(super) message: String,
+    /// What to do about it.
+    pub(super) help: Option<String>,
+}
+
+/// What a check has found.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// The names of the variables that the template uses.
+    pub(super) used: BTreeSet<String>,
+    /// What is wrong with it.
+    pub(super) faults: Vec<Fault>,
+}
+
+/// Checks that the template is one, that its variables are set, and that it renders.
+///
+/// A variable counts as used wherever it is named, also in a branch that is not taken here: the
+/// host that takes it is no place to find out. Only `is defined` and `default` make it optional.
+pub(super) fn check(text: &str, vars: &Variables, place: &Place) -> Checked {
+    let used = match render::variables(text) {
+        Ok(used) => used,
+        Err(error) => return Checked { faults: vec![fault(error)], ..Checked::default() },
+    };
+    if vars.unreadable() {
+        return Checked { used, faults: Vec::new() };
+    }
+    let missing = used.iter().filter(|name| !vars.values.contains_key(*name));
+    let mut faults: Vec<Fault> =
+        missing.filter_map(|name| unset(text, name, vars)).take(MOST_FAULTS).collect();
+    if faults.is_empty() && !vars.damaged {
+        let rendered = render::render(text, &vars.only(&used), place);
+        faults.extend(rendered.err().map(fault));
+    }
+    Checked { used, faults }
+}
+
+fn fault(error: render::RenderError) -> Fault {
+    Fault { line: error.line, message: error.message, help: None }
+}
+
+/// What to say of a variable that is not set; `None` where the template says that it need not be.
+fn unset(text: &str, name: &str, vars: &Variables) -> Option<Fault> {
+    let words = words(text);
+    let uses: Vec<usize> = (0..words.len()).filter(|at| is_use(&words, *at, name)).collect();
+    if uses.iter().any(|at| is_guard(&words[at + 1..])) {
+        return None;
+    }
+    let near = nearest(name, vars.values.keys().map(String::as_str));
+    let advice = || "set it in [vars], or test it with `is defined`".to_owned();
+    Some(Fault {
+        line: uses.first().map(|at| words[*at].0),
+        message: format!("variable `{}` is not set", short(name, 60)),
+        help: Some(near.map_or_else(advice, did_you_mean)),
+    })
+}
+
+fn is_use(words: &[(usize, &str)], at: usize, name: &str) -> bool {
+    words[at].1 == name && (at == 0 || words[at - 1].1 != ".")
+}
+
+fn is_guard(after: &[(usize, &str)]) -> bool {
+    let word = |at: usize| after.get(at).map_or("", |(_, word)| *word);
+    match (word(0), word(1)) {
+        ("is", "not") => matches!(word(2), "defined" | "undefined"),
+        ("is", test) => matches!(test, "defined" | "undefined"),
+        ("|", filter) => matches!(filter, "default" | "d"),
+        _ => false,
+    }
+}
+
+/// The words and signs within the tags of a template, each with its line. Rough: it only serves
+/// to say where a variable is that the template language has found to be used.
+fn words(template: &str) -> Vec<(usize, &str)> {
+    let mut words = Vec::new();
+    let mut line = 1;
+    let mut rest = template;
+    while let Some(open) = next_tag(rest) {
+        line += newlines(&rest[..open]);
+        let tag = &rest[open..];
+        let end = if tag.starts_with("{#") {
+            tag.find("#}").map_or(tag.len(), |end| end + 2)
+        } else {
+            tag_words(tag, line, &mut words)
+        };
+        line += newlines(&tag[..end]);
+        rest = &tag[end..];
+    }
+    words
+}
+
+fn next_tag(text: &str) -> Option<usize> {
+    ["{{", "{%", "{#"].iter().filter_map(|open| text.find(open)).min()
+}
+
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|b| *b == b'\n').count()
+}
+
+/// Takes the words of the tag that `tag` starts with; where it ends.
+fn tag_words<'t>(tag: &'t str, first_line: usize, words: &mut Vec<(usize, &'t str)>) -> usize {
+    let mut line = first_line;
+    let mut at = 2;
+    while let Some(c) = tag[at..].chars().next() {
+        let rest = &tag[at..];
+        if rest.starts_with("}}") || rest.starts_with("%}") {
+            return at + 2;
+        }
+        let length = match c {
+            '"' | '\'' => literal(rest, c),
+            c if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
+            c => c.len_utf8(),
+        };
+        if !c.is_whitespace() {
+            words.push((line, &rest[..length]));
+        }
+        line += newlines(&rest[..length]);
+        at += length;
+    }
+    tag.len()
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The length of the string literal that `text` starts with.
+fn literal(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        if c == quote && !escaped {
+            return at + 1;
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Value;
+
+    fn check_with_domain(text: &str) -> Checked {
+        let values = [("domain".to_owned(), Value::Text("vote.example.org".into()))].into();
+        let place = Place { host: "h".into(), fleet: "f".into(), instance: "i".into() };
+        check(text, &Variables { values, damaged: false }, &place)
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let shown =
+            |f: Fault| format!("{:?} {} ({})", f.line, f.message, f.help.as_deref().unwrap_or("-"));
+        check_with_domain(text).faults.into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_is_found_in_every_branch() {
+        let text =
+            "{# domian #}\n'domian'\n{% if shoal.host == \"domian\" %}\n{{ domian }}{% endif %}";
+        assert_eq!(faults(text), ["Some(4) variable `domian` is not set (did you mean `domain`?)"]);
+        assert_eq!(
+            faults("{{ domain }}\n{% for p in\n ports %}{{ p }}{% endfor %}"),
+            [
+                "Some(3) variable `ports` is not set (set it in [vars], or test it with `is defined`)"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_template_guards_may_be_left_unset() {
+        for text in [
+            "{% if port is defined %}{{ port }}{% endif %}",
+            "{% if port is not defined %}-{% else %}{{ port }}{% endif %}",
+            "{{ port | default(80) }} {{ port|d(1) }}",
+        ] {
+            assert_eq!(faults(text), [""; 0], "{text}");
+        }
+        let unguarded = faults("{{ domain.port is defined }}{{ port }}");
+        assert!(unguarded[0].contains("`port` is not set"), "{unguarded:?}");
+    }
+
+    #[test]
+    fn what_does_not_render_is_told_with_its_line() {
+        let cases = [
+            ("ok\n{{ domain", "Some(2) syntax error"),
+            ("{% include 'x' %}", "Some(1) "),
+            ("{{ shoal.port }}", "Some(1) variable `shoal.port` is not set"),
+            ("\n{{ domain | nothing }}", "Some(2) unknown filter"),
+            ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "Some(1) "),
+        ];
+        for (text, wanted) in cases {
+            let found = faults(text);
+            assert!(found[0].starts_with(wanted), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn names_used_are_those_of_the_whole_template() {
+        let checked = check_with_domain("{{ domain }}{{ other | default('x') }}{{ shoal.host }}");
+        assert_eq!(checked.used.into_iter().collect::<Vec<_>>(), ["domain", "other"]);
+    }
+}

@@ -1,0 +1,487 @@
+//! Whole fleet files: what they mean, and what is said about those that are wrong.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::label::HostMatch;
+use crate::render::LARGEST_FILE;
+use crate::spec::{DataVolume, File, FileBody, Health, Network, Owner, Start, Value};
+
+const EXAMPLE: &str = r#"
+fleet = "belenios"
+
+[vars]
+domain = "vote.example.org"
+unused = 7
+
+[instance.main]
+image   = "belenios:2.5.1"
+hosts   = "role=web"
+boot    = true
+network = "host"
+env     = { ENGINE_NAME = "event_filter" }
+
+[instance.main.data.var]
+path   = "/var/belenios"
+owner  = "1000:1000"
+
+[instance.main.files."/etc/belenios/ocsigenserver.conf.in"]
+template = "config/ocsigenserver.conf.in"
+
+[instance.main.health]
+unit = "belenios.service"
+tcp  = "127.0.0.1:8001"
+grace = "3m"
+"#;
+
+/// The local files of all tests.
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    Ok(match path {
+        "config/ocsigenserver.conf.in" => b"<host {{ domain }}/>\n".to_vec(),
+        "config/typo.conf" => b"a\nb {{ domian }}\n{{ other }}\n".to_vec(),
+        "config/broken.conf" => b"{% if domain %}\n".to_vec(),
+        "config/loop.conf" => {
+            b"{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}".to_vec()
+        }
+        "image.bin" => vec![0xff; 3],
+        "half.txt" => vec![b'x'; LARGEST_FILE / 2],
+        "full.txt" => vec![b'x'; LARGEST_FILE],
+        "large.txt" => vec![b'x'; LARGEST_FILE + 1],
+        _ => return Err("No such file or directory (os error 2)".into()),
+    })
+}
+
+fn parsed(text: &str) -> FleetSpec {
+    parse(Source { name: "fleet.toml", text }, &mut read).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn problems(text: &str) -> Problems {
+    parse(Source { name: "fleet.toml", text }, &mut read).expect_err(text)
+}
+
+/// A fleet whose instance `main` has these lines more, and is fine but for them.
+fn with(lines: &str) -> String {
+    format!(
+        "fleet = \"shop\"\n[vars]\ndomain = \"example.org\"\n[instance.main]\n\
+         image = \"shop:1\"\nhosts = \"*\"\n{lines}\n"
+    )
+}
+
+fn booted(lines: &str) -> String {
+    with(&format!("boot = true\n{lines}"))
+}
+
+fn shown(texts: &[String]) -> String {
+    texts.iter().map(|text| problems(text).to_string()).collect::<Vec<_>>().join("\n\n----\n")
+}
+
+macro_rules! snapshot {
+    ($name:ident, [$($text:expr),+ $(,)?]) => {
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(stringify!($name), shown(&[$($text.to_string()),+]));
+        }
+    };
+}
+
+#[test]
+fn the_designs_example_means_what_it_says() {
+    let fleet = parsed(EXAMPLE);
+    assert_eq!(fleet.fleet.as_str(), "belenios");
+    let main = &fleet.instances[&"main".parse().unwrap()];
+    assert_eq!(main.image.to_string(), "belenios:2.5.1");
+    assert_eq!(main.hosts, HostMatch::Selector("role=web".parse().unwrap()));
+    let body = FileBody::Template("<host {{ domain }}/>\n".into());
+    let file = File { body, mode: 0o644, owner: Owner::default() };
+    let volume = DataVolume {
+        path: "/var/belenios".parse().unwrap(),
+        owner: Owner { uid: 1000, gid: 1000 },
+    };
+    let wanted = Settings {
+        start: Start::Boot,
+        network: Network::Host,
+        env: [("ENGINE_NAME".parse().unwrap(), "event_filter".into())].into(),
+        data: [("var".parse().unwrap(), volume)].into(),
+        files: [("/etc/belenios/ocsigenserver.conf.in".parse().unwrap(), file)].into(),
+        vars: [("domain".to_owned(), Value::Text("vote.example.org".into()))].into(),
+        health: Some(Health {
+            unit: Some("belenios.service".parse().unwrap()),
+            tcp: Some("127.0.0.1:8001".parse().unwrap()),
+            grace: Duration::from_secs(180),
+            interval: Health::DEFAULT_INTERVAL,
+            timeout: Health::DEFAULT_TIMEOUT,
+            retries: Health::DEFAULT_RETRIES,
+        }),
+    };
+    assert_eq!(main.settings, wanted);
+    assert_eq!(fleet.instances.len(), 1);
+}
+
+#[test]
+fn what_is_left_out_has_the_safe_default() {
+    let fleet = parsed(&with("command = [\"/bin/app\", \"-v\"]"));
+    let settings = &fleet.instances[&"main".parse().unwrap()].settings;
+    assert_eq!(settings.start, Start::Command(vec!["/bin/app".into(), "-v".into()]));
+    assert_eq!(settings.network, Network::Private);
+    assert_eq!((settings.health.as_ref(), settings.env.len()), (None, 0));
+    assert_eq!(settings.vars, BTreeMap::new());
+}
+
+#[test]
+fn hosts_are_a_selector_or_names() {
+    let cases = [
+        ("\"*\"", HostMatch::All),
+        ("\"web-1.example.org\"", HostMatch::Names(vec!["web-1.example.org".parse().unwrap()])),
+        ("[\"b\", \"a\"]", HostMatch::Names(vec!["b".parse().unwrap(), "a".parse().unwrap()])),
+        ("\"role=web,site!=b\"", HostMatch::Selector("role=web,site!=b".parse().unwrap())),
+        ("\"!old\"", HostMatch::Selector("!old".parse().unwrap())),
+    ];
+    for (hosts, wanted) in cases {
+        let text = booted("").replace("\"*\"", hosts);
+        let fleet = parsed(&text);
+        assert_eq!(fleet.instances[&"main".parse().unwrap()].hosts, wanted, "{hosts}");
+    }
+}
+
+#[test]
+fn files_take_in_what_they_name() {
+    let text = booted(
+        "[instance.main.files]\n\
+         \"/etc/a\" = { content = \"x\", mode = \"4755\", owner = \"1:2\" }\n\
+         \"/etc/b\" = { source = \"image.bin\", mode = \"600\" }\n\
+         \"/etc/c\" = { source = \"config/typo.conf\" }\n",
+    );
+    let fleet = parsed(&text);
+    let files = &fleet.instances[&"main".parse().unwrap()].settings.files;
+    let file = |path: &str| &files[&path.parse().unwrap()];
+    let body = FileBody::Text("x".into());
+    let owner = Owner { uid: 1, gid: 2 };
+    assert_eq!(file("/etc/a"), &File { body, mode: 0o4755, owner });
+    assert_eq!(file("/etc/b").body, FileBody::Bytes(vec![0xff; 3]));
+    assert_eq!(file("/etc/b").mode, 0o600);
+    assert!(matches!(&file("/etc/c").body, FileBody::Text(text) if text.contains("{{ domian }}")));
+}
+
+#[test]
+fn another_variable_changes_no_instance() {
+    let changed = EXAMPLE.replace("unused = 7", "unused = 8\nmore = [1, { a = true }]");
+    assert_eq!(parsed(EXAMPLE), parsed(&changed));
+    assert_ne!(parsed(EXAMPLE), parsed(&EXAMPLE.replace("vote.", "vote2.")));
+}
+
+#[test]
+fn a_spec_is_bounded_as_a_whole() {
+    let files = |source: &str, number: usize| {
+        let line = |n| format!("[instance.main.files.\"/etc/{n}\"]\nsource = \"{source}\"\n");
+        booted(&(0..number).map(line).collect::<String>())
+    };
+    parsed(&files("half.txt", 5));
+    let problems = problems(&files("full.txt", 4));
+    assert_eq!(problems.all().len(), 1, "{problems}");
+    assert!(problems.to_string().contains("over 3145728 bytes"), "{problems}");
+    let text = "#".repeat(LARGEST_SPEC + 1);
+    assert!(super::parse(Source { name: "f", text: &text }, &mut read).is_err());
+}
+
+#[test]
+fn a_fleet_too_large_is_not_read_on() {
+    let line = |n| format!("[instance.main.files.\"/etc/{n}\"]\nsource = \"full.txt\"\n");
+    let text = booted(&(0..500).map(line).collect::<String>());
+    let mut reads = 0;
+    let counted = parse(Source { name: "fleet.toml", text: &text }, &mut |path| {
+        reads += 1;
+        read(path)
+    });
+    assert!(counted.is_err());
+    assert!(reads < 6, "{reads} files were read");
+}
+
+#[test]
+fn many_problems_are_counted_and_not_all_shown() {
+    let lines: String = (0..150).map(|n| format!("key-of-no-meaning-{n} = 1\n")).collect();
+    let problems = problems(&booted(&lines));
+    assert_eq!((problems.all().len(), problems.left_out()), (100, 50));
+    assert!(problems.to_string().ends_with("fleet.toml: 50 more errors are not shown"));
+}
+
+#[test]
+fn problems_are_ordered_and_placed() {
+    let problems = problems("fleet = 1\n[instance.main]\n\t\"büöt\" = true\nx = 1");
+    let places: Vec<_> = problems.all().iter().map(|p| (p.line, p.column)).collect();
+    assert_eq!(places, [(1, 9), (2, 11), (2, 11), (2, 11), (3, 2), (4, 1)]);
+    assert_eq!(problems.file(), "fleet.toml");
+}
+
+#[test]
+fn nothing_in_an_error_reaches_a_terminal_as_a_command() {
+    let problems = problems(&booted("\"\\u001b[2J\\u0007\" = \"\t\"\nimagé = '\x7f'")).to_string();
+    assert!(problems.chars().all(|c| c == '\n' || !c.is_control()), "{problems:?}");
+}
+
+snapshot!(
+    unknown_keys,
+    [
+        booted("imgae = \"shop:2\""),
+        booted("[instance.main.health]\nunit = \"a.service\"\nGrace = \"1s\""),
+        booted("[instance.main.data.var]\npth = \"/var/x\""),
+        "flet = \"shop\"\n[instances.main]\nimage = \"a:1\"\n",
+        booted("something-else = 1"),
+    ]
+);
+
+snapshot!(
+    wrong_types,
+    [
+        booted("").replace("image = \"shop:1\"", "image = 251"),
+        booted("").replace("hosts = \"*\"", "hosts = { role = \"web\" }"),
+        booted("").replace("boot = true", "boot = \"yes\""),
+        booted("").replace("boot = true", "boot = false"),
+        with("command = \"/bin/app -v\""),
+        with("command = [\"/bin/app\", 1]"),
+        with("command = []"),
+        booted("env = { PORT = 8080, HOME = true }"),
+        booted("network = [\"host\"]"),
+        booted("[instance.main.files.\"/etc/x\"]\ncontent = \"a\"\nmode = 644"),
+        booted("[instance.main.health]\ntcp = 8001\nretries = 1.5\ngrace = 30"),
+        booted("data = \"/var/x\""),
+        booted("").replace(
+            "domain = \"example.org\"",
+            "domain = 1.5\nday = 2024-01-01\nbig = 99999999999999999999"
+        ),
+        "fleet = \"shop\"\nvars = 1\n[[instance]]\nname = \"main\"\n",
+    ]
+);
+
+snapshot!(
+    bad_names,
+    [
+        booted("").replace("\"shop\"", "\"a/b\""),
+        booted("").replace("\"shop\"", "\"..\""),
+        booted("").replace("\"shop\"", "\"Shop\""),
+        booted("").replace("\"shop\"", "\"\""),
+        booted("").replace("\"shop\"", &format!("\"{}\"", "x".repeat(200))),
+        booted("").replace("instance.main", "instance.\"a/b\""),
+        booted("").replace("instance.main", "instance.\"..\""),
+        booted("").replace("instance.main", "instance.Main"),
+        booted("").replace("instance.main", &format!("instance.{}", "x".repeat(200))),
+        booted("").replace("shop:1", "shop"),
+        booted("").replace("shop:1", "../shop:1"),
+        booted("").replace("\"*\"", "\"Web\""),
+        booted("").replace("\"*\"", "\"web-1,web-2\""),
+        booted("").replace("\"*\"", "[\"web-1\", \"role=web\"]"),
+        booted("").replace("\"*\"", "[\"web-1\", \"web-1\"]"),
+        booted("").replace("\"*\"", "[]"),
+        booted("").replace("\"*\"", "\"role=\""),
+        booted("env = { 1X = \"a\" }"),
+        booted("[instance.main.data.Var]\npath = \"var/x\"\nowner = \"root\""),
+        booted(
+            "[instance.main.files.\"/etc/../x\"]\ncontent = \"\"\nmode = \"0999\"\nowner = \"0:70000\""
+        ),
+        booted("network = \"hots\""),
+    ]
+);
+
+snapshot!(
+    bad_health,
+    [
+        booted("[instance.main.health]\ngrace = \"1s\""),
+        booted("[instance.main.health]\nunit = \"nginx\"\ntcp = \"localhost:80\""),
+        booted(
+            "[instance.main.health]\nunit = \"a.service\"\ngrace = \"90\"\ninterval = \"0s\"\n\
+         timeout = \"25h\"\nretries = 0"
+        ),
+        with("command = [\"/bin/app\"]\n[instance.main.health]\nunit = \"a.service\""),
+    ]
+);
+
+snapshot!(
+    missing,
+    [
+        "",
+        "fleet = \"shop\"\n",
+        "fleet = \"shop\"\n[instance]\n",
+        "fleet = \"shop\"\n[instance.main]\n",
+        "fleet = \"shop\"\ninstance = { main = {} }\n",
+        booted("[instance.main.data.var]\n[instance.main.files.\"/etc/x\"]\n"),
+    ]
+);
+
+snapshot!(
+    one_of_several,
+    [
+        booted("command = [\"/bin/app\"]"),
+        booted(
+            "[instance.main.files.\"/etc/x\"]\ntemplate = \"config/typo.conf\"\ncontent = \"x\""
+        ),
+    ]
+);
+
+snapshot!(
+    later_keys,
+    [
+        booted(
+            "count = 2\nafter = [\"db\"]\nports = [\"8001:80/tcp\"]\n\
+         [instance.main.secrets]\ndb = \"db/creator\"\n[instance.main.limits]\nmemory = \"1G\"\n\
+         [instance.main.security]\n[instance.main.hooks]\n\
+         [instance.main.health]\nhttp = \"http://127.0.0.1/\"\ntcp = \"127.0.0.1:80\"\n\
+         [instance.main.data.var]\npath = \"/var/x\"\nbackup = true\n[rollout]\nmonitor = \"30s\""
+        ),
+        booted("network = \"zone:backend\""),
+    ]
+);
+
+snapshot!(
+    syntax,
+    [
+        "fleet = shop\n",
+        "fleet = \"shop\n[instance.main]\nimage = \"a:1\"\n",
+        "fleet = \"shop\"\n[instance.main\nimage = \"a:1\"\n",
+        "fleet = \"shop\"\nfleet = \"shop2\"\n",
+        booted("[instance.main]\nboot = true"),
+        "\u{feff}fleet = {\r\n",
+    ]
+);
+
+snapshot!(
+    templates,
+    [
+        booted("[instance.main.files.\"/etc/x\"]\ntemplate = \"config/typo.conf\""),
+        booted("[instance.main.files.\"/etc/x\"]\ntemplate = \"config/broken.conf\""),
+        booted("[instance.main.files.\"/etc/x\"]\ntemplate = \"config/loop.conf\""),
+        booted("[instance.main.files.\"/etc/x\"]\ntemplate = \"config/none.conf\""),
+        booted("[instance.main.files.\"/etc/x\"]\ntemplate = \"image.bin\""),
+        booted("[instance.main.files.\"/etc/x\"]\nsource = \"large.txt\""),
+        booted("[instance.main.files.\"/etc/x\"]\ntemplate = \"config/typo.conf\"")
+            .replace("domain = ", "shoal = 1\nrange = 2\nmy-var = 3\nfor = 4\ndomian = "),
+    ]
+);
+
+snapshot!(
+    paths_that_meet,
+    [
+        booted(
+            "[instance.main.data.a]\npath = \"/var/x\"\n[instance.main.data.b]\npath = \"/var/x\"\n\
+         [instance.main.data.c]\npath = \"/var/x/y/z\"\n[instance.main.data.d]\npath = \"/var/xy\""
+        ),
+        booted(
+            "[instance.main.files.\"/etc/x\"]\ncontent = \"\"\n\
+         [instance.main.files.\"/etc/x/y\"]\ncontent = \"\"\n\
+         [instance.main.files.\"/var/x/conf\"]\ncontent = \"\"\n\
+         [instance.main.data.a]\npath = \"/var/x\"\n[instance.main.data.b]\npath = \"/etc/x\""
+        ),
+    ]
+);
+
+snapshot!(
+    long_lines_are_cut,
+    [booted("").replace(
+        "image = \"shop:1\"",
+        &format!(
+            "env = {{ A = \"{}\", B = 1, C = \"{}\" }}\nimage = \"shop:1\"",
+            "x".repeat(300),
+            "y".repeat(300)
+        )
+    ),]
+);
+
+snapshot!(
+    several_at_once,
+    [
+        "fleet = \"Shop\"\nrolout = 1\n\n[instance.main]\nimgae = \"shop:1\"\nhosts = []\nboot = 1\n\n\
+     [instance.DB]\nimage = \"db:1\"\nhosts = \"db-1\"\ncommand = [\"/bin/db\"]\n\
+     [instance.DB.files.\"etc/x\"]\ntemplate = \"config/typo.conf\"\n",
+    ]
+);
+
+/// Pieces of fleet files, to be put together at random.
+fn piece() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "fleet = \"shop\"\n",
+        "[vars]\n",
+        "domain = ",
+        "[instance.main]\n",
+        "[instance.",
+        "]\n",
+        "image = \"a:1\"\n",
+        "hosts = ",
+        "\"*\"\n",
+        "boot = true\n",
+        "command = [",
+        "\"x\"",
+        "]",
+        "env = { A = ",
+        "}\n",
+        "[instance.main.data.v]\n",
+        "path = \"/a/b\"\n",
+        "owner = ",
+        "[instance.main.files.\"/a\"]\n",
+        "template = \"config/typo.conf\"\n",
+        "mode = \"0644\"\n",
+        "[instance.main.health]\n",
+        "tcp = \"1.2.3.4:5\"\n",
+        "grace = \"1s\"\n",
+        "unit = ",
+        "'''",
+        "\"\"\"",
+        "\r\n",
+        "\n",
+        "\t",
+        "ü",
+        "\u{feff}",
+        "[[",
+        "]]",
+        "{",
+        "}",
+        "=",
+        ".",
+        "1",
+        "-0x1",
+        "1.5",
+        "true",
+        "#",
+        "\\",
+        "\"",
+        "instance",
+        "vars",
+        "rollout = 1\n",
+    ]);
+    prop_oneof![4 => known.prop_map(str::to_owned), 1 => any::<String>()]
+}
+
+fn check_any(text: &str, read: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>) {
+    if let Err(problems) = parse(Source { name: "fleet.toml", text }, read) {
+        assert!(!problems.all().is_empty(), "an error says something");
+        assert!(problems.all().iter().all(|p| p.line >= 1 && p.column >= 1));
+        let shown = problems.to_string();
+        assert!(shown.len() <= problems.all().len() * 4000, "{} bytes", shown.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(pieces in prop::collection::vec(piece(), 0..40)) {
+        check_any(&pieces.concat(), &mut read);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_panics(at in 0..EXAMPLE.len(), piece in piece()) {
+        let at = EXAMPLE.floor_char_boundary(at);
+        check_any(&format!("{}{piece}{}", &EXAMPLE[..at], &EXAMPLE[at..]), &mut read);
+        check_any(&EXAMPLE[..at], &mut read);
+    }
+
+    #[test]
+    fn no_template_panics(template in any::<Vec<u8>>(), tag in "[{%}# |.a-z\"'\n]{0,40}") {
+        check_any(EXAMPLE, &mut |_| Ok(template.clone()));
+        check_any(EXAMPLE, &mut |_| Ok(format!("{{{{ {tag} }}}}").into_bytes()));
+    }
+
+    #[test]
+    fn a_good_name_passes_where_it_belongs(name in "[a-z][a-z0-9]{0,20}") {
+        let fleet = parsed(&booted("").replace("instance.main", &format!("instance.{name}")));
+        prop_assert!(fleet.instances.contains_key(&name.parse().unwrap()));
+    }
+}
