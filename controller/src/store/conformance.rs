@@ -236,21 +236,31 @@ pub(crate) async fn racing_committers_keep_the_sum(open: impl Fn() -> Arc<dyn St
         });
     }
     let prefix = Prefix::new("accounts/").unwrap();
-    let mut last = start;
-    while last.0 < start.0 + COMMITTERS * MOVES {
-        let page = store.list(&prefix, None, 100).await.unwrap();
-        let sum: i64 = page.entries.iter().map(amount).sum();
-        assert_eq!(sum, 1000, "at revision {}", page.revision);
+    let end = Revision(start.0 + COMMITTERS * MOVES);
+    soon(watch_the_sum(&store, &prefix, committers, end)).await;
+    let count = usize::try_from(2 * COMMITTERS * MOVES).unwrap();
+    let changes = take(&mut store.watch(&prefix, start), count).await;
+    assert!(changes.chunks(2).all(|pair| pair[0].revision == pair[1].revision));
+}
+
+/// Reads all accounts over and over until `end`, or until a committer fails.
+async fn watch_the_sum(
+    store: &Arc<dyn Store>,
+    prefix: &Prefix,
+    mut committers: JoinSet<()>,
+    end: Revision,
+) {
+    let mut last = Revision(0);
+    while last < end {
+        let page = store.list(prefix, None, 100).await.unwrap();
+        assert_eq!(page.entries.iter().map(amount).sum::<i64>(), 1000, "at {}", page.revision);
         assert!(page.revision >= last);
         last = page.revision;
         while let Some(ended) = committers.try_join_next() {
             ended.unwrap();
         }
     }
-    let moves: i64 = i64::try_from(COMMITTERS * MOVES).unwrap();
-    let mut watch = store.watch(&prefix, start);
-    let changes = take(&mut watch, usize::try_from(moves * 2).unwrap()).await;
-    assert!(changes.chunks(2).all(|pair| pair[0].revision == pair[1].revision));
+    assert_eq!(last, end);
 }
 
 pub(crate) async fn watches_tell_the_past_and_go_on(open: impl Fn() -> Arc<dyn Store>) {

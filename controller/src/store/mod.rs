@@ -79,7 +79,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// newest.
     async fn compact(&self, keep_after: Revision) -> Result<(), StoreError>;
 
-    /// Proves that the store reads, and is ready to write.
+    /// Proves that the store reads, and can start to write. That a disk is full shows only in a
+    /// commit.
     async fn check_health(&self) -> Result<(), StoreError>;
 
     /// Finishes the commits already accepted, leaves the store clean, and gives up its lock.

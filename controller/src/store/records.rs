@@ -275,7 +275,7 @@ fn to_record_change<R: Record>(change: Change) -> Result<RecordChange<R>, Record
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::SqliteStore;
+    use crate::store::{Page, SqliteStore, Watch};
 
     #[derive(Clone, PartialEq, prost::Message)]
     struct Boat {
@@ -401,6 +401,62 @@ mod tests {
         let change = changes.next().await.unwrap().unwrap();
         let id = "0/00000".to_owned();
         assert_eq!(change, RecordChange { revision, id, record: None, more: false });
+    }
+
+    /// A store in which someone else deletes a record after each page that is read.
+    #[derive(Debug)]
+    struct Meddled(Arc<dyn Store>, Key);
+
+    #[async_trait::async_trait]
+    impl Store for Meddled {
+        async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+            self.0.get(key).await
+        }
+        async fn list(
+            &self,
+            prefix: &Prefix,
+            after: Option<&Key>,
+            limit: usize,
+        ) -> Result<Page, StoreError> {
+            let page = self.0.list(prefix, after, limit).await;
+            self.0.commit(Transaction::new().delete(self.1.clone())).await.unwrap();
+            page
+        }
+        async fn commit(&self, transaction: Transaction) -> Result<Revision, CommitError> {
+            self.0.commit(transaction).await
+        }
+        fn watch(&self, prefix: &Prefix, from: Revision) -> Watch {
+            self.0.watch(prefix, from)
+        }
+        async fn compact(&self, keep_after: Revision) -> Result<(), StoreError> {
+            self.0.compact(keep_after).await
+        }
+        async fn check_health(&self) -> Result<(), StoreError> {
+            self.0.check_health().await
+        }
+        async fn close(&self) -> Result<(), StoreError> {
+            self.0.close().await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_changes_between_two_pages_is_seen_by_following() {
+        let (_folder, records) = records();
+        for n in 0..=MAX_PAGE / 100 {
+            let mut batch = Batch::new();
+            for m in 0..100 {
+                batch.put(&format!("{n:02}-{m:02}"), &boat("Elfin", 1)).unwrap();
+            }
+            records.commit(batch).await.unwrap();
+        }
+        let first = Key::new("boats/00-00").unwrap();
+        let meddled = Records::new(Arc::new(Meddled(records.store().clone(), first)));
+        let listing = meddled.list::<Boat>().await.unwrap();
+        assert_eq!(listing.records[0].id, "00-00", "it was there when its page was read");
+        let mut changes = meddled.watch::<Boat>(listing.revision).unwrap();
+        let change = tokio::time::timeout(std::time::Duration::from_secs(20), changes.next()).await;
+        let change = change.expect("a change that was missed").unwrap().unwrap();
+        assert_eq!((change.id.as_str(), change.record), ("00-00", None));
     }
 
     #[tokio::test]

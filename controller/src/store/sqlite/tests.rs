@@ -6,7 +6,11 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Wake},
     time::Duration,
 };
 
@@ -238,6 +242,35 @@ async fn readers_do_not_wait_for_a_writer() {
     other.execute_batch("ROLLBACK").unwrap();
     committing.await.unwrap().unwrap();
     assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, "2");
+}
+
+#[tokio::test]
+async fn a_watch_with_nothing_to_tell_sleeps() {
+    let (_folder, path) = place();
+    let store = SqliteStore::open(&path).unwrap();
+    let mut watch = store.watch(&Prefix::new("w/").unwrap(), Revision(0));
+    store.commit(put("elsewhere", "")).await.unwrap();
+    for _ in 0..2 {
+        // The first look reads what there is.
+        assert!(timeout(Duration::from_millis(100), watch.next()).await.is_err());
+    }
+    let alarm = Arc::new(Alarm::default());
+    let waker = alarm.clone().into();
+    assert!(watch.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(alarm.0.load(Ordering::SeqCst), 0, "woken for nothing");
+    store.commit(put("w/a", "")).await.unwrap();
+    assert_eq!(alarm.0.load(Ordering::SeqCst), 1);
+}
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Alarm(AtomicUsize);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 #[tokio::test]
