@@ -1,0 +1,100 @@
+//! What every service shares.
+//!
+//! Way in: [`App::open`], which takes a controller's directory into use: it counts the epoch up,
+//! so that agents know this run of the controller from the ones before.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shoal_proto::v1::store::EpochRecord;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::config::{Config, ConfigError};
+use crate::live::Live;
+use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
+
+/// The store's file in the controller's directory.
+pub const STORE: &str = "store.db";
+/// The id of the one epoch record.
+pub const EPOCH: &str = "current";
+
+/// Why a controller can't start on a directory.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error("cannot open the store")]
+    Store(#[from] OpenError),
+    #[error("cannot read the store")]
+    Read(#[from] RecordError),
+    #[error("cannot count up the controller's epoch")]
+    Epoch(#[from] CommitError),
+    #[error("the store in {dir} has no epoch record: it is not a controller's, or not whole")]
+    NoEpoch { dir: PathBuf },
+    #[error("cannot open the store in the background")]
+    Task(#[source] io::Error),
+}
+
+/// The shared parts. Held in an `Arc` by every service and task.
+#[derive(Debug)]
+pub struct App {
+    /// The controller's directory.
+    pub dir: PathBuf,
+    /// Everything durable.
+    pub records: Records,
+    /// Hosts as they are right now.
+    pub live: Live,
+    /// The CA.
+    pub authority: Authority,
+    /// What the operator set.
+    pub config: Config,
+    /// Which run of the controller this is: rises with each start.
+    pub epoch: u64,
+    /// Cancelled when the controller shuts down: every stream that could last has to end then.
+    pub shutdown: CancellationToken,
+}
+
+impl App {
+    /// Takes the controller's directory `dir` into use.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub async fn open(dir: &Path) -> Result<Arc<Self>, AppError> {
+        let config = Config::read(dir)?;
+        let authority = Authority::open(dir)?;
+        let records = open_store(dir).await?;
+        let epoch = next_epoch(&records, dir).await?;
+        let live = Live::load(records.clone(), config.limits.sessions_per_host).await?;
+        Ok(Arc::new(Self {
+            dir: dir.into(),
+            records,
+            live,
+            authority,
+            config,
+            epoch,
+            shutdown: CancellationToken::new(),
+        }))
+    }
+}
+
+async fn open_store(dir: &Path) -> Result<Records, AppError> {
+    let path = dir.join(STORE);
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(path))
+        .await
+        .map_err(|error| AppError::Task(error.into()))??;
+    Ok(Records::new(Arc::new(store)))
+}
+
+async fn next_epoch(records: &Records, dir: &Path) -> Result<u64, AppError> {
+    let stored = records.get::<EpochRecord>(EPOCH).await?;
+    let stored = stored.ok_or_else(|| AppError::NoEpoch { dir: dir.into() })?;
+    let epoch = stored.record.epoch.saturating_add(1);
+    let mut batch = Batch::new();
+    batch.replace(&stored, &EpochRecord { epoch })?;
+    records.commit(batch).await?;
+    Ok(epoch)
+}
