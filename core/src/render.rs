@@ -3,6 +3,8 @@
 //! The same code checks a template when a fleet is planned and renders it on the host. Rendering
 //! is bounded in work and in size, so that no template can loop or fill a disk.
 
+pub(crate) mod tags;
+
 use std::collections::BTreeSet;
 
 use minijinja::{Environment, UndefinedBehavior};
@@ -55,6 +57,7 @@ pub struct RenderError {
 /// # Errors
 /// Where the template is not one.
 pub fn variables(template: &str) -> Result<BTreeSet<String>, RenderError> {
+    tags::check(template)?;
     let environment = environment();
     let parsed = environment.template_from_str(template).map_err(explain)?;
     let mut names: BTreeSet<String> = parsed.undeclared_variables(false).into_iter().collect();
@@ -77,6 +80,7 @@ pub fn render(template: &str, vars: &Vars, place: &Place) -> Result<String, Rend
         vars: &'a Vars,
         shoal: &'a Place,
     }
+    tags::check(template)?;
     let environment = environment();
     let parsed = environment.template_from_str(template).map_err(explain)?;
     let mut out = Bounded(Vec::new());
@@ -91,6 +95,10 @@ fn environment() -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_keep_trailing_newline(true);
     environment.set_fuel(Some(FUEL));
+    // It lets a loop put values into one another without end; dropping them overflows the stack.
+    environment.remove_global("namespace");
+    // It shows variables that the template does not name, and people have one of that name.
+    environment.remove_global("debug");
     environment
 }
 
@@ -175,6 +183,25 @@ mod tests {
         let names = variables("{{ a }} {% for x in list %}{{ x }}{% endfor %} {{ shoal.host }}");
         assert_eq!(names.unwrap().into_iter().collect::<Vec<_>>(), ["a", "list"]);
         assert!(variables("{{ a").is_err());
+    }
+
+    #[test]
+    fn nesting_at_the_bounds_still_renders() {
+        let chains = ["not ", "-"].map(|c| format!("{{{{ {}1 }}}}", c.repeat(500)));
+        let calls = format!("{{{{ domain{} }}}}", "|d".repeat(255));
+        let indices = format!("{{% if 0 %}}{{{{ domain{} }}}}{{% endif %}}", "[0]".repeat(170));
+        let sets = format!("{{% set x = 1 %}}{}{{{{ x }}}}", "{% set x = [x] %}".repeat(255));
+        let elifs = format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}".repeat(256));
+        let ifs = format!("{{% if 1 %}}{calls}")
+            + &"{% if 1 %}".repeat(100)
+            + &calls
+            + &"{% endif %}".repeat(101);
+        for template in chains.iter().chain([&calls, &indices, &sets, &elifs, &ifs]) {
+            assert!(variables(template).is_ok(), "{template}");
+            assert_eq!(render(template, &vars(), &place()).err(), None, "{template}");
+        }
+        let growing = "{% set ns = namespace(a=1) %}{{ ns.a }}";
+        assert!(render(growing, &vars(), &place()).is_err());
     }
 
     #[test]

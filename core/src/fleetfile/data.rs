@@ -31,8 +31,10 @@ pub(super) fn read(
 
 fn read_one(item: &Item<'_>, paths: &mut Paths, report: &mut Report<'_>) -> Option<DataVolume> {
     let mut section = item.section(report)?;
-    let path = section.require("path", "path = \"/var/lib/app\", as seen inside", report);
-    let owner = section.take("owner");
+    let (path, owner) = (section.take("path"), section.take("owner"));
+    if path.is_none() {
+        section.lacks(&["path"], "path = \"/var/lib/app\", as seen inside");
+    }
     section.finish(LATER, report);
     let span = path.as_ref().map(Item::span);
     let path = path.and_then(|path| path.parsed("\"/var/lib/app\"", report));

@@ -57,7 +57,7 @@ impl Reader<'_, '_> {
         let mut section = item.section(&mut self.report)?;
         let bodies = ["content", "source", "template"].map(|name| section.take(name));
         let (mode, owner) = (section.take("mode"), section.take("owner"));
-        let body = self.body(&section, bodies, place, used);
+        let body = self.body(&mut section, bodies, place, used);
         section.finish(LATER, &mut self.report);
         let mode = mode.map_or(Some(Mode(0o644)), |mode| mode.parsed("\"0644\"", &mut self.report));
         let owner = read_owner(owner, &mut self.report);
@@ -66,7 +66,7 @@ impl Reader<'_, '_> {
 
     fn body(
         &mut self,
-        section: &Section<'_>,
+        section: &mut Section<'_>,
         bodies: [Option<Item<'_>>; 3],
         place: &Place,
         used: &mut BTreeSet<String>,
@@ -76,9 +76,8 @@ impl Reader<'_, '_> {
             [None, Some(source), None] => self.local(&source).map(FileBody::plain),
             [None, None, Some(template)] => self.template(&template, place, used),
             [None, None, None] => {
-                let message = format!("{} has no contents", section.shown());
-                let help = "add one of content = \"…\", source = \"FILE\" and template = \"FILE\"";
-                self.report.error_help(section.key(), message, help);
+                let example = "content = \"…\", or source or template = \"FILE\"";
+                section.lacks(&["content", "source", "template"], example);
                 None
             }
             several => {

@@ -26,9 +26,7 @@ pub(super) fn read(
 ) -> Option<Health> {
     let (unit, tcp) = (section.take("unit"), section.take("tcp"));
     if unit.is_none() && tcp.is_none() {
-        let message = format!("{} has no check: neither `unit` nor `tcp`", section.shown());
-        let help = "add unit = \"nginx.service\" or tcp = \"127.0.0.1:80\"";
-        report.error_help(section.key(), message, help);
+        section.lacks(&["unit", "tcp"], "unit = \"nginx.service\" or tcp = \"127.0.0.1:80\"");
     }
     if let (Some(unit), Some(Start::Command(_))) = (&unit, start) {
         let message = "`unit` needs a booted instance: with `command` there is no systemd inside";

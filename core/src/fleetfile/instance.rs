@@ -31,9 +31,14 @@ impl Reader<'_, '_> {
     pub(super) fn instance(&mut self, item: &Item<'_>) -> Option<DeclaredInstance> {
         let mut section = item.section(&mut self.report)?;
         let report = &mut self.report;
-        let image = section.require("image", &format!("image = {IMAGE}"), report);
+        let (image, hosts) = (section.take("image"), section.take("hosts"));
+        if image.is_none() {
+            section.lacks(&["image"], &format!("image = {IMAGE}"));
+        }
+        if hosts.is_none() {
+            section.lacks(&["hosts"], "hosts = \"role=web\", or \"*\" for all");
+        }
         let image: Option<ImageRef> = image.and_then(|image| image.parsed(IMAGE, report));
-        let hosts = section.require("hosts", "hosts = \"role=web\", or \"*\" for all", report);
         let hosts = hosts.and_then(|item| hosts::read(&item, report));
         let settings = self.settings(&mut section, item);
         section.finish(LATER, &mut self.report);
@@ -90,10 +95,9 @@ fn read_start(section: &mut Section<'_>, report: &mut Report<'_>) -> Option<Star
             None
         }
         (None, None) => {
-            let message = format!("{} has neither `boot` nor `command`", section.shown());
-            let help = "add boot = true to start the image's init system, or \
-                        command = [\"/usr/bin/app\"]";
-            report.error_help(section.key(), message, help);
+            let example = "boot = true to start the image's init system, or \
+                           command = [\"/usr/bin/app\"]";
+            section.lacks(&["boot", "command"], example);
             None
         }
     }
@@ -155,7 +159,12 @@ fn read_env(section: &Section<'_>, report: &mut Report<'_>) -> BTreeMap<EnvName,
 
 /// A text that can be an argument or a variable of a process.
 fn plain_text(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
-    let text = item.text("\"8080\"", report)?;
+    let example = match item.value() {
+        DeValue::Integer(number) => format!("\"{}\"", short(number.as_str(), 40)),
+        DeValue::Boolean(flag) => format!("\"{flag}\""),
+        _ => "\"--verbose\"".to_owned(),
+    };
+    let text = item.text(&example, report)?;
     if text.contains('\0') {
         item.wrong("has a zero byte, which no process can be given", report);
         return None;

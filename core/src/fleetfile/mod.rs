@@ -39,6 +39,8 @@ pub const LARGEST_SPEC: usize = 3 << 20;
 /// Keys of the whole fleet file that this version does not know yet.
 const LATER: &[&str] = &["rollout"];
 
+const INSTANCE: &str = "an instance, such as [instance.main], with image, hosts and boot = true";
+
 /// A text and where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source<'a> {
@@ -57,6 +59,8 @@ pub fn parse(
     source: Source<'_>,
     read: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
 ) -> Result<FleetSpec, Problems> {
+    let text = source.text.strip_prefix('\u{feff}').unwrap_or(source.text);
+    let source = Source { text, ..source };
     let mut report = Report::new(source);
     if source.text.len() > LARGEST_SPEC {
         let message = format!("the file is over {LARGEST_SPEC} bytes, the most a fleet may have");
@@ -88,16 +92,21 @@ struct Reader<'r, 's> {
 
 impl Reader<'_, '_> {
     fn document(&mut self, mut top: Section<'_>) -> Option<FleetSpec> {
-        let fleet = top.require("fleet", "fleet = \"shop\"", &mut self.report);
-        let vars = top.take("vars");
+        let (fleet, vars) = (top.take("fleet"), top.take("vars"));
         let instances = top.take("instance");
+        if fleet.is_none() {
+            top.lacks(&["fleet"], "fleet = \"shop\"");
+        }
+        if instances.is_none() {
+            top.lacks(&["instance"], INSTANCE);
+        }
         let start = top.key().clone();
         top.finish(LATER, &mut self.report);
         self.fleet = fleet.and_then(|item| item.parsed("\"shop\"", &mut self.report));
         if let Some(item) = vars {
             self.vars = Variables::read(&item, &mut self.report);
         }
-        let instances = self.instances(instances, &start);
+        let instances = instances.map(|item| self.instances(&item)).unwrap_or_default();
         if self.bytes > LARGEST_SPEC {
             let message = format!(
                 "the fleet is over {LARGEST_SPEC} bytes, counting the files and variables of each \
@@ -108,19 +117,12 @@ impl Reader<'_, '_> {
         Some(FleetSpec { fleet: self.fleet.clone()?, instances })
     }
 
-    fn instances(
-        &mut self,
-        item: Option<Item<'_>>,
-        start: &table::Span,
-    ) -> BTreeMap<InstanceName, DeclaredInstance> {
+    fn instances(&mut self, item: &Item<'_>) -> BTreeMap<InstanceName, DeclaredInstance> {
         let mut found = BTreeMap::new();
-        let Some(item) = item else {
-            self.no_instances(start);
-            return found;
-        };
         let Some(section) = item.section(&mut self.report) else { return found };
         if section.is_empty() {
-            self.no_instances(&item.key);
+            let help = format!("add {INSTANCE}");
+            self.report.error_help(&item.key, "the fleet has no instances", help);
         }
         for item in section.entries() {
             let name: Option<InstanceName> = item.named(&mut self.report);
@@ -130,11 +132,6 @@ impl Reader<'_, '_> {
             }
         }
         found
-    }
-
-    fn no_instances(&mut self, place: &table::Span) {
-        let help = "declare one, such as [instance.main], with image, hosts and boot = true";
-        self.report.error_help(place, "the fleet has no instances", help);
     }
 
     /// Counts `bytes` more; whether the spec is still small enough to go on collecting.

@@ -97,7 +97,7 @@ impl<'t> Item<'t> {
             return None;
         };
         let (path, key) = (self.path.clone(), self.key.clone());
-        Some(Section { path, key, table, asked: Vec::new() })
+        Some(Section { path, key, table, asked: Vec::new(), lacks: Vec::new() })
     }
 
     /// What is in the list `array`, which is this value; each called as the list is.
@@ -117,12 +117,21 @@ pub(super) struct Section<'t> {
     key: Span,
     table: &'t DeTable<'t>,
     asked: Vec<&'static str>,
+    lacks: Vec<Lack>,
+}
+
+/// Something that had to be there.
+struct Lack {
+    /// The keys that would have given it.
+    names: &'static [&'static str],
+    message: String,
+    help: String,
 }
 
 impl<'t> Section<'t> {
     /// The whole file.
     pub(super) fn top(table: &'t DeTable<'t>) -> Self {
-        Self { path: String::new(), key: 0..0, table, asked: Vec::new() }
+        Self { path: String::new(), key: 0..0, table, asked: Vec::new(), lacks: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -139,25 +148,28 @@ impl<'t> Section<'t> {
         if self.path.is_empty() { "the file".into() } else { format!("[{}]", self.path) }
     }
 
+    fn place(&self) -> String {
+        if self.path.is_empty() { "at the top level".into() } else { format!("in [{}]", self.path) }
+    }
+
     /// The value of a key that this version knows.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Item<'t>> {
         self.asked.push(name);
         self.table.get_key_value(name).map(|(key, value)| self.item(key.span(), name, value))
     }
 
-    /// As [`take`](Self::take), for a key that must be there; `example` is a whole line.
-    pub(super) fn require(
-        &mut self,
-        name: &'static str,
-        example: &str,
-        report: &mut Report<'_>,
-    ) -> Option<Item<'t>> {
-        let item = self.take(name);
-        if item.is_none() {
-            let message = format!("{} has no `{name}`", self.shown());
-            report.error_help(&self.key, message, format!("add {example}"));
-        }
-        item
+    /// Says that one of `names` had to be there; `example` is what to add.
+    ///
+    /// Told by [`finish`](Self::finish), and only where no misspelt key was meant to give it.
+    pub(super) fn lacks(&mut self, names: &'static [&'static str], example: &str) {
+        let list: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let lacking = match list.as_slice() {
+            [one] => format!("no {one}"),
+            [one, other] => format!("neither {one} nor {other}"),
+            several => format!("none of {}", several.join(", ")),
+        };
+        let message = format!("{} has {lacking}", self.shown());
+        self.lacks.push(Lack { names, message, help: format!("add {example}") });
     }
 
     /// All its values, where the user chooses the keys.
@@ -170,28 +182,44 @@ impl<'t> Section<'t> {
         Item { name, path: format!("{}{dot}{}", self.path, quoted(name)), key, value }
     }
 
-    /// Reports every key that was not asked for. Those of `later` are known to the design.
-    pub(super) fn finish(self, later: &[&str], report: &mut Report<'_>) {
+    /// Reports what is lacking, and every key that was not asked for. Those of `later` are known
+    /// to the design.
+    pub(super) fn finish(self, later: &[&'static str], report: &mut Report<'_>) {
+        let mut meant = Vec::new();
         for key in self.table.keys() {
             let name: &str = key.get_ref();
             if self.asked.contains(&name) {
                 continue;
             }
-            let (shown, place) = (short(name, SHOWN_KEY), self.shown());
+            let (shown, place) = (short(name, SHOWN_KEY), self.place());
             if later.contains(&name) {
-                let message = format!("`{shown}` in {place} is not supported by this version yet");
+                let message = format!("`{shown}` {place} is not supported by this version yet");
                 report.error_help(&key.span(), message, "leave it out");
-            } else {
-                let message = format!("unknown key `{shown}` in {place}");
-                report.error_help(&key.span(), message, self.help(name));
+                continue;
+            }
+            let near = nearest(name, self.asked.iter().chain(later).copied());
+            meant.extend(near);
+            let message = format!("unknown key `{shown}` {place}");
+            report.error_help(&key.span(), message, self.help(near, later));
+        }
+        for Lack { names, message, help } in self.lacks {
+            if !names.iter().any(|name| meant.contains(name)) {
+                report.error_help(&self.key, message, help);
             }
         }
     }
 
-    fn help(&self, unknown: &str) -> String {
-        let list = || self.asked.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
-        nearest(unknown, self.asked.iter().copied())
-            .map_or_else(|| format!("known here are {}", list().join(", ")), did_you_mean)
+    fn help(&self, near: Option<&str>, later: &[&str]) -> String {
+        match near {
+            Some(near) if later.contains(&near) => {
+                format!("`{near}`, if that was meant, is not supported by this version yet")
+            }
+            Some(near) => did_you_mean(near),
+            None => {
+                let known: Vec<String> = self.asked.iter().map(|n| format!("`{n}`")).collect();
+                format!("known here are {}", known.join(", "))
+            }
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What can be said about a template before it meets a host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::render::tags::{Word, tags};
 use crate::render::{self, Place};
 
 use super::problem::short;
@@ -43,9 +44,13 @@ pub(super) fn check(text: &str, vars: &Variables, place: &Place) -> Checked {
     if vars.unreadable() {
         return Checked { used, faults: Vec::new() };
     }
+    let uses = uses(text);
     let missing = used.iter().filter(|name| !vars.values.contains_key(*name));
-    let mut faults: Vec<Fault> =
-        missing.filter_map(|name| unset(text, name, vars)).take(MOST_FAULTS).collect();
+    let needed = missing.filter(|name| !uses.get(name.as_str()).is_some_and(|u| u.optional));
+    let mut faults: Vec<Fault> = needed
+        .take(MOST_FAULTS)
+        .map(|name| unset(name, uses.get(name.as_str()).map(|u| u.line), vars))
+        .collect();
     if faults.is_empty() && !vars.damaged {
         let rendered = render::render(text, &vars.only(&used), place);
         faults.extend(rendered.err().map(fault));
@@ -57,101 +62,45 @@ fn fault(error: render::RenderError) -> Fault {
     Fault { line: error.line, message: error.message, help: None }
 }
 
-/// What to say of a variable that is not set; `None` where the template says that it need not be.
-fn unset(text: &str, name: &str, vars: &Variables) -> Option<Fault> {
-    let words = words(text);
-    let uses: Vec<usize> = (0..words.len()).filter(|at| is_use(&words, *at, name)).collect();
-    if uses.iter().any(|at| is_guard(&words[at + 1..])) {
-        return None;
-    }
+fn unset(name: &str, line: Option<usize>, vars: &Variables) -> Fault {
     let near = nearest(name, vars.values.keys().map(String::as_str));
     let advice = || "set it in [vars], or test it with `is defined`".to_owned();
-    Some(Fault {
-        line: uses.first().map(|at| words[*at].0),
-        message: format!("variable `{}` is not set", short(name, 60)),
-        help: Some(near.map_or_else(advice, did_you_mean)),
-    })
+    let message = format!("variable `{}` is not set", short(name, 60));
+    Fault { line, message, help: Some(near.map_or_else(advice, did_you_mean)) }
 }
 
-fn is_use(words: &[(usize, &str)], at: usize, name: &str) -> bool {
-    words[at].1 == name && (at == 0 || words[at - 1].1 != ".")
+/// How a template uses a name.
+#[derive(Debug)]
+struct Use {
+    /// The line of its first use, from 1.
+    line: usize,
+    /// Whether the template says that it may be left unset.
+    optional: bool,
 }
 
-fn is_guard(after: &[(usize, &str)]) -> bool {
-    let word = |at: usize| after.get(at).map_or("", |(_, word)| *word);
+fn uses(template: &str) -> BTreeMap<&str, Use> {
+    let mut uses = BTreeMap::new();
+    for tag in tags(template) {
+        for (at, word) in tag.words.iter().enumerate() {
+            let attribute = at > 0 && tag.words[at - 1].text == ".";
+            if !attribute {
+                let found =
+                    uses.entry(word.text).or_insert(Use { line: word.line, optional: false });
+                found.optional |= is_guard(&tag.words[at + 1..]);
+            }
+        }
+    }
+    uses
+}
+
+fn is_guard(after: &[Word<'_>]) -> bool {
+    let word = |at: usize| after.get(at).map_or("", |word| word.text);
     match (word(0), word(1)) {
         ("is", "not") => matches!(word(2), "defined" | "undefined"),
         ("is", test) => matches!(test, "defined" | "undefined"),
         ("|", filter) => matches!(filter, "default" | "d"),
         _ => false,
     }
-}
-
-/// The words and signs within the tags of a template, each with its line. Rough: it only serves
-/// to say where a variable is that the template language has found to be used.
-fn words(template: &str) -> Vec<(usize, &str)> {
-    let mut words = Vec::new();
-    let mut line = 1;
-    let mut rest = template;
-    while let Some(open) = next_tag(rest) {
-        line += newlines(&rest[..open]);
-        let tag = &rest[open..];
-        let end = if tag.starts_with("{#") {
-            tag.find("#}").map_or(tag.len(), |end| end + 2)
-        } else {
-            tag_words(tag, line, &mut words)
-        };
-        line += newlines(&tag[..end]);
-        rest = &tag[end..];
-    }
-    words
-}
-
-fn next_tag(text: &str) -> Option<usize> {
-    ["{{", "{%", "{#"].iter().filter_map(|open| text.find(open)).min()
-}
-
-fn newlines(text: &str) -> usize {
-    text.bytes().filter(|b| *b == b'\n').count()
-}
-
-/// Takes the words of the tag that `tag` starts with; where it ends.
-fn tag_words<'t>(tag: &'t str, first_line: usize, words: &mut Vec<(usize, &'t str)>) -> usize {
-    let mut line = first_line;
-    let mut at = 2;
-    while let Some(c) = tag[at..].chars().next() {
-        let rest = &tag[at..];
-        if rest.starts_with("}}") || rest.starts_with("%}") {
-            return at + 2;
-        }
-        let length = match c {
-            '"' | '\'' => literal(rest, c),
-            c if is_word(c) => rest.find(|c| !is_word(c)).unwrap_or(rest.len()),
-            c => c.len_utf8(),
-        };
-        if !c.is_whitespace() {
-            words.push((line, &rest[..length]));
-        }
-        line += newlines(&rest[..length]);
-        at += length;
-    }
-    tag.len()
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// The length of the string literal that `text` starts with.
-fn literal(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        if c == quote && !escaped {
-            return at + 1;
-        }
-        escaped = c == '\\' && !escaped;
-    }
-    text.len()
 }
 
 #[cfg(test)]

@@ -121,6 +121,34 @@ fn the_designs_example_means_what_it_says() {
 }
 
 #[test]
+fn the_reference_is_true() {
+    const REFERENCE: &str = include_str!("../../../docs/fleet-file.md");
+    let blocks: Vec<&str> =
+        REFERENCE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(parsed(blocks[0]).fleet.as_str(), "belenios");
+    let vars = format!(
+        "fleet = \"shop\"\n{}{}",
+        blocks[1],
+        &booted("")[booted("").find("[inst").unwrap()..]
+    );
+    parsed(&vars);
+    // What the file may say is what the reference names: the error of a wrong key lists the keys.
+    for section in [
+        "",
+        "[instance.main]\n",
+        "[instance.main.data.v]\n",
+        "[instance.main.health]\n",
+        "[instance.main.files.\"/x\"]\n",
+    ] {
+        let shown = problems(&format!("{section}no-such-key-at-all = 1\n")).to_string();
+        let known = shown.split("known here are ").nth(1).and_then(|l| l.lines().next()).unwrap();
+        for key in known.split(", ") {
+            assert!(REFERENCE.contains(&format!("\n| {key} |")), "{section}{key}");
+        }
+    }
+}
+
+#[test]
 fn what_is_left_out_has_the_safe_default() {
     let fleet = parsed(&with("command = [\"/bin/app\", \"-v\"]"));
     let settings = &fleet.instances[&"main".parse().unwrap()].settings;
@@ -229,6 +257,8 @@ snapshot!(
         booted("[instance.main.data.var]\npth = \"/var/x\""),
         "flet = \"shop\"\n[instances.main]\nimage = \"a:1\"\n",
         booted("something-else = 1"),
+        "fleet = \"shop\"\ninstnace = {}\nrolout = 1\n",
+        booted("hook = {}").replace("boot =", "Boot ="),
     ]
 );
 
@@ -395,6 +425,32 @@ snapshot!(
      [instance.DB.files.\"etc/x\"]\ntemplate = \"config/typo.conf\"\n",
     ]
 );
+
+#[test]
+fn deep_nesting_is_an_error_and_no_overflow() {
+    for (open, close) in [("[", "]"), ("{ a = ", " }")] {
+        let nested = format!("{}1{}", open.repeat(50_000), close.repeat(50_000));
+        check_any(&format!("fleet = {nested}\n"), &mut read);
+        check_any(&with(&format!("[vars]\nx = {nested}\n")), &mut read);
+    }
+    check_any(&format!("{}x = 1\n", "a.".repeat(50_000)), &mut read);
+    for (open, close) in [("(", ")"), ("[", "]"), ("not ", "x"), ("-", "1"), ("{% if 1 %}", "")] {
+        let nested = format!("{{{{ {}1{} }}}}", open.repeat(50_000), close.repeat(50_000));
+        check_any(EXAMPLE, &mut |_| Ok(nested.clone().into_bytes()));
+    }
+    check_any(EXAMPLE, &mut |_| Ok("{% if 1 %}".repeat(50_000).into_bytes()));
+}
+
+#[test]
+fn large_files_take_no_more_than_linear_time() {
+    let names: String = (0..60_000).map(|n| format!("{{{{ x{n}|d(1) }}}}")).collect();
+    check_any(EXAMPLE, &mut |_| Ok(names.clone().into_bytes()));
+    let keys: String = (0..60_000).map(|n| format!("key{n} = 1\n")).collect();
+    check_any(&booted(&keys), &mut read);
+    let files: String =
+        (0..20_000).map(|n| format!("[instance.main.files.\"/a/{n}\"]\ncontent=''\n")).collect();
+    check_any(&booted(&files), &mut read);
+}
 
 /// Pieces of fleet files, to be put together at random.
 fn piece() -> impl Strategy<Value = String> {
