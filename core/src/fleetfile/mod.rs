@@ -2,7 +2,7 @@
 //!
 //! The way in is [`parse`]. It finds every problem of a file at once, each with its place, the
 //! line and, where one is near, the word that was meant. A section is read by taking the keys that
-//! this version knows out of a [`table::Section`]; what is left over is reported, so that no list
+//! this version knows out of a `table::Section`; what is left over is reported, so that no list
 //! of keys can fall behind the code. Deliberately absent: any I/O (the caller hands in how to read
 //! the files that a fleet file names) and anything about hosts and images as they are, which only
 //! the controller knows.
