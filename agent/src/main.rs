@@ -1,1 +1,148 @@
-fn main() {}
+//! `shoal-agent`: the command line of the agent.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shoal_agent::host::doctor::{self, Verdict};
+use shoal_agent::host::{clean, container, enter};
+use shoal_agent::join::{Join, join};
+use shoal_agent::paths::Paths;
+use shoal_core::name::MachineName;
+
+/// The Shoal agent: runs systemd-nspawn instances on this host as its controller wants them.
+#[derive(Debug, Parser)]
+#[command(name = "shoal-agent", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join a controller: trade a token of `shoal host token create` for a certificate.
+    Join {
+        /// Where the controller is: HOST, or HOST:PORT of its enrolment port (7444).
+        #[arg(long, value_name = "HOST[:PORT]")]
+        controller: String,
+        /// The token.
+        #[arg(long, env = "SHOAL_JOIN_TOKEN", hide_env_values = true)]
+        token: String,
+        /// This host's name in Shoal; its hostname if not given.
+        #[arg(long)]
+        name: Option<String>,
+        /// The controller's port for agents.
+        #[arg(long, default_value_t = 7443)]
+        link_port: u16,
+    },
+    /// Run the agent. The unit shoal-agent.service does this.
+    Run,
+    /// Tell what this host lacks to run instances, each with its remedy.
+    Doctor {
+        /// `table` for people, `json` for programs.
+        #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+        output: String,
+    },
+    /// Become the container of a machine. The unit shoal-instance@.service does this.
+    #[command(hide = true)]
+    InstanceStart { machine: MachineName },
+    /// Undo what a start of a machine made. The unit shoal-instance@.service does this.
+    #[command(hide = true)]
+    InstanceClean { machine: MachineName },
+    /// Run a command inside a container, given its first process.
+    #[command(hide = true, name = enter::VERB)]
+    ExecIn {
+        leader: u32,
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let paths = Paths::default();
+    let result = match Arguments::parse().command {
+        // No runtime: this changes the process as a whole and must have one thread.
+        Command::ExecIn { leader, words } => return enter::run(leader, &words),
+        Command::InstanceStart { machine } => container::start(&paths, &machine)
+            .map(|never| match never {})
+            .map_err(anyhow::Error::from),
+        Command::InstanceClean { machine } => clean::clean(&paths, &machine).map_err(Into::into),
+        Command::Run => {
+            log_to_journal();
+            in_runtime(shoal_agent::daemon::run(paths))
+        }
+        Command::Join { controller, token, name, link_port } => {
+            in_runtime(joining(paths, Join { controller, link_port, token, name }))
+        }
+        Command::Doctor { output } => return in_runtime_code(examine(paths, output == "json")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", shoal_agent::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+fn in_runtime_code(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("error: can't start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The journal adds time and host by itself.
+fn log_to_journal() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+}
+
+async fn joining(paths: Paths, wanted: Join) -> anyhow::Result<()> {
+    let about = join(&paths, wanted).await?;
+    println!("joined {} as {}", about.controller, about.host_name);
+    println!("next: systemctl enable --now shoal-agent");
+    Ok(())
+}
+
+async fn examine(paths: Paths, json: bool) -> ExitCode {
+    let findings = doctor::examine(&paths).await;
+    let mut bad = false;
+    let mut rows = Vec::new();
+    for finding in &findings {
+        let (word, text) = match &finding.verdict {
+            Verdict::Good(text) => ("ok", text),
+            Verdict::Warning(text) => ("warn", text),
+            Verdict::Bad(text) => ("FAIL", text),
+        };
+        bad |= word == "FAIL";
+        if json {
+            rows.push(serde_json::json!({
+                "subject": finding.subject,
+                "verdict": word.to_lowercase(),
+                "found": text,
+                "remedy": finding.remedy,
+            }));
+            continue;
+        }
+        println!("{word:<5} {:<18} {text}", finding.subject);
+        if let Some(remedy) = &finding.remedy {
+            println!("      {:<18} -> {remedy}", "");
+        }
+    }
+    if json {
+        println!("{:#}", serde_json::Value::Array(rows));
+    }
+    if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

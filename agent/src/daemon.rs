@@ -1,0 +1,95 @@
+//! `shoal-agent run`: puts the parts together and keeps them going until told to stop.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+use shoal_core::policy::Policy;
+use shoal_core::status::HostStatus;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::files::{make_private_dir, read_if_there};
+use crate::host::real::RealHost;
+use crate::host::{facts, systemd::Systemd};
+use crate::identity::Identity;
+use crate::ledger::Ledger;
+use crate::link::{ControllerSource, Link};
+use crate::paths::Paths;
+use crate::reconcile::Reconciler;
+use crate::sessions::Sessions;
+use crate::stage::Stager;
+
+/// Reads the host's policy; the defaults where there is no file.
+///
+/// # Errors
+/// Where there is a file that can't be read: the agent does not start on a policy that it would
+/// have to guess.
+pub fn policy(paths: &Paths) -> anyhow::Result<Policy> {
+    let path = paths.policy();
+    let Some(bytes) = read_if_there(&path)? else { return Ok(Policy::default()) };
+    let text =
+        String::from_utf8(bytes).with_context(|| format!("{} is not text", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is not a policy", path.display()))
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Instances are not touched when it ends.
+///
+/// # Errors
+/// Where it can't start; each says what to do.
+pub async fn run(paths: Paths) -> anyhow::Result<()> {
+    let identity = Arc::new(Identity::load(&paths)?);
+    let policy = policy(&paths)?;
+    for dir in [paths.images(), paths.instances(), paths.mounts()] {
+        make_private_dir(&dir)?;
+    }
+    let systemd = Systemd::connect().await?;
+    let facts = facts::gather(&paths, &systemd).await;
+    let ledger = Ledger::open(&paths)?;
+    let stop = CancellationToken::new();
+    let bell = Arc::new(Notify::new());
+    let (desired, wanted) = watch::channel(ledger.desired().cloned());
+    let (status, reported) = watch::channel(HostStatus::default());
+    let channel = Arc::new(watch::Sender::new(None));
+    let source = Arc::new(ControllerSource { channel: channel.subscribe() });
+    let stager = Stager::start(source, paths.images(), bell.clone(), stop.clone());
+    // Where neither is possible, planning blocks every instance before this is used.
+    let isolation =
+        policy.isolation(&facts).unwrap_or(shoal_core::policy::Isolation::UserNamespace);
+    let name = identity.about.host_name.clone();
+    let host = Arc::new(RealHost::new(paths.clone(), systemd.clone(), name, isolation));
+    let reconciler = Reconciler::new(host, facts.clone(), policy, stager, bell.clone(), status);
+    let sessions = Sessions::new(paths.clone(), systemd.clone());
+    let ledger = Arc::new(Mutex::new(ledger));
+    let link =
+        Link { identity, paths, facts, ledger, desired, status: reported, channel, sessions };
+    let reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
+    let linking = tokio::spawn(link.run(stop.clone()));
+    let ringing = tokio::spawn(async move {
+        // The timer still finds what a lost signal would have told.
+        if let Err(error) = systemd.ring_on_jobs(&bell).await {
+            warn!(error = %crate::chain(&error), "systemd's jobs are not seen; relying on the timer");
+        }
+    });
+    info!(version = env!("CARGO_PKG_VERSION"), "the agent is up");
+    // Fails where systemd did not start us; then nobody waits for it.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    stopped().await?;
+    stop.cancel();
+    ringing.abort();
+    reconciling.await.context("the reconcile loop broke")?;
+    linking.await.context("the link broke")?;
+    info!("the agent stops; instances keep running");
+    Ok(())
+}
+
+async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {},
+        _ = interrupt.recv() => {},
+    }
+    Ok(())
+}

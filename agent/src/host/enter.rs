@@ -1,0 +1,169 @@
+//! Running a command inside a container, as root there and with no more rights than it has.
+//!
+//! `nsenter` would do for the namespaces, but a process that enters a user namespace gets every
+//! capability in it, and stays in the agent's control group. So the agent runs itself as a
+//! helper: it joins the container's control group and namespaces, gives up what the container's
+//! first process does not have, and runs the command as its child in the container's PID
+//! namespace. The helper exits as the command did.
+#![allow(unsafe_code)] // changes between fork and exec
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::ExitCode;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::thread::ThreadNameSpaceType;
+
+/// The hidden verb of the agent's own binary that [`run`] stands behind.
+pub const VERB: &str = "exec-in";
+
+/// Exit code where the command could not be run, as in shells.
+const NOT_RUNNABLE: u8 = 126;
+/// Exit code where there is no such command, as in shells.
+const NOT_FOUND: u8 = 127;
+/// Exit code where Shoal could not get into the container.
+const NOT_ENTERED: u8 = 125;
+
+/// A command that runs `words` inside the container of `leader`, with just `env` and the usual
+/// variables of root. Dropping or killing it kills the command.
+#[must_use]
+pub fn command(leader: u32, words: &[String], env: &[(String, String)]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("/proc/self/exe");
+    command.arg(VERB).arg(leader.to_string()).arg("--").args(words).env_clear();
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("HOME", "/root").env("USER", "root").env("LOGNAME", "root");
+    command.env("container", "systemd-nspawn").env("LANG", "C.UTF-8");
+    command.envs(env.iter().map(|(k, v)| (k, v)));
+    command
+}
+
+/// The helper: becomes part of the container of `leader` and runs `words` there.
+#[must_use]
+pub fn run(leader: u32, words: &[String]) -> ExitCode {
+    match enter_and_run(leader, words) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("shoal: can't enter the instance: {error}");
+            ExitCode::from(NOT_ENTERED)
+        }
+    }
+}
+
+fn enter_and_run(leader: u32, words: &[String]) -> io::Result<u8> {
+    let Some((program, arguments)) = words.split_first() else { return Ok(NOT_FOUND) };
+    let limits = Limits::of(leader)?;
+    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    let fd = pidfd_open(pid, PidfdFlags::empty())?;
+    let spaces = differing_namespaces(leader)?;
+    join_cgroup(leader)?;
+    rustix::thread::move_into_thread_name_spaces(fd.as_fd(), spaces)?;
+    if spaces.contains(ThreadNameSpaceType::USER) {
+        become_root()?;
+    }
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).current_dir("/");
+    // SAFETY: only bare system calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || limits.apply());
+    }
+    match command.status() {
+        Ok(status) => Ok(exit_code(status)),
+        Err(error) => {
+            eprintln!("shoal: can't run {program}: {error}");
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            Ok(if missing { NOT_FOUND } else { NOT_RUNNABLE })
+        }
+    }
+}
+
+fn exit_code(status: std::process::ExitStatus) -> u8 {
+    let by_signal = status.signal().map(|signal| 128 + signal);
+    let code = status.code().or(by_signal).unwrap_or(i32::from(NOT_ENTERED));
+    u8::try_from(code).unwrap_or(NOT_ENTERED)
+}
+
+/// The namespaces in which `leader` is not where we are; entering one's own is an error for some.
+fn differing_namespaces(leader: u32) -> io::Result<ThreadNameSpaceType> {
+    let all = [
+        ("user", ThreadNameSpaceType::USER),
+        ("mnt", ThreadNameSpaceType::MOUNT),
+        ("pid", ThreadNameSpaceType::PROCESS_ID),
+        ("net", ThreadNameSpaceType::NETWORK),
+        ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+        ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        ("cgroup", ThreadNameSpaceType::CONTROL_GROUP),
+    ];
+    let mut spaces = ThreadNameSpaceType::empty();
+    for (name, space) in all {
+        let theirs = fs::read_link(format!("/proc/{leader}/ns/{name}"))?;
+        if theirs != fs::read_link(format!("/proc/self/ns/{name}"))? {
+            spaces |= space;
+        }
+    }
+    Ok(spaces)
+}
+
+/// Moves this process into the control group of `leader`, so that the instance's limits hold.
+fn join_cgroup(leader: u32) -> io::Result<()> {
+    let groups = fs::read_to_string(format!("/proc/{leader}/cgroup"))?;
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let path = unified.ok_or_else(|| io::Error::other("the host has no unified control groups"))?;
+    fs::write(format!("/sys/fs/cgroup{path}/cgroup.procs"), std::process::id().to_string())
+}
+
+/// The numbers of the agent's root mean nothing in the new user namespace: takes its root's.
+fn become_root() -> io::Result<()> {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let (uid, gid) = (rustix::process::Uid::ROOT, rustix::process::Gid::ROOT);
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// What the container's first process may not do, and so nothing inside may.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// The capability bounding set, a bit for each.
+    bounding: u64,
+    no_new_privileges: bool,
+}
+
+impl Limits {
+    fn of(leader: u32) -> io::Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{leader}/status"))?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let bounding = field("CapBnd:").and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        let bounding = bounding.ok_or_else(|| io::Error::other("no CapBnd in /proc"))?;
+        let no_new_privileges = field("NoNewPrivs:").is_some_and(|value| value.trim() == "1");
+        Ok(Self { bounding, no_new_privileges })
+    }
+
+    fn apply(self) -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        for capability in 0..64_u32 {
+            if self.bounding & (1 << capability) == 0 {
+                drop_capability(capability)?;
+            }
+        }
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        Ok(())
+    }
+}
+
+fn drop_capability(capability: u32) -> io::Result<()> {
+    // SAFETY: a bare system call on numbers.
+    let result =
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    match result {
+        0 => Ok(()),
+        // A number that this kernel does not know yet.
+        _ if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

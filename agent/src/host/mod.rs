@@ -1,0 +1,111 @@
+//! The only place of the agent that runs commands, mounts, enters namespaces or speaks D-Bus.
+//!
+//! [`Host`] is what the rest of the agent sees of it; `Real` does it, and tests have a fake with
+//! a memory. Nothing here decides what should be done: that came in a plan.
+#![allow(clippy::disallowed_methods)] // this is the place that runs commands
+
+pub mod clean;
+pub mod command;
+pub mod container;
+pub mod doctor;
+pub mod enter;
+pub mod facts;
+pub mod idmap;
+pub mod journal;
+pub mod mount;
+pub mod probe;
+pub mod real;
+pub mod systemd;
+pub mod volume;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use shoal_core::image::Digest;
+use shoal_core::name::MachineName;
+use shoal_core::plan::{Action, Observed};
+use shoal_core::status::RetainedData;
+use shoal_core::time::Timestamp;
+
+/// A host as the reconcile loop needs it.
+#[async_trait]
+pub trait Host: Send + Sync {
+    /// What is there now.
+    async fn observe(&self) -> Result<Observation, HostError>;
+
+    /// Does one step of a plan to a machine. Starting and stopping are begun, not awaited.
+    async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError>;
+
+    /// Unmounts an image that nothing uses.
+    async fn unmount(&self, digest: &Digest) -> Result<(), HostError>;
+
+    /// One round of an instance's checks, each in the instance's own surroundings.
+    async fn check(&self, probe: &probe::Probe) -> Result<(), String>;
+
+    /// The last thing that a machine's unit said, for the status of a failed one.
+    async fn last_words(&self, machine: &MachineName) -> Option<String>;
+}
+
+/// What one look at a host found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// What planning needs. Attempts are not in it: the loop remembers those.
+    pub observed: Observed,
+    /// What people want to know besides.
+    pub details: BTreeMap<MachineName, Details>,
+    /// Data volumes on the disk, by machine; those of machines with a record too.
+    pub volumes: Vec<RetainedData>,
+    /// What could not be read, for people.
+    pub problems: Vec<String>,
+}
+
+/// What people want to know of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Details {
+    /// systemd waits before it tries again.
+    pub restarting: bool,
+    /// How often systemd has restarted it by itself.
+    pub restarts: u32,
+    /// Since when the unit has been in its state.
+    pub since: Option<Timestamp>,
+    /// The container's first process.
+    pub leader: Option<u32>,
+    /// Why the unit failed, in systemd's word (`exit-code`, `timeout`).
+    pub result: Option<String>,
+    /// First of its user numbers.
+    pub uid_base: Option<u32>,
+}
+
+/// Why something could not be done to the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
+    /// A record.
+    #[error(transparent)]
+    Record(#[from] crate::record::RecordError),
+    /// A command.
+    #[error(transparent)]
+    Command(#[from] command::CommandError),
+    /// A mount.
+    #[error(transparent)]
+    Mount(#[from] mount::MountError),
+    /// systemd or machined.
+    #[error("systemd did not {doing}")]
+    Systemd {
+        /// What it was asked.
+        doing: String,
+        /// What it said.
+        source: zbus::Error,
+    },
+    /// The images' directory.
+    #[error(transparent)]
+    Images(#[from] shoal_image::DirectoryError),
+    /// Every range of user numbers is taken.
+    #[error("no range of 65536 user numbers is left for another instance")]
+    NoUserNumbers,
+    /// The host's policy or kernel.
+    #[error(transparent)]
+    Refused(#[from] shoal_core::policy::Refused),
+}

@@ -1,0 +1,180 @@
+//! Mounts: one per image, and for each machine its root and its data volumes.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use shoal_core::image::Digest;
+
+use super::command::{self, CommandError};
+use crate::files::{FileError, failed, make_private_dir, names};
+use crate::paths::{Paths, text};
+
+/// Why something could not be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The system said no.
+    #[error("can't mount {what} at {target}", target = target.display())]
+    Mount {
+        /// What was to be mounted.
+        what: String,
+        /// Where.
+        target: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system did not let go.
+    #[error("can't unmount {target}", target = target.display())]
+    Unmount {
+        /// Where.
+        target: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The image is not staged.
+    #[error("image {digest} is not on this host; it comes when the agent has its controller")]
+    NotStaged {
+        /// The image.
+        digest: Digest,
+    },
+    /// A directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// mount(8).
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+pub(crate) fn mount_failed(what: &str, target: &Path) -> impl FnOnce(std::io::Error) -> MountError {
+    let (what, target) = (what.to_owned(), target.to_owned());
+    move |source| MountError::Mount { what, target, source }
+}
+
+/// Mounts an image read-only, once for all its instances, and gives the place.
+///
+/// # Errors
+/// Where the image is not staged, or can't be mounted.
+pub fn mount_image(paths: &Paths, digest: &Digest) -> Result<PathBuf, MountError> {
+    let target = paths.mount(digest);
+    make_private_dir(&target)?;
+    let _lock = lock(&paths.mounts())?;
+    if is_mount_point(&target)? {
+        return Ok(target);
+    }
+    let file = paths.images().join(format!("{digest}.squashfs"));
+    if !file.exists() {
+        return Err(MountError::NotStaged { digest: *digest });
+    }
+    let options = "loop,ro,nosuid,nodev";
+    command::run("mount", &["-t", "squashfs", "-o", options, &text(&file), &text(&target)])?;
+    Ok(target)
+}
+
+/// Unmounts an image; its loop device goes with it.
+///
+/// # Errors
+/// Where it is still in use.
+pub fn unmount_image(paths: &Paths, digest: &Digest) -> Result<(), MountError> {
+    let target = paths.mount(digest);
+    let _lock = lock(&paths.mounts())?;
+    unmount(&target)?;
+    match fs::remove_dir(&target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("remove", &target)(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The images that are mounted.
+///
+/// # Errors
+/// Where the directory can't be read.
+pub fn mounted_images(paths: &Paths) -> Result<Vec<Digest>, FileError> {
+    let names = names(&paths.mounts())?;
+    let digests = names.iter().filter_map(|name| name.parse().ok());
+    Ok(digests.filter(|d| is_mount_point(&paths.mount(d)).unwrap_or(false)).collect())
+}
+
+/// Holds the lock of all image mounts until it is dropped: two instances that start at once
+/// must not mount their image twice.
+fn lock(mounts: &Path) -> Result<File, FileError> {
+    let path = mounts.join(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(failed("open", &path))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| failed("lock", &path)(e.into()))?;
+    Ok(file)
+}
+
+/// Mounts an overlay of `lower` at `target`, with what changes in `scratch`, whose root belongs
+/// to `owner`.
+///
+/// # Errors
+/// Where it can't be mounted.
+pub fn mount_overlay(
+    lower: &Path,
+    scratch: &Path,
+    target: &Path,
+    owner: u32,
+) -> Result<(), MountError> {
+    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+    for dir in [&upper, &work, &target.to_owned()] {
+        make_private_dir(dir)?;
+    }
+    std::os::unix::fs::chown(&upper, Some(owner), Some(owner))
+        .map_err(failed("give away", &upper))?;
+    fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(failed("open up", &upper))?;
+    let data =
+        format!("lowerdir={},upperdir={},workdir={}", text(lower), text(&upper), text(&work));
+    let data = std::ffi::CString::new(data).expect("our paths have no NUL");
+    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), data.as_c_str())
+        .map_err(|e| mount_failed("the overlay", target)(e.into()))
+}
+
+/// Mounts a directory of data at `target` too, so that neither set-uid files nor devices in it
+/// are worth anything.
+///
+/// # Errors
+/// Where it can't be mounted.
+pub fn mount_data(source: &Path, target: &Path) -> Result<(), MountError> {
+    make_private_dir(target)?;
+    let failed = |e: rustix::io::Errno| mount_failed(&text(source), target)(e.into());
+    rustix::mount::mount_bind(source, target).map_err(failed)?;
+    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    let failed = |e: rustix::io::Errno| mount_failed(&text(source), target)(e.into());
+    rustix::mount::mount_remount(target, flags, c"").map_err(failed)
+}
+
+/// Unmounts all that is mounted at `target`, one over the other; nothing there is fine.
+///
+/// # Errors
+/// Where it is in use.
+pub fn unmount(target: &Path) -> Result<(), MountError> {
+    loop {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => {
+                return Err(MountError::Unmount { target: target.into(), source: error.into() });
+            }
+        }
+    }
+}
+
+/// Whether something is mounted at `path`; not there counts as no.
+///
+/// # Errors
+/// Where it can't be looked at.
+pub fn is_mount_point(path: &Path) -> Result<bool, FileError> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("look at", path)(error)),
+    };
+    let Some(here) = metadata(path)? else { return Ok(false) };
+    let above = metadata(path.parent().unwrap_or(Path::new("/")))?;
+    Ok(above.is_some_and(|above| above.dev() != here.dev()))
+}

@@ -1,0 +1,164 @@
+//! The ledger: the agent's durable copy of the last desired state that it accepted, and of the
+//! newest controller epoch that it has seen.
+
+use serde::{Deserialize, Serialize};
+use shoal_core::host::{HostSpec, SpecRefused, accept};
+
+use crate::files::{FileError, make_private_dir, read_if_there, write_whole};
+use crate::paths::Paths;
+
+const VERSION: u32 = 1;
+
+/// What the ledger's file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    epoch: u64,
+    desired: Option<HostSpec>,
+}
+
+/// Why the ledger did not take something, or can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file can't be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is not what this agent writes.
+    #[error(
+        "the ledger {path} is damaged or of a newer agent; instances keep running, but move it away and restart the agent to have it fetched anew"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: Option<serde_json::Error>,
+    },
+    /// The desired state breaks the order of generations.
+    #[error(transparent)]
+    Refused(#[from] SpecRefused),
+    /// It comes from a controller that another has replaced.
+    #[error("it comes from epoch {offered} of the controller, and epoch {seen} was seen before")]
+    OldEpoch {
+        /// The sender's.
+        offered: u64,
+        /// The newest one seen.
+        seen: u64,
+    },
+}
+
+/// The ledger of one agent. One owner; all writes are on disk when they return.
+#[derive(Debug)]
+pub struct Ledger {
+    path: std::path::PathBuf,
+    content: Content,
+}
+
+impl Ledger {
+    /// Opens the ledger, or begins one.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub fn open(paths: &Paths) -> Result<Self, LedgerError> {
+        make_private_dir(&paths.agent())?;
+        let path = paths.agent().join("ledger.json");
+        let Some(bytes) = read_if_there(&path)? else {
+            return Ok(Self {
+                path,
+                content: Content { version: VERSION, epoch: 0, desired: None },
+            });
+        };
+        let damaged = |source| LedgerError::Damaged { path: path.display().to_string(), source };
+        let content: Content = serde_json::from_slice(&bytes).map_err(|e| damaged(Some(e)))?;
+        if content.version > VERSION {
+            return Err(damaged(None));
+        }
+        Ok(Self { path, content })
+    }
+
+    /// The last accepted desired state; `None` before the first.
+    #[must_use]
+    pub fn desired(&self) -> Option<&HostSpec> {
+        self.content.desired.as_ref()
+    }
+
+    /// The newest epoch seen.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.content.epoch
+    }
+
+    /// Notes the epoch of a controller that said hello.
+    ///
+    /// # Errors
+    /// Where a newer one was seen before.
+    pub fn see_epoch(&mut self, offered: u64) -> Result<(), LedgerError> {
+        let seen = self.content.epoch;
+        if offered < seen {
+            return Err(LedgerError::OldEpoch { offered, seen });
+        }
+        if offered > seen {
+            self.save(Content { epoch: offered, ..self.content.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a desired state. `true` where it is new.
+    ///
+    /// # Errors
+    /// Where its generation is older, or the same with other content; the ledger stays as it was.
+    pub fn accept(&mut self, offered: HostSpec) -> Result<bool, LedgerError> {
+        if !accept(self.content.desired.as_ref(), &offered)? {
+            return Ok(false);
+        }
+        self.save(Content { desired: Some(offered), ..self.content.clone() })?;
+        Ok(true)
+    }
+
+    fn save(&mut self, content: Content) -> Result<(), LedgerError> {
+        let bytes = serde_json::to_vec_pretty(&content).expect("a ledger is plain data");
+        write_whole(&self.path, &bytes)?;
+        self.content = content;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(generation: u64) -> HostSpec {
+        HostSpec { generation, instances: vec![] }
+    }
+
+    #[test]
+    fn it_remembers_across_restarts_and_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        let mut ledger = Ledger::open(&paths).unwrap();
+        assert!(ledger.desired().is_none());
+        assert!(ledger.accept(spec(2)).unwrap());
+        assert!(!ledger.accept(spec(2)).unwrap());
+        ledger.see_epoch(7).unwrap();
+        let mut ledger = Ledger::open(&paths).unwrap();
+        assert_eq!(ledger.desired(), Some(&spec(2)));
+        assert!(matches!(ledger.accept(spec(1)), Err(LedgerError::Refused(_))));
+        assert!(matches!(ledger.see_epoch(6), Err(LedgerError::OldEpoch { seen: 7, .. })));
+        assert_eq!(Ledger::open(&paths).unwrap().desired(), Some(&spec(2)));
+    }
+
+    #[test]
+    fn damage_is_named_and_not_papered_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        Ledger::open(&paths).unwrap().accept(spec(2)).unwrap();
+        std::fs::write(paths.agent().join("ledger.json"), "{").unwrap();
+        assert!(Ledger::open(&paths).unwrap_err().to_string().contains("ledger.json"));
+    }
+
+    #[test]
+    fn the_form_on_disk_stays() {
+        let golden = r#"{"version":1,"epoch":3,"desired":{"generation":2,"instances":[]}}"#;
+        let content: Content = serde_json::from_str(golden).unwrap();
+        assert_eq!(serde_json::to_string(&content).unwrap(), golden);
+    }
+}

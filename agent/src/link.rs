@@ -1,0 +1,297 @@
+//! The agent's stream to its controller: kept open for ever, with growing, jittered pauses.
+//!
+//! What comes down goes to the ledger and from there to the reconcile loop; what the loop reports
+//! goes up. Losing the controller changes nothing on the host.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use shoal_core::host::{HostFacts, HostSpec};
+use shoal_core::image::Digest;
+use shoal_core::status::HostStatus;
+use shoal_proto::v1::agent_link_client::AgentLinkClient;
+use shoal_proto::v1::{self, agent_message, controller_message};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+use crate::connect::connect;
+use crate::host::facts::disk;
+use crate::identity::Identity;
+use crate::ledger::Ledger;
+use crate::paths::Paths;
+use crate::renew;
+use crate::sessions::Sessions;
+use crate::stage::Source;
+
+/// Pauses between attempts, before jitter: from the first to the longest, doubling.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long the controller may take to say welcome.
+const WELCOME: Duration = Duration::from_secs(10);
+/// Messages on their way up: a status each time something changes, and heartbeats. More would
+/// only be older news.
+const WAITING: usize = 8;
+
+/// The channel in use, for whoever else calls the controller. `None` while there is none.
+pub type CurrentChannel = watch::Sender<Option<Channel>>;
+
+/// The task that keeps the stream open.
+#[derive(Debug)]
+pub struct Link {
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Where our files are.
+    pub paths: Paths,
+    /// What we know of the host.
+    pub facts: HostFacts,
+    /// What was accepted; shared with nobody else who writes.
+    pub ledger: Arc<Mutex<Ledger>>,
+    /// For the reconcile loop.
+    pub desired: watch::Sender<Option<HostSpec>>,
+    /// From the reconcile loop.
+    pub status: watch::Receiver<HostStatus>,
+    /// For transfers and sessions.
+    pub channel: Arc<CurrentChannel>,
+    /// What the controller asks for besides.
+    pub sessions: Sessions,
+}
+
+/// Why a stream ended.
+enum End {
+    /// The agent stops.
+    Stopped,
+    /// The stream broke, or was never there.
+    Lost(String),
+    /// The certificate is new: the next stream shows it.
+    Renewed,
+}
+
+impl Link {
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause = PAUSES.0;
+        loop {
+            let began = tokio::time::Instant::now();
+            let end = tokio::select! {
+                () = stop.cancelled() => End::Stopped,
+                end = self.once() => end,
+            };
+            self.channel.send_replace(None);
+            match end {
+                End::Stopped => return,
+                End::Renewed => continue,
+                End::Lost(why) => warn!(why, "no stream to the controller; trying again"),
+            }
+            if began.elapsed() > PAUSES.1 {
+                pause = PAUSES.0;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(jittered(pause)) => {},
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One stream, from dialling to its end.
+    async fn once(&mut self) -> End {
+        if let Err(why) = renew::recover_if_expired(&self.identity, &self.paths).await {
+            return End::Lost(why);
+        }
+        let tls = shoal_tls::client_config(&self.identity.roots, &self.identity.certificate);
+        let about = &self.identity.about;
+        let channel = match connect(&about.controller, about.link_port, tls).await {
+            Ok(channel) => channel,
+            Err(error) => return End::Lost(crate::chain(&error)),
+        };
+        let (up, receiver) = mpsc::channel(WAITING);
+        let hello = self.hello();
+        // Cannot fail: the receiver is right here and the channel is empty.
+        let _ = up.send(message(agent_message::Message::Hello(hello))).await;
+        let mut client = client(channel.clone());
+        let down = match client.connect(ReceiverStream::new(receiver)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return End::Lost(status.message().to_owned()),
+        };
+        self.talk(channel, up, down).await
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        v1::Hello {
+            facts: Some(self.facts.clone().into()),
+            accepted_generation: ledger.desired().map_or(0, |spec| spec.generation),
+            epoch: ledger.epoch(),
+        }
+    }
+
+    async fn talk(
+        &mut self,
+        channel: Channel,
+        up: mpsc::Sender<v1::AgentMessage>,
+        mut down: tonic::Streaming<v1::ControllerMessage>,
+    ) -> End {
+        let welcome = match tokio::time::timeout(WELCOME, down.message()).await {
+            Ok(Ok(Some(first))) => self.welcomed(first),
+            Ok(Ok(None)) => Err("the controller ended the stream".into()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err(format!("the controller said no welcome within {WELCOME:?}")),
+        };
+        let heartbeat = match welcome {
+            Ok(heartbeat) => heartbeat,
+            Err(why) => return End::Lost(why),
+        };
+        self.channel.send_replace(Some(channel.clone()));
+        let mut beats = tokio::time::interval(heartbeat);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let renewal = tokio::time::sleep(renew::due_in(&self.identity));
+        tokio::pin!(renewal);
+        self.status.mark_changed();
+        // Each branch can be dropped while it waits: messages stay in the stream, the status in
+        // its watch, and the time of renewal is fixed.
+        loop {
+            let sent = tokio::select! {
+                received = down.message() => match received {
+                    Ok(Some(received)) => self.received(received, &channel, &up).await,
+                    Ok(None) => return End::Lost("the controller ended the stream".into()),
+                    Err(status) => return End::Lost(status.message().to_owned()),
+                },
+                changed = self.status.changed() => {
+                    if changed.is_err() { return End::Stopped }
+                    let status = self.status.borrow_and_update().clone();
+                    up.send(message(agent_message::Message::Status(status.into()))).await.is_ok()
+                },
+                _ = beats.tick() => {
+                    let beat = v1::Heartbeat { disk_free: disk(&self.paths.state).1 };
+                    up.send(message(agent_message::Message::Heartbeat(beat))).await.is_ok()
+                },
+                () = &mut renewal => match renew::renew(&self.identity, &self.paths, &channel).await {
+                    Ok(()) => return End::Renewed,
+                    Err(why) => {
+                        warn!(why, "cannot renew the certificate; trying again");
+                        renewal.set(tokio::time::sleep(renew::due_in(&self.identity)));
+                        true
+                    }
+                },
+            };
+            if !sent {
+                return End::Lost("the stream was cut".into());
+            }
+        }
+    }
+
+    fn welcomed(&self, first: v1::ControllerMessage) -> Result<Duration, String> {
+        let Some(controller_message::Message::Welcome(welcome)) = first.message else {
+            return Err("the controller's first message is no welcome".into());
+        };
+        let v1::Welcome { host_name, epoch, heartbeat_ms, controller_version } = welcome;
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.see_epoch(epoch).map_err(|e| crate::chain(&e))?;
+        info!(
+            host = host_name,
+            controller = controller_version,
+            epoch,
+            "connected to the controller"
+        );
+        Ok(Duration::from_millis(heartbeat_ms.clamp(100, 600_000)))
+    }
+
+    /// Deals with one message; `false` where an answer could not be sent.
+    async fn received(
+        &mut self,
+        received: v1::ControllerMessage,
+        channel: &Channel,
+        up: &mpsc::Sender<v1::AgentMessage>,
+    ) -> bool {
+        match received.message {
+            Some(controller_message::Message::Desired(desired)) => {
+                let generation = desired.generation;
+                let Err(reason) = self.accept(desired) else { return true };
+                warn!(generation, reason, "refused a desired state");
+                let refused = v1::SpecRefused { generation, reason };
+                up.send(message(agent_message::Message::Refused(refused))).await.is_ok()
+            }
+            Some(controller_message::Message::OpenSession(open)) => {
+                self.sessions.open(open, client(channel.clone()));
+                true
+            }
+            // A second welcome, or a message of a newer controller: nothing to us.
+            Some(controller_message::Message::Welcome(_)) | None => true,
+        }
+    }
+
+    fn accept(&self, desired: v1::HostSpec) -> Result<(), String> {
+        let spec = HostSpec::try_from(desired).map_err(|e| e.to_string())?;
+        let generation = spec.generation;
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        if ledger.accept(spec).map_err(|e| crate::chain(&e))? {
+            info!(generation, "accepted a desired state");
+            self.desired.send_replace(ledger.desired().cloned());
+        }
+        Ok(())
+    }
+}
+
+fn message(message: agent_message::Message) -> v1::AgentMessage {
+    v1::AgentMessage { message: Some(message) }
+}
+
+fn client(channel: Channel) -> AgentLinkClient<Channel> {
+    AgentLinkClient::new(channel).max_decoding_message_size(shoal_proto::LARGEST_MESSAGE)
+}
+
+/// Between half of `pause` and one and a half of it, so that agents do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let mut dice = [0; 1];
+    // Without random bytes they come back in step, which is no reason not to come back.
+    let _ = getrandom::fill(&mut dice);
+    pause / 2 + pause * u32::from(dice[0]) / 255
+}
+
+/// Images by plain streaming from the controller.
+#[derive(Debug)]
+pub struct ControllerSource {
+    /// The channel in use.
+    pub channel: watch::Receiver<Option<Channel>>,
+}
+
+#[async_trait]
+impl Source for ControllerSource {
+    async fn fetch(
+        &self,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+        let mut channel = self.channel.clone();
+        let current = channel.wait_for(Option::is_some).await.map(|c| c.clone());
+        let channel = current.ok().flatten().ok_or("the agent stops")?;
+        let digest = shoal_proto::convert::digest_bytes(digest);
+        let request = v1::FetchImageRequest { digest, offset };
+        let response = client(channel).fetch_image(request).await;
+        let stream = response.map_err(|status| status.message().to_owned())?.into_inner();
+        let bytes = |chunk: Result<v1::ImageChunk, tonic::Status>| {
+            chunk.map(|c| c.data).map_err(|status| status.message().to_owned())
+        };
+        Ok(stream.map(bytes).boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_spread_around_their_length() {
+        let pause = Duration::from_secs(10);
+        for _ in 0..100 {
+            let jittered = jittered(pause);
+            assert!(jittered >= pause / 2 && jittered <= pause * 3 / 2, "{jittered:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The health of running containers: one task for each that has checks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shoal_core::health::Tracker;
+use shoal_core::name::MachineName;
+use shoal_core::status::Health;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::clock;
+use crate::host::Host;
+use crate::host::probe::Probe;
+
+/// What the checks of each container say, and why they failed.
+pub type Verdicts = BTreeMap<MachineName, (Health, Option<String>)>;
+
+/// Keeps one checking task for each container that has checks.
+pub struct Monitor {
+    host: Arc<dyn Host>,
+    /// Rung when a verdict changes.
+    bell: Arc<Notify>,
+    verdicts: Arc<Mutex<Verdicts>>,
+    tasks: BTreeMap<MachineName, (Probe, AbortHandle)>,
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor").field("tasks", &self.tasks).finish_non_exhaustive()
+    }
+}
+
+impl Monitor {
+    /// Without any tasks yet.
+    #[must_use]
+    pub fn new(host: Arc<dyn Host>, bell: Arc<Notify>) -> Self {
+        Self { host, bell, verdicts: Arc::default(), tasks: BTreeMap::new() }
+    }
+
+    /// Checks just these containers from now on. A container that another has taken the place of
+    /// (another leader, other checks) begins anew.
+    pub fn watch(&mut self, wanted: BTreeMap<MachineName, Probe>) {
+        self.tasks.retain(|machine, (probe, task)| {
+            let stays = wanted.get(machine) == Some(probe);
+            if !stays {
+                task.abort();
+                lock(&self.verdicts).remove(machine);
+            }
+            stays
+        });
+        for (machine, probe) in wanted {
+            if !self.tasks.contains_key(&machine) {
+                let task = self.spawn(machine.clone(), probe.clone());
+                self.tasks.insert(machine, (probe, task));
+            }
+        }
+    }
+
+    /// What the checks say by now.
+    #[must_use]
+    pub fn verdicts(&self) -> Verdicts {
+        lock(&self.verdicts).clone()
+    }
+
+    fn spawn(&self, machine: MachineName, probe: Probe) -> AbortHandle {
+        let (host, bell) = (self.host.clone(), self.bell.clone());
+        let verdicts = self.verdicts.clone();
+        let task = async move {
+            let mut tracker = Tracker::new(clock::now());
+            loop {
+                let result = host.check(&probe).await;
+                tracker.record(&probe.checks, clock::now(), result);
+                let verdict = (tracker.state(), tracker.last_failure().map(str::to_owned));
+                let before = lock(&verdicts).insert(machine.clone(), verdict.clone());
+                if before.as_ref() != Some(&verdict) {
+                    bell.notify_one();
+                }
+                tokio::time::sleep(tracker.pause(&probe.checks)).await;
+            }
+        };
+        tokio::spawn(task).abort_handle()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(|(_, task)| task.abort());
+    }
+}
+
+fn lock(verdicts: &Mutex<Verdicts>) -> std::sync::MutexGuard<'_, Verdicts> {
+    verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+}

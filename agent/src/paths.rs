@@ -1,0 +1,110 @@
+//! Where things are on a host (design: "A host"). Everything takes its paths from here, so that
+//! tests run in a temporary directory.
+
+use std::path::{Path, PathBuf};
+
+use shoal_core::image::Digest;
+use shoal_core::name::{MachineName, VolumeName};
+
+/// The directories of one agent.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// What survives a reboot: `/var/lib/shoal`.
+    pub state: PathBuf,
+    /// What does not: `/run/shoal`.
+    pub run: PathBuf,
+    /// What the host's root decides: `/etc/shoal`.
+    pub etc: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self { state: "/var/lib/shoal".into(), run: "/run/shoal".into(), etc: "/etc/shoal".into() }
+    }
+}
+
+impl Paths {
+    /// Identity, ledger and epoch.
+    #[must_use]
+    pub fn agent(&self) -> PathBuf {
+        self.state.join("agent")
+    }
+
+    /// Image files.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
+    /// All machines' state.
+    #[must_use]
+    pub fn instances(&self) -> PathBuf {
+        self.state.join("instances")
+    }
+
+    /// One machine's state.
+    #[must_use]
+    pub fn instance(&self, machine: &MachineName) -> PathBuf {
+        self.instances().join(machine.as_str())
+    }
+
+    /// The record that a machine's container is started from.
+    #[must_use]
+    pub fn record(&self, machine: &MachineName) -> PathBuf {
+        self.instance(machine).join("instance.json")
+    }
+
+    /// A machine's data volumes.
+    #[must_use]
+    pub fn data(&self, machine: &MachineName) -> PathBuf {
+        self.instance(machine).join("data")
+    }
+
+    /// One data volume.
+    #[must_use]
+    pub fn volume(&self, machine: &MachineName, volume: &VolumeName) -> PathBuf {
+        self.data(machine).join(volume.as_str())
+    }
+
+    /// The journal of a booted machine; outlives its container, as data does.
+    #[must_use]
+    pub fn journal(&self, machine: &MachineName) -> PathBuf {
+        self.instance(machine).join("journal")
+    }
+
+    /// The discarded layers of a machine's root.
+    #[must_use]
+    pub fn scratch(&self, machine: &MachineName) -> PathBuf {
+        self.instance(machine).join("scratch")
+    }
+
+    /// Where images are mounted, each once.
+    #[must_use]
+    pub fn mounts(&self) -> PathBuf {
+        self.run.join("images")
+    }
+
+    /// Where one image is mounted.
+    #[must_use]
+    pub fn mount(&self, digest: &Digest) -> PathBuf {
+        self.mounts().join(digest.to_string())
+    }
+
+    /// A machine's mounts and rendered files.
+    #[must_use]
+    pub fn machine_run(&self, machine: &MachineName) -> PathBuf {
+        self.run.join("machines").join(machine.as_str())
+    }
+
+    /// The host's policy.
+    #[must_use]
+    pub fn policy(&self) -> PathBuf {
+        self.etc.join("policy.toml")
+    }
+}
+
+/// A path as text, for messages and mount options.
+#[must_use]
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,294 @@
+//! The loop over a fake host with a memory, which can be told to fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use shoal_core::image::Digest;
+use shoal_core::plan::{Applied, Machine, Observed};
+use shoal_core::spec::InstanceSpec;
+use shoal_core::status::{Health, InstanceStatus};
+
+use super::*;
+use crate::host::{Details, HostError};
+
+#[derive(Debug, Default)]
+struct State_ {
+    machines: BTreeMap<MachineName, Machine>,
+    leaders: BTreeMap<MachineName, u32>,
+    images: BTreeSet<Digest>,
+    /// Machines whose start fails.
+    broken: BTreeSet<MachineName>,
+    /// Machines whose checks fail.
+    sick: BTreeSet<MachineName>,
+    next_leader: u32,
+    starts: u32,
+}
+
+#[derive(Debug, Default)]
+struct FakeHost(Mutex<State_>);
+
+impl FakeHost {
+    fn change<T>(&self, change: impl FnOnce(&mut State_) -> T) -> T {
+        change(&mut self.0.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Host for FakeHost {
+    async fn observe(&self) -> Result<Observation, HostError> {
+        let state = self.0.lock().unwrap();
+        let observed = Observed {
+            machines: state.machines.clone(),
+            images: state.images.clone(),
+            mounts: BTreeSet::new(),
+        };
+        let details = state.leaders.iter().map(|(machine, leader)| {
+            (machine.clone(), Details { leader: Some(*leader), ..Details::default() })
+        });
+        Ok(Observation { observed, details: details.collect(), ..Observation::default() })
+    }
+
+    async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
+        self.change(|state| {
+            let absent = Machine {
+                applied: None,
+                unit: Unit::Inactive,
+                enabled: false,
+                attempts: Attempts::default(),
+            };
+            let broken = state.broken.contains(machine);
+            let found = state.machines.entry(machine.clone()).or_insert(absent);
+            match action {
+                Action::Write(spec) => {
+                    let (id, config) = (spec.id.clone(), spec.config.clone());
+                    found.applied = Some(Applied { id, config, restarts: spec.restarts });
+                    found.unit = Unit::Inactive;
+                }
+                Action::Enable => found.enabled = true,
+                Action::Disable => found.enabled = false,
+                Action::Start => {
+                    state.starts += 1;
+                    found.unit = if broken { Unit::Failed } else { Unit::Active };
+                    state.next_leader += 1;
+                    state.leaders.insert(machine.clone(), state.next_leader);
+                }
+                Action::Stop => found.unit = Unit::Inactive,
+                Action::Remove => drop(state.machines.remove(machine)),
+                Action::Stage(_) | Action::Unmount(_) => {}
+            }
+        });
+        Ok(())
+    }
+
+    async fn unmount(&self, _: &Digest) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn check(&self, probe: &Probe) -> Result<(), String> {
+        self.change(|state| {
+            let machine = state.leaders.iter().find(|(_, leader)| **leader == probe.leader);
+            let sick = machine.is_some_and(|(machine, _)| state.sick.contains(machine));
+            if sick { Err("connection refused".into()) } else { Ok(()) }
+        })
+    }
+
+    async fn last_words(&self, _: &MachineName) -> Option<String> {
+        Some("no such file".into())
+    }
+}
+
+/// There are no images but those that the fake host has.
+struct NoSource;
+
+#[async_trait]
+impl crate::stage::Source for NoSource {
+    async fn fetch(
+        &self,
+        _: &Digest,
+        _: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+        Err("the controller has no such image".into())
+    }
+}
+
+struct Bench {
+    host: Arc<FakeHost>,
+    desired: watch::Sender<Option<HostSpec>>,
+    status: watch::Receiver<HostStatus>,
+    bell: Arc<Notify>,
+    stop: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, bell) = (Arc::new(FakeHost::default()), Arc::new(Notify::new()));
+    let stop = CancellationToken::new();
+    let stager =
+        Stager::start(Arc::new(NoSource), dir.path().join("images"), bell.clone(), stop.clone());
+    let facts = HostFacts { idmapped_squashfs: true, ..HostFacts::default() };
+    let (status_sender, status) = watch::channel(HostStatus::default());
+    let loop_ = Reconciler::new(
+        host.clone(),
+        facts,
+        Policy::default(),
+        stager,
+        bell.clone(),
+        status_sender,
+    );
+    let (desired, wanted) = watch::channel(None);
+    tokio::spawn(loop_.run(wanted, stop.clone()));
+    Bench { host, desired, status, bell, stop, _dir: dir }
+}
+
+impl Bench {
+    fn want(&self, generation: u64, instances: Vec<InstanceSpec>) {
+        self.desired.send_replace(Some(HostSpec { generation, instances }));
+    }
+
+    async fn until(&mut self, wanted: impl Fn(&HostStatus) -> bool) -> HostStatus {
+        let found = self.status.wait_for(|status| wanted(status));
+        tokio::time::timeout(Duration::from_secs(20), found).await.unwrap().unwrap().clone()
+    }
+}
+
+fn instance(name: &str, image: u8, checked: bool) -> InstanceSpec {
+    let mut settings = serde_json::json!({"start": "boot", "network": "host"});
+    if checked {
+        let second = serde_json::json!({"secs": 1, "nanos": 0});
+        settings["health"] = serde_json::json!({
+            "tcp": "127.0.0.1:1", "grace": second, "interval": second, "timeout": second,
+            "retries": 1,
+        });
+    }
+    let digest = format!("{image:02x}").repeat(32);
+    let image =
+        serde_json::json!({"reference": format!("app:{image}"), "digest": digest, "size": 10});
+    serde_json::from_value(serde_json::json!({
+        "id": format!("f/{name}"), "revision": 1, "run": "running", "restarts": 0,
+        "config": {"image": image, "settings": settings},
+    }))
+    .unwrap()
+}
+
+fn of<'a>(status: &'a HostStatus, id: &str) -> &'a InstanceStatus {
+    status.instances.iter().find(|i| i.id.to_string() == id).unwrap()
+}
+
+fn ready(status: &HostStatus, generation: u64) -> bool {
+    status.observed_generation == generation
+        && status.instances.iter().all(|i| i.current && i.state == State::Running)
+}
+
+#[tokio::test]
+async fn nothing_wanted_yet_touches_nothing() {
+    let mut bench = bench();
+    bench.host.change(|state| {
+        let machine = Machine {
+            applied: None,
+            unit: Unit::Active,
+            enabled: true,
+            attempts: Attempts::default(),
+        };
+        state.machines.insert("stranger-one".parse().unwrap(), machine);
+    });
+    bench.bell.notify_one();
+    tokio::task::yield_now().await;
+    assert_eq!(bench.host.change(|s| s.machines.len()), 1);
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![]);
+    bench.until(|s| s.observed_generation == 1).await;
+    let unit = bench.host.change(|s| s.machines.values().next().map(|m| m.unit));
+    assert_ne!(unit, Some(Unit::Active), "an empty desired state is a wish too");
+}
+
+#[tokio::test]
+async fn an_instance_comes_up_and_applying_again_leaves_its_leader() {
+    let mut bench = bench();
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![instance("a", 1, true)]);
+    let status = bench.until(|s| ready(s, 1) && of(s, "f/a").health == Health::Healthy).await;
+    let leader = of(&status, "f/a").leader;
+    let again = InstanceSpec { revision: 2, ..instance("a", 1, true) };
+    bench.want(2, vec![again]);
+    let status = bench.until(|s| ready(s, 2)).await;
+    assert_eq!(of(&status, "f/a").leader, leader);
+    assert_eq!(bench.host.change(|s| s.starts), 1);
+}
+
+#[tokio::test]
+async fn one_failing_instance_holds_up_no_other_and_says_why() {
+    let mut bench = bench();
+    bench.host.change(|s| {
+        s.images.insert([1; 32].into());
+        s.broken.insert("f-bad".parse().unwrap());
+    });
+    bench.want(1, vec![instance("bad", 1, false), instance("good", 1, false)]);
+    let status = bench
+        .until(|s| {
+            s.observed_generation == 1
+                && of(s, "f/good").state == State::Running
+                && of(s, "f/bad").message.is_some()
+        })
+        .await;
+    assert_eq!(of(&status, "f/bad").state, State::Failed);
+    assert!(of(&status, "f/bad").message.as_deref().unwrap().contains("no such file"));
+    bench.host.change(|s| s.broken.clear());
+    bench.until(|s| of(s, "f/bad").state == State::Running).await;
+}
+
+#[tokio::test]
+async fn a_missing_image_is_told_and_the_old_container_stays() {
+    let mut bench = bench();
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![instance("a", 1, false)]);
+    let before = bench.until(|s| ready(s, 1)).await;
+    bench.want(2, vec![instance("a", 2, false)]);
+    let told = |s: &HostStatus| {
+        s.observed_generation == 2
+            && of(s, "f/a").message.as_deref().is_some_and(|m| m.contains("no such image"))
+    };
+    let status = bench.until(told).await;
+    assert_eq!(of(&status, "f/a").state, State::Running);
+    assert!(!of(&status, "f/a").current);
+    assert_eq!(of(&status, "f/a").leader, of(&before, "f/a").leader);
+    bench.host.change(|s| s.images.insert([2; 32].into()));
+    bench.bell.notify_one();
+    let status = bench.until(|s| ready(s, 2)).await;
+    assert_ne!(of(&status, "f/a").leader, of(&before, "f/a").leader);
+}
+
+#[tokio::test]
+async fn sickness_is_noticed_and_recovery_too() {
+    let mut bench = bench();
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![instance("a", 1, true)]);
+    bench.until(|s| ready(s, 1) && of(s, "f/a").health == Health::Healthy).await;
+    bench.host.change(|s| s.sick.insert("f-a".parse().unwrap()));
+    let status = bench.until(|s| of(s, "f/a").health == Health::Unhealthy).await;
+    assert_eq!(of(&status, "f/a").message.as_deref(), Some("connection refused"));
+    bench.host.change(|s| s.sick.clear());
+    bench.until(|s| of(s, "f/a").health == Health::Healthy).await;
+}
+
+#[tokio::test]
+async fn drift_is_repaired() {
+    let mut bench = bench();
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![instance("a", 1, false)]);
+    bench.until(|s| ready(s, 1)).await;
+    bench.host.change(|s| s.machines.values_mut().for_each(|m| m.unit = Unit::Inactive));
+    bench.bell.notify_one();
+    bench.until(|s| of(s, "f/a").state != State::Running).await;
+    bench.until(|s| ready(s, 1)).await;
+    assert_eq!(bench.host.change(|s| s.starts), 2);
+}

@@ -1,0 +1,187 @@
+//! Bringing images onto the host: verified, resumable, without disturbing anything.
+//!
+//! One task owns the transfers, one at a time, so that an agent never takes more than one image's
+//! share of memory and link. [`Source`] is the seam behind which images come from: the
+//! controller's plain stream for now.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use shoal_core::image::{Digest, PinnedImage};
+use shoal_core::plan::{Action, Step};
+use shoal_image::{Partial, PartialError, Sha256Sum};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::status::Transfer;
+
+/// Bytes of disk that a transfer leaves free, so that a full disk never stops what runs.
+const RESERVE: u64 = 256 << 20;
+/// Pauses between attempts: from the first to the longest, doubling.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How often news of a transfer's progress are given.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// Where images come from.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// The bytes of an image from `offset` on.
+    async fn fetch(
+        &self,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String>;
+}
+
+/// A handle to the task that brings images. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Stager {
+    wanted: Arc<watch::Sender<Vec<PinnedImage>>>,
+    transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>>,
+}
+
+impl Stager {
+    /// Starts the task, which keeps images in `dir` and rings `bell` when it has news.
+    #[must_use]
+    pub fn start(
+        source: Arc<dyn Source>,
+        dir: PathBuf,
+        bell: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Self {
+        let (wanted, receiver) = watch::channel(Vec::new());
+        let transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>> = Arc::default();
+        let task = Task { source, dir, bell, transfers: transfers.clone() };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {},
+                () = task.run(receiver) => {},
+            }
+        });
+        Self { wanted: Arc::new(wanted), transfers }
+    }
+
+    /// Brings just these images from now on, in this order.
+    pub fn want(&self, steps: &[Step]) {
+        let images = steps.iter().filter_map(|step| match &step.action {
+            Action::Stage(image) => Some(image.clone()),
+            _ => None,
+        });
+        let images: Vec<PinnedImage> = images.collect();
+        self.wanted.send_if_modified(|wanted| {
+            let new = *wanted != images;
+            *wanted = images;
+            new
+        });
+    }
+
+    /// How each transfer stands.
+    #[must_use]
+    pub fn transfers(&self) -> BTreeMap<Digest, Transfer> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Task {
+    source: Arc<dyn Source>,
+    dir: PathBuf,
+    bell: Arc<Notify>,
+    transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>>,
+}
+
+impl Task {
+    async fn run(self, mut wanted: watch::Receiver<Vec<PinnedImage>>) {
+        let mut pause = PAUSES.0;
+        loop {
+            let images = wanted.borrow_and_update().clone();
+            let mut failed = false;
+            for image in &images {
+                failed |= !self.bring(image).await;
+                if wanted.has_changed().unwrap_or(false) {
+                    break;
+                }
+            }
+            self.forget_others(&images);
+            let wait = async {
+                if failed { tokio::time::sleep(pause).await } else { std::future::pending().await }
+            };
+            // Both can be dropped at any time: what is wanted is read anew.
+            tokio::select! {
+                changed = wanted.changed() => {
+                    if changed.is_err() { return }
+                    pause = PAUSES.0;
+                }
+                () = wait => pause = (pause * 2).min(PAUSES.1),
+            }
+        }
+    }
+
+    fn forget_others(&self, images: &[PinnedImage]) {
+        self.lock().retain(|digest, transfer| {
+            matches!(transfer, Transfer::Failed(_)) && images.iter().any(|i| i.digest == *digest)
+        });
+    }
+
+    /// Brings one image; `false` where that failed.
+    async fn bring(&self, image: &PinnedImage) -> bool {
+        let result = self.transfer(image).await;
+        match &result {
+            Ok(()) => {
+                info!(image = %image.reference, digest = %image.digest, "an image is staged");
+                self.lock().remove(&image.digest);
+            }
+            Err(error) => {
+                warn!(image = %image.reference, digest = %image.digest, error, "cannot stage an image");
+                self.lock().insert(image.digest, Transfer::Failed(error.clone()));
+            }
+        }
+        self.bell.notify_one();
+        result.is_ok()
+    }
+
+    async fn transfer(&self, image: &PinnedImage) -> Result<(), String> {
+        let (dir, size) = (self.dir.clone(), image.size);
+        let sum = Sha256Sum::new(*image.digest.as_bytes());
+        let open = move || Partial::open(&dir, sum, size, RESERVE);
+        let mut partial = match blocking(open).await {
+            Err(PartialError::AlreadyComplete { .. }) => return Ok(()),
+            opened => opened.map_err(|e| crate::chain(&e))?,
+        };
+        let mut stream = self.source.fetch(&image.digest, partial.received()).await?;
+        let mut told = tokio::time::Instant::now();
+        self.tell(image, partial.received());
+        while let Some(bytes) = stream.next().await {
+            let bytes = bytes?;
+            let append = move || (partial.append(&bytes), partial);
+            let (result, back) = blocking(append).await;
+            result.map_err(|e| crate::chain(&e))?;
+            partial = back;
+            if told.elapsed() >= NEWS {
+                told = tokio::time::Instant::now();
+                self.tell(image, partial.received());
+                self.bell.notify_one();
+            }
+        }
+        blocking(move || partial.finish()).await.map(drop).map_err(|e| crate::chain(&e))
+    }
+
+    fn tell(&self, image: &PinnedImage, received: u64) {
+        self.lock().insert(image.digest, Transfer::Going { received, total: image.size });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Transfer>> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what would hold up the runtime on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("file work does not panic")
+}

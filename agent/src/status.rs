@@ -1,0 +1,355 @@
+//! From what was observed to what the agent reports. Pure.
+
+use std::collections::BTreeMap;
+
+use shoal_core::host::HostSpec;
+use shoal_core::image::Digest;
+use shoal_core::name::MachineName;
+use shoal_core::plan::{Applied, Machine, Plan, Unit};
+use shoal_core::spec::{InstanceSpec, RunState};
+use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
+use shoal_core::time::Timestamp;
+
+use crate::host::{Details, Observation};
+
+/// How a transfer stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transfer {
+    /// On its way.
+    Going {
+        /// Bytes that are here.
+        received: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// Tried again later.
+    Failed(String),
+}
+
+/// What a report is made of, besides the observation.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// What is wanted.
+    pub spec: &'a HostSpec,
+    /// What is there.
+    pub observation: &'a Observation,
+    /// What was planned from it.
+    pub plan: &'a Plan,
+    /// Images that are not here yet.
+    pub transfers: &'a BTreeMap<Digest, Transfer>,
+    /// What the checks of each running container say, and why.
+    pub health: &'a BTreeMap<MachineName, (Health, Option<String>)>,
+    /// The last error of each machine.
+    pub errors: &'a BTreeMap<MachineName, String>,
+}
+
+/// The report. `before` is the last one: what did not change keeps its `since`.
+#[must_use]
+pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostStatus {
+    let mut instances: Vec<InstanceStatus> =
+        inputs.spec.instances.iter().map(|spec| wanted(inputs, spec)).collect();
+    instances.extend(unwanted(inputs));
+    instances.sort_by(|a, b| a.id.cmp(&b.id));
+    for instance in &mut instances {
+        instance.since = since(instance, inputs, before, now);
+    }
+    HostStatus {
+        observed_generation: inputs.spec.generation,
+        instances,
+        images: inputs.observation.observed.images.iter().copied().collect(),
+        retained: retained(inputs),
+        problems: inputs.observation.problems.clone(),
+    }
+}
+
+fn since(
+    instance: &InstanceStatus,
+    inputs: Inputs<'_>,
+    before: &HostStatus,
+    now: Timestamp,
+) -> Timestamp {
+    let same = before.instances.iter().find(|other| {
+        other.id == instance.id
+            && (other.state, other.health, other.leader)
+                == (instance.state, instance.health, instance.leader)
+    });
+    let details = inputs.observation.details.get(&instance.id.machine());
+    let unit = details.and_then(|d| d.since).filter(|_| instance.state == State::Running);
+    same.map(|other| other.since).or(unit.filter(|_| before.instances.is_empty())).unwrap_or(now)
+}
+
+fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec) -> InstanceStatus {
+    let machine = spec.id.machine();
+    let found = inputs.observation.observed.machines.get(&machine);
+    let applied = found.and_then(|f| f.applied.as_ref());
+    let current = applied.is_some_and(|a| is_current(spec, a));
+    let (state, message) = state(inputs, spec, &machine, found, current);
+    let mut status = base(inputs, spec, &machine);
+    status.state = state;
+    status.current = current;
+    status.message = message;
+    if state == State::Running {
+        let (health, why) = inputs.health.get(&machine).cloned().unwrap_or((
+            if spec.config.settings.health.is_some() { Health::Starting } else { Health::None },
+            None,
+        ));
+        status.health = health;
+        status.message = status.message.or(why.filter(|_| health != Health::Healthy));
+    }
+    status
+}
+
+fn is_current(spec: &InstanceSpec, applied: &Applied) -> bool {
+    applied.restarts == spec.restarts && applied.config.same_container(&spec.config)
+}
+
+fn base(inputs: Inputs<'_>, spec: &InstanceSpec, machine: &MachineName) -> InstanceStatus {
+    let none = Details::default();
+    let details = inputs.observation.details.get(machine).unwrap_or(&none);
+    InstanceStatus {
+        id: spec.id.clone(),
+        revision: spec.revision,
+        image: spec.config.image.reference.clone(),
+        digest: spec.config.image.digest,
+        state: State::Pending,
+        health: Health::None,
+        since: Timestamp::default(),
+        current: false,
+        leader: details.leader,
+        restarts: details.restarts,
+        uid_base: details.uid_base,
+        message: None,
+    }
+}
+
+fn state(
+    inputs: Inputs<'_>,
+    spec: &InstanceSpec,
+    machine: &MachineName,
+    found: Option<&Machine>,
+    current: bool,
+) -> (State, Option<String>) {
+    let unit = found.map_or(Unit::Inactive, |f| f.unit);
+    let error = inputs.errors.get(machine).cloned();
+    if let Some(why) = inputs.plan.blocked.get(machine) {
+        return (State::Blocked, Some(why.clone()));
+    }
+    if spec.run == RunState::Stopped {
+        let down = matches!(unit, Unit::Inactive | Unit::Failed);
+        return (if down { State::Stopped } else { State::Stopping }, None);
+    }
+    let restarting = inputs.observation.details.get(machine).is_some_and(|d| d.restarting);
+    match unit {
+        Unit::Active if current => (State::Running, None),
+        Unit::Active => (State::Running, transfer(inputs, spec).or(error)),
+        Unit::Activating if restarting => (State::Failed, error.or_else(ended)),
+        Unit::Activating => (State::Starting, None),
+        Unit::Deactivating => (State::Stopping, None),
+        Unit::Inactive | Unit::Failed => down(inputs, spec, found, error),
+    }
+}
+
+fn ended() -> Option<String> {
+    Some("it ended by itself; systemd starts it again".into())
+}
+
+fn down(
+    inputs: Inputs<'_>,
+    spec: &InstanceSpec,
+    found: Option<&Machine>,
+    error: Option<String>,
+) -> (State, Option<String>) {
+    if let Some(progress) = transfer(inputs, spec) {
+        return (State::Staging, Some(progress));
+    }
+    let failed = found.is_some_and(|f| f.unit == Unit::Failed || f.attempts.failures > 0);
+    match (failed, error) {
+        (_, Some(why)) => (State::Failed, Some(why)),
+        (true, None) => (State::Failed, Some("its unit failed; see `shoal logs`".into())),
+        (false, None) => (State::Pending, None),
+    }
+}
+
+/// How the image of `spec` is coming; `None` where it is here.
+fn transfer(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
+    let image = &spec.config.image;
+    if inputs.observation.observed.images.contains(&image.digest) {
+        return None;
+    }
+    Some(match inputs.transfers.get(&image.digest) {
+        Some(Transfer::Going { received, total }) => {
+            let percent = received.saturating_mul(100).checked_div(*total).unwrap_or(0);
+            format!("image {} is {percent}% here", image.reference)
+        }
+        Some(Transfer::Failed(why)) => format!("image {}: {why}", image.reference),
+        None => format!("waits for image {}", image.reference),
+    })
+}
+
+/// Machines that are still there and that nothing wants.
+fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
+    let is_wanted =
+        |machine: &MachineName| inputs.spec.instances.iter().any(|i| i.id.machine() == *machine);
+    let machines = inputs.observation.observed.machines.iter();
+    let rest = machines.filter(|(machine, _)| !is_wanted(machine));
+    rest.filter_map(|(machine, found)| {
+        let applied = found.applied.as_ref()?;
+        let spec = InstanceSpec {
+            id: applied.id.clone(),
+            revision: 0,
+            config: applied.config.clone(),
+            run: RunState::Stopped,
+            restarts: applied.restarts,
+        };
+        let message = inputs.errors.get(machine).cloned();
+        Some(InstanceStatus { state: State::Stopping, message, ..base(inputs, &spec, machine) })
+    })
+    .collect()
+}
+
+/// Data of machines that have no record any more.
+fn retained(inputs: Inputs<'_>) -> Vec<RetainedData> {
+    let machines = &inputs.observation.observed.machines;
+    let wanted = |m: &MachineName| inputs.spec.instances.iter().any(|i| i.id.machine() == *m);
+    let volumes = inputs.observation.volumes.iter();
+    volumes.filter(|v| !machines.contains_key(&v.machine) && !wanted(&v.machine)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shoal_core::plan::Attempts;
+
+    fn spec(run: &str) -> InstanceSpec {
+        serde_json::from_value(serde_json::json!({
+            "id": "shop/main", "revision": 2, "run": run, "restarts": 0,
+            "config": {
+                "image": {"reference": "app:1", "digest": "07".repeat(32), "size": 100},
+                "settings": {"start": "boot", "network": "host"},
+            },
+        }))
+        .unwrap()
+    }
+
+    struct Case {
+        spec: InstanceSpec,
+        unit: Unit,
+        recorded: bool,
+        staged: bool,
+        transfer: Option<Transfer>,
+        error: Option<&'static str>,
+    }
+
+    impl Default for Case {
+        fn default() -> Self {
+            let spec = spec("running");
+            let unit = Unit::Active;
+            Self { spec, unit, recorded: true, staged: true, transfer: None, error: None }
+        }
+    }
+
+    fn reported(case: &Case) -> InstanceStatus {
+        let machine = case.spec.id.machine();
+        let digest = case.spec.config.image.digest;
+        let mut observation = Observation::default();
+        let applied = case.recorded.then(|| Applied {
+            id: case.spec.id.clone(),
+            config: case.spec.config.clone(),
+            restarts: 0,
+        });
+        let found =
+            Machine { applied, unit: case.unit, enabled: true, attempts: Attempts::default() };
+        observation.observed.machines.insert(machine.clone(), found);
+        if case.staged {
+            observation.observed.images.insert(digest);
+        }
+        let inputs = Inputs {
+            spec: &HostSpec { generation: 4, instances: vec![case.spec.clone()] },
+            observation: &observation,
+            plan: &Plan::default(),
+            transfers: &case.transfer.clone().map(|t| (digest, t)).into_iter().collect(),
+            health: &BTreeMap::new(),
+            errors: &case.error.map(|e| (machine, e.to_owned())).into_iter().collect(),
+        };
+        let status = report(inputs, &HostStatus::default(), Timestamp(9));
+        assert_eq!(status.observed_generation, 4);
+        status.instances.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn each_situation_has_its_state() {
+        let stopped = || spec("stopped");
+        let half = Some(Transfer::Going { received: 50, total: 100 });
+        let cases = [
+            (Case::default(), State::Running, None),
+            (Case { unit: Unit::Activating, ..Case::default() }, State::Starting, None),
+            (Case { unit: Unit::Deactivating, ..Case::default() }, State::Stopping, None),
+            (
+                Case { unit: Unit::Failed, error: Some("no such file"), ..Case::default() },
+                State::Failed,
+                Some("no such file"),
+            ),
+            (
+                Case { unit: Unit::Inactive, staged: false, transfer: half, ..Case::default() },
+                State::Staging,
+                Some("image app:1 is 50% here"),
+            ),
+            (
+                Case { unit: Unit::Inactive, recorded: false, ..Case::default() },
+                State::Pending,
+                None,
+            ),
+            (Case { spec: stopped(), ..Case::default() }, State::Stopping, None),
+            (
+                Case { spec: stopped(), unit: Unit::Inactive, ..Case::default() },
+                State::Stopped,
+                None,
+            ),
+        ];
+        for (case, state, message) in cases {
+            let status = reported(&case);
+            assert_eq!((status.state, status.message.as_deref()), (state, message));
+        }
+    }
+
+    #[test]
+    fn time_in_a_state_is_kept_until_the_state_changes() {
+        let observation = Observation::default();
+        let host = HostSpec { generation: 1, instances: vec![spec("running")] };
+        let empty = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let plan = Plan::default();
+        let inputs = Inputs {
+            spec: &host,
+            observation: &observation,
+            plan: &plan,
+            transfers: &empty.0,
+            health: &empty.1,
+            errors: &empty.2,
+        };
+        let first = report(inputs, &HostStatus::default(), Timestamp(5));
+        let second = report(inputs, &first, Timestamp(50));
+        assert_eq!(second.instances[0].since, Timestamp(5));
+    }
+
+    #[test]
+    fn data_left_behind_is_listed_and_data_in_use_is_not() {
+        let mut observation = Observation::default();
+        for machine in ["shop-main", "gone-one"] {
+            let volumes = vec!["var".parse().unwrap()];
+            let machine = machine.parse().unwrap();
+            observation.volumes.push(RetainedData { machine, volumes });
+        }
+        let host = HostSpec { generation: 1, instances: vec![spec("running")] };
+        let inputs = Inputs {
+            spec: &host,
+            observation: &observation,
+            plan: &Plan::default(),
+            transfers: &BTreeMap::new(),
+            health: &BTreeMap::new(),
+            errors: &BTreeMap::new(),
+        };
+        let status = report(inputs, &HostStatus::default(), Timestamp(0));
+        assert_eq!(status.retained.len(), 1);
+        assert_eq!(status.retained[0].machine.as_str(), "gone-one");
+    }
+}
