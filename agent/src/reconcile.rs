@@ -93,11 +93,11 @@ impl<H: Host + 'static> Reconciler<H> {
     /// One pass. Gives how long to wait for the next, if nothing else calls for one.
     async fn pass(&mut self, spec: &HostSpec) -> Duration {
         let Some(before) = self.observe().await else { return AT_REST };
-        self.note_failures(&before).await;
         let (steps, _) = self.plan(spec, &before);
         self.stager.want(&steps.stage);
         self.carry_out(&steps).await;
         let Some(after) = self.observe().await else { return AT_REST };
+        self.note_failures(&after).await;
         self.watch_health(spec, &after);
         let (rest, again) = self.plan(spec, &after);
         self.publish(spec, &after, &rest);

@@ -162,7 +162,7 @@ fn down(
     if let Some(progress) = transfer(inputs, spec) {
         return (State::Staging, Some(progress));
     }
-    let failed = found.is_some_and(|f| f.unit == Unit::Failed || f.attempts.failures > 0);
+    let failed = found.is_some_and(|f| f.unit == Unit::Failed || f.attempts.failures > 1);
     match (failed, error) {
         (_, Some(why)) => (State::Failed, Some(why)),
         (true, None) => (State::Failed, Some("its unit failed; see `shoal logs`".into())),

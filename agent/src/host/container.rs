@@ -121,7 +121,10 @@ fn prepare_data(
         make_private_dir(&journal)?;
         fs::set_permissions(&journal, fs::Permissions::from_mode(0o755))
             .map_err(failed("open up", &journal))?;
-        data.push((journal, "/var/log/journal".into()));
+        // The dot keeps it apart from every name that a volume can have.
+        let target = mounts.join(".journal");
+        mount_data(&journal, &target)?;
+        data.push((target, "/var/log/journal".into()));
     }
     Ok(data)
 }

@@ -136,7 +136,11 @@ impl Host for RealHost {
             Action::Disable => self.systemd.disable(machine).await,
             Action::Start => self.systemd.start(machine).await,
             Action::Stop => self.systemd.stop(machine).await,
-            Action::Remove => self.remove(machine),
+            Action::Remove => {
+                self.remove(machine)?;
+                self.systemd.forget(machine).await;
+                Ok(())
+            }
             Action::Unmount(digest) => self.unmount(digest).await,
             // Transfers are the stager's.
             Action::Stage(_) => Ok(()),

@@ -199,10 +199,15 @@ impl Systemd {
     /// Where systemd refuses.
     pub async fn start(&self, machine: &MachineName) -> Result<(), HostError> {
         let unit = machine.unit();
-        // Fails where the unit is not loaded; then there is nothing to reset.
-        let _ = self.manager.reset_failed_unit(&unit).await;
+        self.forget(machine).await;
         let started = self.manager.start_unit(&unit, "replace").await;
         started.map(drop).map_err(asked(format!("start {unit}")))
+    }
+
+    /// Has systemd forget that a machine's unit failed.
+    pub async fn forget(&self, machine: &MachineName) {
+        // Fails where the unit is not loaded; then there is nothing to forget.
+        let _ = self.manager.reset_failed_unit(&machine.unit()).await;
     }
 
     /// Begins to stop a machine's unit.
