@@ -1,0 +1,132 @@
+//! What can be written on the command line, and the help that says so.
+//!
+//! Names, labels and selectors are parsed into core types here, so that a wrong one is a usage
+//! error before anything is read or asked.
+
+pub(crate) mod context;
+pub(crate) mod fleet;
+pub(crate) mod host;
+pub(crate) mod image;
+pub(crate) mod instance;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit;
+use crate::target::parse_duration;
+
+/// Runs fleets of systemd-nspawn containers on many hosts.
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, after_long_help = exit::help(), max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// The context to use instead of the current one
+    #[arg(long, global = true, env = "SHOAL_CONTEXT", hide_env_values = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The file of contexts [default: ~/.config/shoal/config.toml]
+    #[arg(long, global = true, env = "SHOAL_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How to write results: a table for people, or JSON of a stable shape
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub(crate) color: Color,
+    /// How long one question to the controller may take; waiting has its own --timeout
+    #[arg(long, global = true, value_parser = parse_duration, default_value = "30s")]
+    #[arg(value_name = "DURATION")]
+    pub(crate) request_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Hosts: enrol, list, show, label
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    /// Images: push, list, show, tag, remove
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Check a fleet file without asking anyone
+    Check(fleet::CheckArgs),
+    /// Show what applying a fleet file would change
+    Plan(fleet::PlanArgs),
+    /// Make a fleet as its file says
+    Apply(fleet::ApplyArgs),
+    /// Show how a fleet is, or all of them; exits 1 where something is not as wanted
+    Status(fleet::StatusArgs),
+    /// Rollouts: list, watch
+    #[command(subcommand)]
+    Rollout(fleet::RolloutCommand),
+    /// List instances on all hosts
+    Ps(instance::PsArgs),
+    /// Start an instance; it stays started, also after a reboot
+    Start(instance::RunArgs),
+    /// Stop an instance; it stays stopped, also after a reboot or a new revision
+    Stop(instance::RunArgs),
+    /// Restart an instance
+    Restart(instance::RunArgs),
+    /// Show the journal of an instance
+    Logs(instance::LogsArgs),
+    /// Run a command inside an instance
+    Exec(instance::ExecArgs),
+    /// Data volumes that outlived their instances
+    #[command(subcommand)]
+    Data(instance::DataCommand),
+    /// Show what was done, and by whom
+    Audit(AuditArgs),
+    /// Contexts: which controller to talk to, and as whom
+    #[command(subcommand)]
+    Context(context::ContextCommand),
+    /// Show the versions of this command, the controller and the agents
+    Version(VersionArgs),
+    /// Write a completion script for a shell
+    Completion(CompletionArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// How many entries, newest first
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// Only this command's own; asks no controller
+    #[arg(long)]
+    pub(crate) client: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// Which shell, as in `source <(shoal completion bash)`
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests;

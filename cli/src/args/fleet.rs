@@ -1,0 +1,77 @@
+//! `shoal check`, `plan`, `apply`, `status` and `rollout …`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use shoal_core::name::FleetName;
+
+use crate::target::parse_duration;
+
+#[derive(Debug, Args)]
+pub(crate) struct FileArg {
+    /// The fleet file
+    #[arg(default_value = "fleet.toml")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArg,
+}
+
+/// Show what applying a fleet file would change
+///
+/// Exits 0 where nothing would change, 1 where something would, and more than 1 on an error.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArg,
+}
+
+/// Make a fleet as its file says
+///
+/// Shows the plan, then makes a revision and its rollout. Applying the same again changes nothing
+/// and restarts nothing. If someone else applies in between, nothing is changed and it exits 7.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArg,
+    /// Wait until every host proved healthy, or the rollout ended otherwise
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long the rollout may take
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub(crate) timeout: Duration,
+    /// Only show the plan; exits 0 also where something would change
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Where the file comes from, such as a commit; kept with the revision
+    #[arg(long, env = "SHOAL_SOURCE", hide_env_values = true, value_name = "TEXT")]
+    pub(crate) source: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// One fleet [default: all]
+    pub(crate) fleet: Option<FleetName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutCommand {
+    /// List rollouts, newest first
+    #[command(alias = "ls")]
+    List {
+        /// Of one fleet [default: all]
+        fleet: Option<FleetName>,
+    },
+    /// Follow a rollout until it ends; exits as `apply --wait` does
+    Watch {
+        /// The fleet
+        fleet: FleetName,
+        /// The revision [default: the newest]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        revision: Option<u64>,
+    },
+}

@@ -1,0 +1,91 @@
+use clap::CommandFactory as _;
+
+use super::*;
+
+/// Every command with a name of its own, deepest last.
+fn commands() -> Vec<(String, clap::Command)> {
+    fn walk(name: &str, command: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let name = format!("{name} {}", sub.get_name());
+            walk(&name, sub, found);
+        }
+        found.push((name.to_owned(), command.clone()));
+    }
+    let mut root = Cli::command().term_width(100);
+    root.build();
+    let mut found = Vec::new();
+    walk("shoal", &root, &mut found);
+    found.reverse();
+    found
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn help_of_each_command() {
+    for (name, mut command) in commands() {
+        let help = command.render_long_help().to_string();
+        insta::assert_snapshot!(name.replace(' ', "-"), help);
+    }
+}
+
+#[test]
+fn every_command_and_argument_has_help() {
+    for (name, command) in commands() {
+        assert!(command.get_about().is_some(), "{name} has no help");
+        for argument in command.get_arguments() {
+            let is_hidden = argument.is_hide_set();
+            assert!(is_hidden || argument.get_help().is_some(), "{name} {}", argument.get_id());
+        }
+    }
+}
+
+fn error(line: &str) -> String {
+    let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+    assert_eq!(error.exit_code(), 2, "{line}");
+    error.to_string()
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_is_said() {
+    let long = "x".repeat(200);
+    let table = [
+        ("shoal image push f.squashfs shop", "write NAME:TAG"),
+        ("shoal image push f.squashfs ../x:1", "image name"),
+        ("shoal start shop", "write FLEET/INSTANCE"),
+        ("shoal start Shop/main", "contains 'S'"),
+        ("shoal start shop/../main", "instance name"),
+        (&format!("shoal status {long}"), "is 200 bytes long"),
+        ("shoal host label h1 role", "KEY=VALUE"),
+        ("shoal host label h1", "required"),
+        ("shoal ps -l a=b=c", "is not a label"),
+        ("shoal apply --wait --dry-run", "cannot be used with"),
+        ("shoal apply --timeout 5x", "such as 90s"),
+        ("shoal exec shop/main ls", "unexpected argument"),
+        ("shoal rollout watch shop --revision 0", "not in 1.."),
+        ("shoal chekc", "check"),
+    ];
+    for (line, expected) in table {
+        let error = error(line);
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+}
+
+#[test]
+fn exec_takes_everything_after_the_dashes() {
+    let cli =
+        Cli::try_parse_from(["shoal", "exec", "a/b@h1", "--", "ls", "-l", "--", "x"]).unwrap();
+    let Command::Exec(args) = cli.command else { panic!("another command") };
+    assert_eq!(args.command, ["ls", "-l", "--", "x"]);
+    assert_eq!(args.target.to_string(), "a/b@h1");
+}
+
+#[test]
+fn global_options_may_come_last() {
+    let cli = Cli::try_parse_from(["shoal", "host", "list", "-o", "json", "--context", "lab"]);
+    let globals = cli.unwrap().globals;
+    assert_eq!((globals.output, globals.context.as_deref()), (Format::Json, Some("lab")));
+}

@@ -1,0 +1,180 @@
+//! One command's dealings with the controller: its services, and its refusals in words.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use shoal_proto::LARGEST_MESSAGE;
+use shoal_proto::convert::Invalid;
+use shoal_proto::v1::controller_client::ControllerClient;
+use shoal_proto::v1::fleets_client::FleetsClient;
+use shoal_proto::v1::hosts_client::HostsClient;
+use shoal_proto::v1::images_client::ImagesClient;
+use shoal_proto::v1::instances_client::InstancesClient;
+use shoal_proto::v1::rollouts_client::RolloutsClient;
+use shoal_tls::HandshakeProblem;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::connect::{Address, Connection};
+
+/// Why the controller did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoteError {
+    #[error(
+        "cannot {doing}: the connection to the controller at {address} was lost ({why}); it may \
+         be restarting: try again, and look at its journal"
+    )]
+    Lost { doing: String, address: Address, why: String },
+    #[error("cannot {doing}: the controller at {address}: {problem}")]
+    Certificate { doing: String, address: Address, problem: Box<HandshakeProblem> },
+    #[error(
+        "cannot {doing}: the controller at {address} did not answer in time; try again, or give it \
+         longer with --request-timeout"
+    )]
+    Slow { doing: String, address: Address },
+    #[error("cannot {doing}: {}", explained(*.code, .message))]
+    Refused { doing: String, code: Code, message: String },
+}
+
+impl RemoteError {
+    /// Whether the connection broke, so that the same may work in a moment.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
+    /// Whether someone else was faster.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::Aborted, .. })
+    }
+}
+
+/// The controller's own words, with what to do where these can't know it.
+fn explained(code: Code, message: &str) -> String {
+    let message = if message.is_empty() { "the controller gave no reason" } else { message };
+    match code {
+        Code::Unimplemented => format!(
+            "the controller does not know this request ({message}); it is of another version: \
+             compare `shoal version`"
+        ),
+        Code::Internal | Code::Unknown => format!("{message}; the controller's journal says more"),
+        _ => message.to_owned(),
+    }
+}
+
+/// An answer of the controller's that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the controller's answer about {about} makes no sense to this version of shoal; compare \
+     `shoal version`"
+)]
+pub(crate) struct ReplyError {
+    about: String,
+    source: Invalid,
+}
+
+impl ReplyError {
+    pub(crate) fn about(about: impl Into<String>) -> impl FnOnce(Invalid) -> Self {
+        let about = about.into();
+        move |source| Self { about, source }
+    }
+}
+
+/// A connection to one controller.
+#[derive(Debug)]
+pub(crate) struct Client {
+    connection: Connection,
+    limit: Duration,
+}
+
+macro_rules! services {
+    ($($(#[$doc:meta])* $name:ident: $client:ident),+ $(,)?) => {
+        impl Client {
+            $($(#[$doc])*
+            pub(crate) fn $name(&self) -> $client<Channel> {
+                $client::new(self.connection.channel.clone())
+                    .max_decoding_message_size(LARGEST_MESSAGE)
+            })+
+        }
+    };
+}
+
+services! {
+    controller: ControllerClient,
+    fleets: FleetsClient,
+    hosts: HostsClient,
+    images: ImagesClient,
+    instances: InstancesClient,
+    rollouts: RolloutsClient,
+}
+
+impl Client {
+    /// `limit` is how long one question may take.
+    pub(crate) fn new(connection: Connection, limit: Duration) -> Self {
+        Self { connection, limit }
+    }
+
+    /// Where the controller is.
+    pub(crate) fn address(&self) -> &Address {
+        &self.connection.address
+    }
+
+    /// A question with the deadline of all questions. Streams must not have one.
+    pub(crate) fn ask<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.limit);
+        request
+    }
+
+    /// Makes an error of a refusal. `doing` follows "cannot", such as `list hosts`.
+    pub(crate) fn refused(&self, doing: impl Into<String>) -> impl FnOnce(Status) -> RemoteError {
+        let (doing, address) = (doing.into(), self.connection.address.clone());
+        let faults = self.connection.faults.clone();
+        move |status| describe(doing, address, &status, faults.last())
+    }
+}
+
+/// A status that our side made carries the error it was made from; one that the controller sent
+/// does not.
+fn describe(
+    doing: String,
+    address: Address,
+    status: &Status,
+    fault: Option<HandshakeProblem>,
+) -> RemoteError {
+    let (code, message) = (status.code(), status.message().to_owned());
+    if is_expired(status) {
+        return RemoteError::Slow { doing, address };
+    }
+    if status.source().is_none() {
+        return RemoteError::Refused { doing, code, message };
+    }
+    match fault {
+        Some(problem) => RemoteError::Certificate { doing, address, problem: Box::new(problem) },
+        None => RemoteError::Lost { doing, address, why: innermost(status) },
+    }
+}
+
+fn is_expired(status: &Status) -> bool {
+    let mut next = status.source();
+    while let Some(error) = next {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        next = error.source();
+    }
+    status.code() == Code::Cancelled && status.message() == "Timeout expired"
+}
+
+/// The first cause, which says the most.
+fn innermost(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut next = status.source();
+    while let Some(error) = next {
+        text = error.to_string();
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! What each command does. Each takes its arguments and a [`Shell`], and ends with an [`Exit`] or
+//! a [`Failure`].
+
+mod audit;
+mod context;
+mod exec;
+mod fleet;
+pub(crate) mod fleet_file;
+mod host;
+mod image;
+mod instance;
+mod logs;
+pub(crate) mod push;
+mod rollout;
+pub(crate) mod run;
+mod version;
+pub(crate) mod watch;
+
+use std::path::PathBuf;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Cli, Command, Globals};
+use crate::client::Client;
+use crate::connect::connect;
+use crate::context::{ContextError, ContextFile, default_path};
+use crate::exit::{Exit, Failure};
+use crate::output::{Console, Surroundings};
+use shoal_proto::v1::RunVerb;
+
+/// What every command works with.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(crate) console: Console,
+    globals: Globals,
+    home: Option<PathBuf>,
+}
+
+impl Shell {
+    fn new(globals: Globals) -> Self {
+        let console = Console::new(globals.output, globals.color, Surroundings::look());
+        Self { console, globals, home: std::env::home_dir() }
+    }
+
+    /// The file of contexts, with a warning where others can read it.
+    fn contexts(&self) -> Result<ContextFile, ContextError> {
+        let path = match &self.globals.config {
+            Some(path) => path.clone(),
+            None => default_path(self.home.clone())?,
+        };
+        let file = ContextFile::read(&path)?;
+        if let Some(warning) = file.warning() {
+            self.console.note(format!("warning: {warning}"));
+        }
+        Ok(file)
+    }
+
+    /// The name of the context that the command line or the environment asks for.
+    fn chosen_context(&self) -> Option<&str> {
+        self.globals.context.as_deref()
+    }
+
+    /// A connection to the controller of the chosen context.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        let (_, context) = self.contexts()?.choose(self.chosen_context())?;
+        let limit = self.globals.request_timeout;
+        Ok(Client::new(connect(&context, limit).await?, limit))
+    }
+}
+
+/// Carries out a command line.
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { globals, command } = cli;
+    let shell = &Shell::new(globals);
+    match command {
+        Command::Host(command) => host::run(shell, command).await,
+        Command::Image(command) => image::run(shell, command).await,
+        Command::Check(args) => fleet::check(shell, &args),
+        Command::Plan(args) => fleet::plan(shell, &args).await,
+        Command::Apply(args) => fleet::apply(shell, args).await,
+        Command::Status(args) => fleet::status(shell, args).await,
+        Command::Rollout(command) => rollout::run(shell, command).await,
+        Command::Ps(args) => instance::ps(shell, args).await,
+        Command::Start(args) => run::run(shell, args, RunVerb::Start).await,
+        Command::Stop(args) => run::run(shell, args, RunVerb::Stop).await,
+        Command::Restart(args) => run::run(shell, args, RunVerb::Restart).await,
+        Command::Logs(args) => logs::run(shell, args).await,
+        Command::Exec(args) => {
+            exec::run(shell, args).await.map_err(|failure| Failure::Exec(Box::new(failure)))
+        }
+        Command::Data(command) => instance::data(shell, command).await,
+        Command::Audit(args) => audit::run(shell, &args).await,
+        Command::Context(command) => context::run(shell, command),
+        Command::Version(args) => version::run(shell, &args).await,
+        Command::Completion(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "shoal", &mut script);
+            shell.console.raw(&script)?;
+            Ok(Exit::Done)
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What a command ends with: its exit code, and what is said about a failure.
+//!
+//! The codes are documented in `docs/exit-codes.md` and stable: scripts depend on them. This is
+//! the only place that maps errors to them.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use crate::client::{RemoteError, ReplyError};
+use crate::commands::fleet_file::FleetFileError;
+use crate::commands::push::PushError;
+use crate::commands::run::RunError;
+use crate::commands::watch::WatchError;
+use crate::connect::ConnectError;
+use crate::context::ContextError;
+use crate::output::OutputError;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done,
+    /// `plan`: something would change. `status`: something is not as wanted.
+    Differs,
+    Usage,
+    RolloutFailed,
+    RolledBack,
+    Partial,
+    TimedOut,
+    Conflict,
+    Unreachable,
+    Refused,
+    NotFound,
+    Precondition,
+    HostOffline,
+    Internal,
+    ExecFailed,
+    Interrupted,
+    ReaderGone,
+    /// The code of a command that `exec` ran.
+    Command(u8),
+}
+
+impl Exit {
+    /// Every ending with a code of its own, in the order of the codes.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::Done,
+        Self::Differs,
+        Self::Usage,
+        Self::RolloutFailed,
+        Self::RolledBack,
+        Self::Partial,
+        Self::TimedOut,
+        Self::Conflict,
+        Self::Unreachable,
+        Self::Refused,
+        Self::NotFound,
+        Self::Precondition,
+        Self::HostOffline,
+        Self::Internal,
+        Self::ExecFailed,
+        Self::Interrupted,
+        Self::ReaderGone,
+    ];
+
+    /// The process's exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Differs => 1,
+            Self::Usage => 2,
+            Self::RolloutFailed => 3,
+            Self::RolledBack => 4,
+            Self::Partial => 5,
+            Self::TimedOut => 6,
+            Self::Conflict => 7,
+            Self::Unreachable => 8,
+            Self::Refused => 9,
+            Self::NotFound => 10,
+            Self::Precondition => 11,
+            Self::HostOffline => 12,
+            Self::Internal => 70,
+            Self::ExecFailed => 125,
+            Self::Interrupted => 130,
+            Self::ReaderGone => 141,
+            Self::Command(code) => code,
+        }
+    }
+
+    /// What it means, for the help.
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done; plan: nothing would change; status: all is as wanted",
+            Self::Differs => "plan: something would change; status: something is not as wanted",
+            Self::Usage => "usage, or a bad input file",
+            Self::RolloutFailed => "the rollout failed",
+            Self::RolledBack => "the rollout failed and was rolled back",
+            Self::Partial => "the rollout is partial: hosts that are offline catch up later",
+            Self::TimedOut => "timed out",
+            Self::Conflict => "conflict: locked, superseded, or someone else was faster",
+            Self::Unreachable => "the controller is unreachable",
+            Self::Refused => "refused: not allowed, or a certificate is not accepted",
+            Self::NotFound => "not found",
+            Self::Precondition => "not possible as things stand, such as an image in use",
+            Self::HostOffline => "a host is offline",
+            Self::Internal => "an internal fault, or an answer that makes no sense",
+            Self::ExecFailed => "exec itself failed; its other codes are the command's own",
+            Self::Interrupted => "interrupted",
+            Self::ReaderGone => "whoever read the output went away",
+            Self::Command(_) => "the command's own code",
+        }
+    }
+}
+
+/// The table of codes, for `--help`.
+pub(crate) fn help() -> String {
+    let mut text = String::from("Exit codes:");
+    for exit in Exit::ALL {
+        // Writing to a string can't fail.
+        let _ = write!(text, "\n  {:<4} {}", exit.code(), exit.meaning());
+    }
+    text
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Reply(#[from] ReplyError),
+    #[error(transparent)]
+    FleetFile(#[from] FleetFileError),
+    #[error(transparent)]
+    Push(#[from] PushError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A failure of `exec` itself: whatever it was, no command's exit code came of it.
+    #[error(transparent)]
+    Exec(Box<Failure>),
+}
+
+impl Failure {
+    /// The exit code that says so.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Context(_) | Self::FleetFile(_) => Exit::Usage,
+            Self::Connect(error) => connect(error),
+            Self::Remote(error) => remote(error),
+            Self::Reply(_) => Exit::Internal,
+            Self::Push(error) => push(error),
+            Self::Watch(error) => watch(error),
+            Self::Run(error) => run(error),
+            Self::Output(error) if error.reader_is_gone() => Exit::ReaderGone,
+            Self::Output(_) => Exit::Internal,
+            Self::Exec(inner) => match inner.exit() {
+                Exit::ReaderGone => Exit::ReaderGone,
+                _ => Exit::ExecFailed,
+            },
+        }
+    }
+
+    /// All that is said about it, on standard error; `None` where no one is left to read it.
+    pub(crate) fn report(&self) -> Option<String> {
+        match self {
+            Self::Output(error) if error.reader_is_gone() => None,
+            Self::Exec(inner) => inner.report(),
+            Self::FleetFile(FleetFileError::Problems(problems)) => Some(problems.to_string()),
+            _ => Some(format!("error: {}", chain(self))),
+        }
+    }
+}
+
+/// An error with everything that caused it, in one text.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Libraries' errors often repeat their cause in their own text.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn connect(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::Address { .. }
+        | ConnectError::Roots { .. }
+        | ConnectError::Identity { .. } => Exit::Usage,
+        ConnectError::Resolve { .. }
+        | ConnectError::Refused { .. }
+        | ConnectError::TimedOut { .. }
+        | ConnectError::Io { .. }
+        | ConnectError::Handshake { .. }
+        | ConnectError::NotAController { .. } => Exit::Unreachable,
+        ConnectError::Certificate { .. } => Exit::Refused,
+    }
+}
+
+fn remote(error: &RemoteError) -> Exit {
+    match error {
+        RemoteError::Lost { .. } => Exit::Unreachable,
+        RemoteError::Certificate { .. } => Exit::Refused,
+        RemoteError::Slow { .. } => Exit::TimedOut,
+        RemoteError::Refused { code, .. } => status(*code),
+    }
+}
+
+/// The controller's refusals.
+fn status(code: tonic::Code) -> Exit {
+    match code {
+        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Exit::Usage,
+        tonic::Code::NotFound => Exit::NotFound,
+        tonic::Code::AlreadyExists | tonic::Code::Aborted => Exit::Conflict,
+        tonic::Code::FailedPrecondition | tonic::Code::ResourceExhausted => Exit::Precondition,
+        tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Exit::Refused,
+        // What the controller itself needs and does not have is a host's agent.
+        tonic::Code::Unavailable => Exit::HostOffline,
+        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Exit::TimedOut,
+        tonic::Code::Ok
+        | tonic::Code::Unknown
+        | tonic::Code::Internal
+        | tonic::Code::DataLoss
+        | tonic::Code::Unimplemented => Exit::Internal,
+    }
+}
+
+fn push(error: &PushError) -> Exit {
+    match error {
+        PushError::Image(_) | PushError::Digest(_) | PushError::Read { .. } => Exit::Usage,
+        PushError::Interrupted { .. } => Exit::Interrupted,
+    }
+}
+
+fn watch(error: &WatchError) -> Exit {
+    match error {
+        WatchError::Failed { .. } => Exit::RolloutFailed,
+        WatchError::Partial { .. } => Exit::Partial,
+        WatchError::TimedOut { .. } | WatchError::StillRunning { .. } => Exit::TimedOut,
+        WatchError::Superseded { .. } => Exit::Conflict,
+        WatchError::Interrupted { .. } => Exit::Interrupted,
+    }
+}
+
+fn run(error: &RunError) -> Exit {
+    match error {
+        RunError::Failed { .. } => Exit::RolloutFailed,
+        RunError::TimedOut { .. } => Exit::TimedOut,
+        RunError::Offline { .. } => Exit::HostOffline,
+        RunError::NoTarget { .. } => Exit::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Fleets, and whether they are as wanted.
+
+use serde::Serialize;
+use shoal_core::time::Timestamp;
+use shoal_proto::convert::Invalid;
+use shoal_proto::v1;
+
+use super::audit::short_identity;
+use super::instance::InstancesView;
+use super::rollout::RolloutView;
+use crate::output::table::{Cell, Table, Tone, details};
+use crate::output::time::At;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetsView {
+    pub(crate) fleets: Vec<FleetView>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FleetView {
+    pub(crate) fleet: String,
+    revision: u64,
+    applied: At,
+    applied_by: String,
+    source: String,
+    rollout: Option<RolloutView>,
+    /// Whether every instance that is wanted is proven to be as wanted.
+    pub(crate) ready: bool,
+    #[serde(flatten)]
+    pub(crate) instances: InstancesView,
+}
+
+impl TryFrom<v1::GetFleetStatusResponse> for FleetView {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::GetFleetStatusResponse) -> Result<Self, Invalid> {
+        let v1::GetFleetStatusResponse { fleet, instances } = wire;
+        let v1::Fleet { name, revision, applied_ms, applied_by, source, rollout } =
+            fleet.ok_or(Invalid::Missing("fleet"))?;
+        let instances = InstancesView::read(instances)?;
+        let ready = instances.not_ready().next().is_none();
+        Ok(Self {
+            fleet: name,
+            revision,
+            applied: At::new(applied_ms),
+            applied_by,
+            source,
+            rollout: rollout.map(TryInto::try_into).transpose()?,
+            ready,
+            instances,
+        })
+    }
+}
+
+impl FleetView {
+    fn ready_count(&self) -> String {
+        let wanted = self.instances.instances.iter().filter(|instance| instance.is_wanted());
+        let (mut all, mut ready) = (0_usize, 0_usize);
+        for instance in wanted {
+            all += 1;
+            ready += usize::from(instance.ready);
+        }
+        format!("{ready}/{all}")
+    }
+
+    fn ready_cell(&self) -> Cell {
+        Cell::toned(self.ready_count(), if self.ready { Tone::Good } else { Tone::Bad })
+    }
+
+    /// All of one fleet.
+    pub(crate) fn text(&self, now: Timestamp, color: bool) -> String {
+        let rollout = self.rollout.as_ref().map_or(String::new(), |rollout| {
+            format!("{} ({})", rollout.state.name(), rollout.summary())
+        });
+        let by = short_identity(&self.applied_by);
+        let head = details(&[
+            ("Fleet", self.fleet.clone()),
+            ("Revision", self.revision.to_string()),
+            ("Applied", format!("{} ({}) by {by}", self.applied, self.applied.ago(now))),
+            ("Source", self.source.clone()),
+            ("Rollout", rollout),
+            ("Ready", self.ready_count()),
+        ]);
+        let mut text = format!("{head}\n\n{}", self.instances.table(now, color));
+        let complaints = self.instances.complaints();
+        if !complaints.is_empty() {
+            text = format!("{text}\n\nNot as wanted:\n  {}", complaints.join("\n  "));
+        }
+        text
+    }
+}
+
+impl FleetsView {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.fleets.iter().all(|fleet| fleet.ready)
+    }
+
+    pub(crate) fn table(&self, now: Timestamp, color: bool) -> String {
+        let header = &["FLEET", "REVISION", "READY", "ROLLOUT", "APPLIED", "BY", "SOURCE"];
+        let mut table = Table::new(header);
+        for fleet in &self.fleets {
+            table.row(vec![
+                (&fleet.fleet).into(),
+                fleet.revision.into(),
+                fleet.ready_cell(),
+                fleet.rollout.as_ref().map_or_else(|| "".into(), |rollout| rollout.state.cell()),
+                fleet.applied.ago(now).into(),
+                short_identity(&fleet.applied_by).into(),
+                (&fleet.source).into(),
+            ]);
+        }
+        table.render(color, "No fleets. `shoal apply fleet.toml` makes one.")
+    }
+}

@@ -1,0 +1,250 @@
+//! Hosts.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use shoal_core::time::Timestamp;
+use shoal_proto::convert::{Invalid, digest};
+use shoal_proto::v1;
+
+use crate::output::size::bytes;
+use crate::output::table::{Cell, Table, Tone, details};
+use crate::output::text::printable;
+use crate::output::time::At;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct HostsView {
+    pub(crate) hosts: Vec<HostView>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct HostView {
+    pub(crate) name: String,
+    id: String,
+    labels: BTreeMap<String, String>,
+    pub(crate) online: bool,
+    /// Since when it is online, or is not.
+    since: Option<At>,
+    last_heard: Option<At>,
+    enrolled: At,
+    certificate_expires: At,
+    /// Of the desired state, and the one that the last status reflects.
+    generation: u64,
+    observed_generation: Option<u64>,
+    instances: usize,
+    /// Digests of the images that are staged.
+    images: Vec<String>,
+    retained: Vec<RetainedView>,
+    problems: Vec<String>,
+    pub(crate) facts: Option<FactsView>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct RetainedView {
+    pub(crate) machine: String,
+    pub(crate) volumes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FactsView {
+    os: String,
+    kernel: String,
+    architecture: String,
+    systemd: String,
+    cpus: u32,
+    memory_bytes: u64,
+    disk_total_bytes: u64,
+    disk_free_bytes: u64,
+    idmapped_squashfs: bool,
+    pub(crate) agent: String,
+    boot_id: String,
+}
+
+impl From<v1::HostFacts> for FactsView {
+    fn from(wire: v1::HostFacts) -> Self {
+        let v1::HostFacts {
+            os,
+            kernel,
+            architecture,
+            systemd,
+            cpus,
+            memory,
+            disk_total,
+            disk_free,
+            idmapped_squashfs,
+            agent,
+            boot_id,
+        } = wire;
+        Self {
+            os,
+            kernel,
+            architecture,
+            systemd,
+            cpus,
+            memory_bytes: memory,
+            disk_total_bytes: disk_total,
+            disk_free_bytes: disk_free,
+            idmapped_squashfs,
+            agent,
+            boot_id,
+        }
+    }
+}
+
+impl From<v1::RetainedData> for RetainedView {
+    fn from(wire: v1::RetainedData) -> Self {
+        let v1::RetainedData { machine, volumes } = wire;
+        Self { machine, volumes }
+    }
+}
+
+impl TryFrom<v1::Host> for HostView {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Host) -> Result<Self, Invalid> {
+        let v1::Host {
+            id,
+            name,
+            labels,
+            facts,
+            online,
+            since_ms,
+            last_heard_ms,
+            enrolled_ms,
+            generation,
+            certificate_expires_ms,
+            status,
+        } = wire;
+        let observed_generation = status.as_ref().map(|status| status.observed_generation);
+        let v1::HostStatus { observed_generation: _, instances, images, retained, problems } =
+            status.unwrap_or_default();
+        let images = images.iter().map(|image| Ok(digest("images", image)?.to_string()));
+        Ok(Self {
+            name,
+            id,
+            labels,
+            online,
+            since: At::unless_never(since_ms),
+            last_heard: At::unless_never(last_heard_ms),
+            enrolled: At::new(enrolled_ms),
+            certificate_expires: At::new(certificate_expires_ms),
+            generation,
+            observed_generation,
+            instances: instances.len(),
+            images: images.collect::<Result<_, Invalid>>()?,
+            retained: retained.into_iter().map(Into::into).collect(),
+            problems,
+            facts: facts.map(Into::into),
+        })
+    }
+}
+
+impl HostsView {
+    pub(crate) fn read(hosts: Vec<v1::Host>) -> Result<Self, Invalid> {
+        let hosts: Result<_, _> = hosts.into_iter().map(HostView::try_from).collect();
+        Ok(Self { hosts: hosts? })
+    }
+
+    pub(crate) fn table(&self, now: Timestamp, color: bool) -> String {
+        let header = &["HOST", "STATUS", "SINCE", "INSTANCES", "OS", "AGENT", "LABELS", "PROBLEMS"];
+        let mut table = Table::new(header);
+        for host in &self.hosts {
+            let facts = |field: fn(&FactsView) -> &str| host.facts.as_ref().map_or("", field);
+            let problems = Cell::toned(host.problems.len(), problem_tone(&host.problems));
+            table.row(vec![
+                (&host.name).into(),
+                host.status(),
+                host.since.map_or(String::new(), |since| since.ago(now)).into(),
+                host.instances.into(),
+                facts(|facts| &facts.os).into(),
+                facts(|facts| &facts.agent).into(),
+                host.labels(",").into(),
+                problems,
+            ]);
+        }
+        table.render(color, "No hosts. `shoal host token create` shows how to enrol one.")
+    }
+}
+
+impl HostView {
+    /// `KEY=VALUE` for each label.
+    pub(crate) fn labels(&self, between: &str) -> String {
+        let labels: Vec<String> =
+            self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        labels.join(between)
+    }
+
+    fn status(&self) -> Cell {
+        match (self.online, self.last_heard) {
+            (true, _) => Cell::toned("online", Tone::Good),
+            (false, Some(_)) => Cell::toned("offline", Tone::Bad),
+            (false, None) => Cell::toned("never seen", Tone::Waiting),
+        }
+    }
+
+    pub(crate) fn details(&self, now: Timestamp) -> String {
+        let when =
+            |at: Option<At>| at.map_or("never".into(), |at| format!("{at} ({})", at.ago(now)));
+        let status = if self.online { "online" } else { "offline" };
+        let expiry = self.certificate_expires;
+        let observed = match self.observed_generation {
+            Some(observed) if observed == self.generation => "reached".to_owned(),
+            Some(observed) => format!("the host is at {observed}"),
+            None => "no status yet".to_owned(),
+        };
+        let mut fields = vec![
+            ("Name", self.name.clone()),
+            ("Id", self.id.clone()),
+            ("Labels", self.labels("\n")),
+            ("Status", format!("{status} since {}", when(self.since))),
+            ("Last heard", when(self.last_heard)),
+            ("Enrolled", when(Some(self.enrolled))),
+            ("Certificate", format!("expires {expiry} ({})", expiry.relative(now))),
+            ("Generation", format!("{} ({observed})", self.generation)),
+            ("Instances", self.instances.to_string()),
+            ("Images staged", self.images.len().to_string()),
+            ("Retained data", self.retained()),
+            ("Problems", self.problems.iter().map(|p| printable(p)).collect::<Vec<_>>().join("\n")),
+        ];
+        if let Some(facts) = &self.facts {
+            fields.extend(facts.fields());
+        }
+        details(&fields)
+    }
+
+    fn retained(&self) -> String {
+        let lines = self.retained.iter().map(|data| {
+            let RetainedView { machine, volumes } = data;
+            format!("{machine}: {}", volumes.join(", "))
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl FactsView {
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let idmapped = if self.idmapped_squashfs {
+            "yes".to_owned()
+        } else {
+            "no: this kernel can't give images a user namespace".to_owned()
+        };
+        let disk =
+            format!("{} free of {}", bytes(self.disk_free_bytes), bytes(self.disk_total_bytes));
+        vec![
+            ("OS", self.os.clone()),
+            ("Kernel", self.kernel.clone()),
+            ("Architecture", self.architecture.clone()),
+            ("systemd", self.systemd.clone()),
+            ("CPUs", self.cpus.to_string()),
+            ("Memory", bytes(self.memory_bytes)),
+            ("Disk", disk),
+            ("Idmapped squashfs", idmapped),
+            ("Agent", self.agent.clone()),
+            ("Boot id", self.boot_id.clone()),
+        ]
+    }
+}
+
+fn problem_tone(problems: &[String]) -> Tone {
+    if problems.is_empty() { Tone::Faint } else { Tone::Bad }
+}

@@ -1,0 +1,196 @@
+use shoal_core::time::Timestamp;
+use shoal_proto::v1::{self, InstanceHealth, InstanceState, OutcomeKind, RolloutState};
+
+use super::audit::AuditView;
+use super::fleet::{FleetView, FleetsView};
+use super::host::HostsView;
+use super::image::ImagesView;
+use super::instance::{DataView, InstanceView, InstancesView};
+use super::plan::PlanView;
+use super::rollout::{RolloutView, RolloutsView};
+use super::samples::{self, MINUTE, NOW};
+
+fn now() -> Timestamp {
+    Timestamp(NOW)
+}
+
+fn json(view: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(view).unwrap()
+}
+
+#[test]
+fn hosts() {
+    let new = v1::Host {
+        facts: None,
+        status: None,
+        last_heard_ms: 0,
+        since_ms: 0,
+        labels: [].into(),
+        ..samples::host("h3", false)
+    };
+    let hosts = vec![samples::host("h1", true), samples::host("h2", false), new];
+    let view = HostsView::read(hosts).unwrap();
+    insta::assert_snapshot!("hosts-table", view.table(now(), false));
+    insta::assert_snapshot!("host-details", view.hosts[0].details(now()));
+    insta::assert_snapshot!("host-offline-details", view.hosts[1].details(now()));
+    insta::assert_snapshot!("host-never-seen-details", view.hosts[2].details(now()));
+    insta::assert_snapshot!("host-json", json(&view.hosts[0]));
+}
+
+#[test]
+fn images() {
+    let images = vec![samples::image(1, &["shop:1", "shop:latest"]), samples::image(2, &[])];
+    let view = ImagesView::read(images.clone()).unwrap();
+    insta::assert_snapshot!("images-table", view.table(now(), false));
+    insta::assert_snapshot!("images-json", json(&view));
+    let one = super::image::ImageView::try_from(images[0].clone()).unwrap();
+    insta::assert_snapshot!("image-details", one.details(now()));
+}
+
+#[test]
+fn instances() {
+    let view = InstancesView::read(samples::instances()).unwrap();
+    insta::assert_snapshot!("instances-table", view.table(now(), false));
+    insta::assert_snapshot!("instances-complaints", view.complaints().join("\n"));
+    insta::assert_snapshot!("instances-json", json(&view.instances[1]));
+}
+
+#[test]
+fn an_instance_is_ready_only_by_proof() {
+    use InstanceHealth as Health;
+    use InstanceState as State;
+    let table = [
+        (State::Running, Health::Healthy, true),
+        (State::Running, Health::None, true),
+        (State::Running, Health::Starting, false),
+        (State::Running, Health::Unhealthy, false),
+        (State::Starting, Health::None, false),
+        (State::Staging, Health::None, false),
+        (State::Blocked, Health::None, false),
+        (State::Stopped, Health::None, false),
+    ];
+    for (state, health, ready) in table {
+        let wire = samples::instance("h1", Some(samples::observed(3, state, health)));
+        let view = InstanceView::try_from(wire).unwrap();
+        assert_eq!(view.ready, ready, "{state:?} {health:?} {:?}", view.not_ready_because);
+    }
+}
+
+#[test]
+fn data() {
+    let retained =
+        v1::RetainedData { machine: "shop-old".into(), volumes: vec!["var".into(), "log".into()] };
+    let wire = vec![v1::HostRetained { host: "h1".into(), data: Some(retained) }];
+    let view = DataView::read(wire).unwrap();
+    insta::assert_snapshot!("data-table", view.table(false));
+    insta::assert_snapshot!("data-json", json(&view));
+    assert!(DataView::read(vec![v1::HostRetained { host: "h1".into(), data: None }]).is_err());
+}
+
+fn fleet(instances: Vec<v1::Instance>) -> FleetView {
+    let hosts = [("h1", OutcomeKind::Ready, ""), ("h2", OutcomeKind::Offline, "")];
+    let fleet = v1::Fleet {
+        name: "shop".into(),
+        revision: 3,
+        applied_ms: NOW - 2 * MINUTE,
+        applied_by: "spiffe://example.org/user/ada".into(),
+        source: "fleet.toml".into(),
+        rollout: Some(samples::rollout(RolloutState::Changing, &hosts)),
+    };
+    v1::GetFleetStatusResponse { fleet: Some(fleet), instances }.try_into().unwrap()
+}
+
+#[test]
+fn fleets() {
+    let bad = fleet(samples::instances());
+    assert!(!bad.ready);
+    insta::assert_snapshot!("fleet-text", bad.text(now(), false));
+    let good = fleet(samples::instances().into_iter().take(1).collect());
+    assert!(good.ready);
+    insta::assert_snapshot!("fleet-json", json(&good));
+    let both = FleetsView { fleets: vec![good, bad] };
+    assert!(!both.is_ready());
+    insta::assert_snapshot!("fleets-table", both.table(now(), false));
+}
+
+#[test]
+fn plans() {
+    let view = PlanView::read("shop", samples::plan()).unwrap();
+    insta::assert_snapshot!("plan-text", view.text());
+    insta::assert_snapshot!("plan-json", json(&view));
+    let nothing = v1::PlanResponse {
+        changes: samples::plan().changes.split_off(3),
+        changes_anything: false,
+        base_revision: 2,
+    };
+    insta::assert_snapshot!("plan-nothing", PlanView::read("shop", nothing).unwrap().text());
+    let new = v1::PlanResponse { base_revision: 0, ..samples::plan() };
+    assert!(PlanView::read("shop", new).unwrap().text().starts_with("fleet shop (new)\n"));
+}
+
+#[test]
+fn rollouts() {
+    let hosts = [
+        ("h2", OutcomeKind::Changing, "shop/main: waits for its checks"),
+        ("h1", OutcomeKind::Ready, ""),
+        ("h3", OutcomeKind::Offline, ""),
+        ("h4", OutcomeKind::Failed, "shop/main: exit code 1"),
+    ];
+    let wire = samples::rollout(RolloutState::Changing, &hosts);
+    let ended =
+        v1::Rollout { ended_ms: Some(NOW), state: RolloutState::Failed.into(), ..wire.clone() };
+    let list = RolloutsView::read(vec![wire.clone(), ended]).unwrap();
+    insta::assert_snapshot!("rollouts-table", list.table(now(), false));
+    let view = RolloutView::try_from(wire).unwrap();
+    insta::assert_snapshot!("rollout-json", json(&view));
+    insta::assert_snapshot!("rollout-news", view.news(None).join("\n"));
+    assert!(view.news(Some(&view)).is_empty());
+    let before = RolloutView::try_from(samples::rollout(
+        RolloutState::Changing,
+        &[("h1", OutcomeKind::Changing, "x"), hosts[2], hosts[3], hosts[0]],
+    ))
+    .unwrap();
+    assert_eq!(view.news(Some(&before)), ["h1: ready"]);
+}
+
+#[test]
+fn audits() {
+    let entry = v1::AuditEntry {
+        time_ms: NOW - 5 * MINUTE,
+        who: "spiffe://example.org/user/ada".into(),
+        what: "Fleets/Apply".into(),
+        target: "shop".into(),
+        detail: "revision 3".into(),
+    };
+    let view = AuditView::from(v1::ListAuditResponse { entries: vec![entry] });
+    insta::assert_snapshot!("audit-table", view.table(now(), false));
+    insta::assert_snapshot!("audit-json", json(&view));
+}
+
+#[test]
+fn empty_lists_say_so() {
+    let texts = [
+        HostsView::read(vec![]).unwrap().table(now(), false),
+        ImagesView::read(vec![]).unwrap().table(now(), false),
+        InstancesView::read(vec![]).unwrap().table(now(), false),
+        DataView::read(vec![]).unwrap().table(false),
+        FleetsView { fleets: vec![] }.table(now(), false),
+        RolloutsView::read(vec![]).unwrap().table(now(), false),
+        AuditView::from(v1::ListAuditResponse { entries: vec![] }).table(now(), false),
+    ];
+    insta::assert_snapshot!("empty-lists", texts.join("\n"));
+}
+
+#[test]
+fn answers_that_make_no_sense_are_refused() {
+    let image = v1::Image { digest: vec![1; 31].into(), ..samples::image(1, &[]) };
+    assert!(ImagesView::read(vec![image]).is_err());
+    let neither = v1::Instance { wanted: None, ..samples::instance("h1", None) };
+    assert!(InstancesView::read(vec![neither]).is_err());
+    let rollout = v1::Rollout { state: 99, ..samples::rollout(RolloutState::Planned, &[]) };
+    assert!(RolloutsView::read(vec![rollout]).is_err());
+    let change = v1::InstanceChange { kind: 0, ..samples::plan().changes.remove(0) };
+    let plan = v1::PlanResponse { changes: vec![change], ..samples::plan() };
+    assert!(PlanView::read("shop", plan).is_err());
+    assert!(FleetView::try_from(v1::GetFleetStatusResponse::default()).is_err());
+}
