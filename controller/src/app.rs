@@ -9,14 +9,18 @@ use std::sync::Arc;
 
 use shoal_proto::v1::store::EpochRecord;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::authority::{Authority, AuthorityError};
+use crate::blobs::Blobs;
 use crate::config::{Config, ConfigError};
 use crate::live::Live;
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
 
 /// The store's file in the controller's directory.
 pub const STORE: &str = "store.db";
+/// Where the image files are, in the controller's directory.
+pub const IMAGES: &str = "images";
 /// The id of the one epoch record.
 pub const EPOCH: &str = "current";
 
@@ -48,6 +52,8 @@ pub struct App {
     pub records: Records,
     /// Hosts as they are right now.
     pub live: Live,
+    /// The image files.
+    pub blobs: Blobs,
     /// The CA.
     pub authority: Authority,
     /// What the operator set.
@@ -56,6 +62,8 @@ pub struct App {
     pub epoch: u64,
     /// Cancelled when the controller shuts down: every stream that could last has to end then.
     pub shutdown: CancellationToken,
+    /// Everything that runs beside the calls, so that the controller can wait for its end.
+    pub tasks: TaskTracker,
 }
 
 impl App {
@@ -73,10 +81,12 @@ impl App {
             dir: dir.into(),
             records,
             live,
+            blobs: Blobs::new(&dir.join(IMAGES)),
             authority,
             config,
             epoch,
             shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
         }))
     }
 }

@@ -1,14 +1,11 @@
 //! Names that nobody can guess.
 
-use crate::refusal::Refusal;
-
 /// `N` random bytes in lower-case hex.
 ///
-/// # Errors
-/// Where the system has no randomness.
-pub(crate) fn hex<const N: usize>() -> Result<String, Refusal> {
+/// # Panics
+/// Where the kernel has no randomness: then nothing that a controller does would be safe.
+pub(crate) fn hex<const N: usize>() -> String {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|_| Refusal::Internal("the system gave no randomness".into()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    getrandom::fill(&mut bytes).expect("a kernel that has booted gives randomness");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -90,7 +90,7 @@ impl Sessions {
         kind: open_session::Kind,
     ) -> Result<Session, Refusal> {
         let slot = self.slot(host, name)?;
-        let id = crate::random::hex::<16>()?;
+        let id = crate::random::hex::<16>();
         let (opened, session) = oneshot::channel();
         let pending = Pending { host: host.clone(), slot, opened };
         lock(&self.table).pending.insert(id.clone(), pending);

@@ -1,0 +1,102 @@
+//! The bytes of an image, for a host that is to run it.
+//!
+//! Plain bytes from an offset on. Memory is bounded by a few chunks for each transfer, whatever
+//! the size of the image; reading waits for the agent.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal_core::image::Digest;
+use shoal_core::name::HostId;
+use shoal_proto::CHUNK;
+use shoal_proto::convert::digest;
+use shoal_proto::v1::store::HostSpecRecord;
+use shoal_proto::v1::{FetchImageRequest, ImageChunk};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::app::App;
+use crate::refusal::Refusal;
+use crate::sessions::SHUTTING_DOWN;
+
+/// Chunks that are read ahead of the network: one on its way, one ready.
+const READ_AHEAD: usize = 2;
+
+type Chunks = mpsc::Sender<Result<ImageChunk, Status>>;
+
+/// Starts a transfer.
+pub(super) async fn start(
+    app: &Arc<App>,
+    host: &HostId,
+    request: FetchImageRequest,
+) -> Result<ReceiverStream<Result<ImageChunk, Status>>, Status> {
+    let FetchImageRequest { digest: bytes, offset } = request;
+    let digest = digest("digest", &bytes).map_err(Refusal::from)?;
+    must_be_wanted(app, host, &digest).await?;
+    let (file, length) = app.blobs.open(&digest).await.map_err(Refusal::from)?;
+    if offset > length {
+        return Err(Status::out_of_range(format!(
+            "image {} has {length} bytes, and the offset is {offset}",
+            digest.short()
+        )));
+    }
+    let (chunks, stream) = mpsc::channel(READ_AHEAD);
+    let shutdown = app.shutdown.clone();
+    app.tasks.spawn(async move {
+        let sending = send(Arc::new(file), offset, length, &chunks);
+        if shutdown.run_until_cancelled(sending).await.is_none() {
+            // Where the agent does not read, its stream just ends early.
+            let _ = chunks.try_send(Err(Status::unavailable(SHUTTING_DOWN)));
+        }
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+async fn must_be_wanted(app: &App, host: &HostId, digest: &Digest) -> Result<(), Refusal> {
+    let stored = app.records.get::<HostSpecRecord>(host.as_str()).await?;
+    let spec = stored.and_then(|stored| stored.record.spec).unwrap_or_default();
+    let mut images = spec.instances.iter().filter_map(|wanted| wanted.config.as_ref()?.image.as_ref());
+    if images.any(|image| *image.digest == digest.as_bytes()[..]) {
+        return Ok(());
+    }
+    Err(Refusal::Denied(format!(
+        "image {} is not in the desired state of this host, so it gets no byte of it",
+        digest.short()
+    )))
+}
+
+async fn send(file: Arc<File>, mut offset: u64, length: u64, chunks: &Chunks) {
+    while offset < length {
+        let source = Arc::clone(&file);
+        let read = spawn_blocking(move || read(&source, offset, length)).await;
+        let chunk = match read {
+            Ok(Ok(data)) => {
+                offset += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                Ok(ImageChunk { data })
+            }
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(error) => Err(failed(&error.into())),
+        };
+        let is_last = chunk.is_err();
+        if chunks.send(chunk).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+fn read(file: &File, offset: u64, length: u64) -> io::Result<Bytes> {
+    let left = usize::try_from(length - offset).unwrap_or(usize::MAX);
+    let mut data = vec![0; CHUNK.min(left)];
+    file.read_exact_at(&mut data, offset)?;
+    Ok(data.into())
+}
+
+fn failed(error: &io::Error) -> Status {
+    tracing::error!(%error, "cannot read an image's file");
+    Refusal::Internal("cannot read the image's file; see the controller's log".into()).into()
+}
