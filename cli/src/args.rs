@@ -73,8 +73,14 @@ pub(crate) enum Command {
     /// Check a fleet file without asking anyone
     Check(fleet::CheckArgs),
     /// Show what applying a fleet file would change
+    ///
+    /// Exits 0 where nothing would change, 1 where something would, and more than 1 on an error.
     Plan(fleet::PlanArgs),
     /// Make a fleet as its file says
+    ///
+    /// Shows the plan, then makes a revision and its rollout. Applying the same again changes
+    /// nothing and restarts nothing. If someone else applies in between, nothing is changed and it
+    /// exits 7.
     Apply(fleet::ApplyArgs),
     /// Show how a fleet is, or all of them; exits 1 where something is not as wanted
     Status(fleet::StatusArgs),
@@ -92,6 +98,9 @@ pub(crate) enum Command {
     /// Show the journal of an instance
     Logs(instance::LogsArgs),
     /// Run a command inside an instance
+    ///
+    /// Standard output and error stay separate, and it exits with the command's own code (126:
+    /// found but not executable, 127: not found). Where `shoal` itself fails, it exits 125.
     Exec(instance::ExecArgs),
     /// Data volumes that outlived their instances
     #[command(subcommand)]
@@ -110,7 +119,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
     /// How many entries, newest first
-    #[arg(short = 'n', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
 }
 

@@ -100,3 +100,6 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

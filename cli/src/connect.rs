@@ -48,7 +48,8 @@ pub(crate) enum ConnectError {
         source: RootsError,
     },
     #[error(
-        "the certificate or key of the context cannot be used; copy the context from its source again"
+        "the certificate or key of the context cannot be used; copy the context from its source \
+         again"
     )]
     Identity {
         #[source]

@@ -21,19 +21,12 @@ pub(crate) struct CheckArgs {
     pub(crate) file: FileArg,
 }
 
-/// Show what applying a fleet file would change
-///
-/// Exits 0 where nothing would change, 1 where something would, and more than 1 on an error.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,
 }
 
-/// Make a fleet as its file says
-///
-/// Shows the plan, then makes a revision and its rollout. Applying the same again changes nothing
-/// and restarts nothing. If someone else applies in between, nothing is changed and it exits 7.
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
     #[command(flatten)]

@@ -46,10 +46,6 @@ pub(crate) struct LogsArgs {
     pub(crate) lines: u32,
 }
 
-/// Run a command inside an instance
-///
-/// Standard output and error stay separate, and it exits with the command's own code (126: found
-/// but not executable, 127: not found). Where `shoal` itself fails, it exits 125.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
     /// The instance; name the host where several run it

@@ -7,7 +7,7 @@ use shoal_proto::v1::WatchRolloutRequest;
 use tokio::time::Instant;
 
 use super::Shell;
-use crate::client::{Client, RemoteError, ReplyError};
+use crate::client::{Client, ReplyError};
 use crate::exit::Failure;
 use crate::output::progress::Board;
 use crate::output::text::count;
@@ -23,11 +23,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Why a rollout did not come to a good end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WatchError {
-    #[error("the rollout of {what} failed:{}\n`shoal status {fleet}` and `shoal logs` say more; apply a spec that works to replace it", indented(.hosts))]
+    #[error(
+        "the rollout of {what} failed:{}\n`shoal status {fleet}` and `shoal logs` say more; apply a \
+         spec that works to replace it", indented(.hosts)
+    )]
     Failed { what: String, fleet: String, hosts: Vec<String> },
-    #[error("the rollout of {what} is partial; these hosts catch up when they are back:{}", indented(.hosts))]
+    #[error(
+        "the rollout of {what} is partial; these hosts catch up when they are back:{}",
+        indented(.hosts)
+    )]
     Partial { what: String, hosts: Vec<String> },
-    #[error("the rollout of {what} timed out; not ready:{}\n`shoal status {fleet}` says how it is now", indented(.hosts))]
+    #[error(
+        "the rollout of {what} timed out; not ready:{}\n`shoal status {fleet}` says how it is now",
+        indented(.hosts)
+    )]
     TimedOut { what: String, fleet: String, hosts: Vec<String> },
     #[error(
         "the rollout of {what} was superseded by a newer revision; see `shoal rollout list {fleet}`"
@@ -64,22 +73,28 @@ pub(super) async fn follow(
         last: None,
         board: Board::new(shell.console),
     };
-    let what = || match revision {
-        0 => fleet.to_string(),
-        revision => format!("{fleet} revision {revision}"),
-    };
     let until = limit.map(|limit| Instant::now() + limit + GRACE);
     let result = tokio::select! {
-        result = watcher.run(until) => result,
+        result = watcher.run(limit.is_some()) => result,
         () = deadline(until) => {
-            Err(WatchError::StillRunning { what: what(), fleet: fleet.to_string() }.into())
+            let (what, fleet) = (what(fleet.as_str(), revision), fleet.to_string());
+            Err(WatchError::StillRunning { what, fleet }.into())
         }
         _ = tokio::signal::ctrl_c() => {
-            Err(WatchError::Interrupted { what: what(), fleet: fleet.to_string() }.into())
+            let (what, fleet) = (what(fleet.as_str(), revision), fleet.to_string());
+            Err(WatchError::Interrupted { what, fleet }.into())
         }
     };
     watcher.board.clear();
     result
+}
+
+/// `shop revision 3`; just the fleet where it is the newest revision, whichever that is.
+fn what(fleet: &str, revision: u64) -> String {
+    match revision {
+        0 => fleet.to_owned(),
+        revision => format!("{fleet} revision {revision}"),
+    }
 }
 
 async fn deadline(until: Option<Instant>) {
@@ -101,39 +116,34 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     /// Watches until the end, over as many streams as it takes.
-    async fn run(&mut self, until: Option<Instant>) -> Result<RolloutView, Failure> {
+    async fn run(&mut self, has_limit: bool) -> Result<RolloutView, Failure> {
         let mut gone_since: Option<Instant> = None;
         loop {
             let before = self.last.clone();
-            match self.watch().await {
+            let lost = match self.watch().await {
                 Ok(Some(over)) => return Ok(over),
                 // A controller that shuts down ends its streams without an error.
-                Ok(None) => {}
-                Err(Failure::Remote(error)) if error.is_lost() => {
-                    self.give_up_late(error, until, gone_since)?;
-                }
+                Ok(None) => None,
+                Err(Failure::Remote(error)) if error.is_lost() => Some(error),
                 Err(other) => return Err(other),
-            }
+            };
             if self.last != before {
                 gone_since = None;
             }
             if gone_since.is_none() {
-                gone_since = Some(Instant::now());
                 self.board.say("the controller is gone; waiting for it");
+            }
+            let since = *gone_since.get_or_insert_with(Instant::now);
+            if !has_limit && since.elapsed() > PATIENCE {
+                return Err(lost.map_or_else(|| self.unseen().into(), Failure::from));
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Whether a controller that is gone is still waited for.
-    fn give_up_late(
-        &self,
-        error: RemoteError,
-        until: Option<Instant>,
-        gone_since: Option<Instant>,
-    ) -> Result<(), Failure> {
-        let patience_is_over = gone_since.is_some_and(|since| since.elapsed() > PATIENCE);
-        if until.is_none() && patience_is_over { Err(error.into()) } else { Ok(()) }
+    fn unseen(&self) -> WatchError {
+        let WatchRolloutRequest { fleet, revision } = self.request.clone();
+        WatchError::StillRunning { what: what(&fleet, revision), fleet }
     }
 
     /// One stream: the rollout's end, or `None` where the stream ended first.
@@ -174,7 +184,7 @@ pub(super) fn success(rollout: &RolloutView) -> String {
 /// An error where a rollout that is over did not come to a good end.
 pub(super) fn conclude(rollout: &RolloutView) -> Result<(), WatchError> {
     let fleet = rollout.fleet.clone();
-    let what = format!("{fleet} revision {}", rollout.revision);
+    let what = what(&fleet, rollout.revision);
     let hosts = rollout.not_ready();
     match rollout.state {
         State::Completed => Ok(()),

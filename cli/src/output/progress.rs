@@ -61,7 +61,8 @@ impl Transfer {
 fn bar(what: &str, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template(
-        "{msg} [{bar:30}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta}",
+        "{msg} [{bar:30}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}  \
+         {binary_bytes_per_sec}  {eta}",
     );
     // The template is a constant; were it wrong, the default bar would do.
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));

@@ -112,7 +112,9 @@ mod tests {
 
     #[test]
     fn tables_have_no_borders_and_no_trailing_blanks() {
-        let lines = "HOST          STATE     SINCE\nh1            running   3m ago\na-long-name   failed    -";
+        let lines = "HOST          STATE     SINCE\n\
+                     h1            running   3m ago\n\
+                     a-long-name   failed    -";
         assert_eq!(table().render(false, ""), lines);
         assert_eq!(Table::new(&["HOST"]).render(false, "No hosts."), "No hosts.");
     }

@@ -185,7 +185,11 @@ impl HostView {
     pub(crate) fn details(&self, now: Timestamp) -> String {
         let when =
             |at: Option<At>| at.map_or("never".into(), |at| format!("{at} ({})", at.ago(now)));
-        let status = if self.online { "online" } else { "offline" };
+        let status = match self.since {
+            Some(_) if self.online => format!("online since {}", when(self.since)),
+            Some(_) => format!("offline since {}", when(self.since)),
+            None => "never seen".to_owned(),
+        };
         let expiry = self.certificate_expires;
         let observed = match self.observed_generation {
             Some(observed) if observed == self.generation => "reached".to_owned(),
@@ -196,7 +200,7 @@ impl HostView {
             ("Name", self.name.clone()),
             ("Id", self.id.clone()),
             ("Labels", self.labels("\n")),
-            ("Status", format!("{status} since {}", when(self.since))),
+            ("Status", status),
             ("Last heard", when(self.last_heard)),
             ("Enrolled", when(Some(self.enrolled))),
             ("Certificate", format!("expires {expiry} ({})", expiry.relative(now))),

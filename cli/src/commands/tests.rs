@@ -1,0 +1,274 @@
+//! Whole commands, from the command line to the exit code, against a controller in memory.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser as _;
+use shoal_proto::v1::fleets_server::{Fleets, FleetsServer};
+use shoal_proto::v1::rollouts_server::{Rollouts, RolloutsServer};
+use shoal_proto::v1::{
+    ApplyRequest, ApplyResponse, Fleet, GetFleetStatusRequest, GetFleetStatusResponse,
+    ListFleetsRequest, ListFleetsResponse, ListRolloutsRequest, ListRolloutsResponse, OutcomeKind,
+    PlanRequest, PlanResponse, Rollout, RolloutState, WatchRolloutRequest,
+};
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::*;
+use crate::testing::Site;
+use crate::view::samples;
+
+const FLEET: &str =
+    "fleet = \"shop\"\n[instance.main]\nimage = \"shop:1\"\nhosts = \"*\"\nboot = true\n";
+
+/// One fleet at revision 2, of which the file makes revision 3.
+#[derive(Debug, Clone)]
+struct Fake(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    revision: u64,
+    /// Someone else applies between every plan and apply.
+    contended: bool,
+    applied: Vec<ApplyRequest>,
+    end: RolloutState,
+    observed: u64,
+}
+
+#[tonic::async_trait]
+impl Fleets for Fake {
+    async fn plan(&self, _: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let mut inner = self.0.lock().unwrap();
+        let changes_anything = inner.revision < 3;
+        let plan = PlanResponse {
+            base_revision: inner.revision,
+            changes: if changes_anything { samples::plan().changes } else { vec![] },
+            changes_anything,
+        };
+        inner.revision += u64::from(inner.contended);
+        Ok(Response::new(plan))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let mut inner = self.0.lock().unwrap();
+        let request = request.into_inner();
+        if request.base_revision != Some(inner.revision) {
+            return Err(Status::aborted("fleet shop is at another revision by now; plan again"));
+        }
+        inner.applied.push(request);
+        let changed = inner.revision < 3;
+        inner.revision = 3;
+        Ok(Response::new(ApplyResponse { revision: 3, changed, changes: vec![] }))
+    }
+
+    async fn list(
+        &self,
+        _: Request<ListFleetsRequest>,
+    ) -> Result<Response<ListFleetsResponse>, Status> {
+        let fleets = vec![Fleet { name: "shop".into(), ..Default::default() }];
+        Ok(Response::new(ListFleetsResponse { fleets }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<GetFleetStatusRequest>,
+    ) -> Result<Response<GetFleetStatusResponse>, Status> {
+        use shoal_proto::v1::{InstanceHealth, InstanceState};
+        let name = request.into_inner().fleet;
+        if name != "shop" {
+            return Err(Status::not_found(format!("there is no fleet {name}")));
+        }
+        let revision = self.0.lock().unwrap().observed;
+        let observed = samples::observed(revision, InstanceState::Running, InstanceHealth::Healthy);
+        let fleet = Some(Fleet { name, revision: 3, ..Default::default() });
+        let instances = vec![samples::instance("h1", Some(observed))];
+        Ok(Response::new(GetFleetStatusResponse { fleet, instances }))
+    }
+}
+
+#[tonic::async_trait]
+impl Rollouts for Fake {
+    type WatchStream = tokio_stream::Iter<std::vec::IntoIter<Result<Rollout, Status>>>;
+
+    async fn list(
+        &self,
+        _: Request<ListRolloutsRequest>,
+    ) -> Result<Response<ListRolloutsResponse>, Status> {
+        Ok(Response::new(ListRolloutsResponse { rollouts: vec![] }))
+    }
+
+    async fn watch(
+        &self,
+        _: Request<WatchRolloutRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let rollout =
+            samples::rollout(self.0.lock().unwrap().end, &[("h1", OutcomeKind::Ready, "")]);
+        Ok(Response::new(tokio_stream::iter(vec![Ok(rollout)])))
+    }
+}
+
+/// A fake controller, a context for it, and a fleet file.
+struct World {
+    fake: Fake,
+    dir: tempfile::TempDir,
+}
+
+async fn world() -> World {
+    let fake = Fake(Arc::new(Mutex::new(Inner {
+        revision: 2,
+        contended: false,
+        applied: vec![],
+        end: RolloutState::Completed,
+        observed: 3,
+    })));
+    let router = Server::builder()
+        .add_service(FleetsServer::new(fake.clone()))
+        .add_service(RolloutsServer::new(fake.clone()));
+    let site = Site::new();
+    let context = site.context(&site.serve(router).await);
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!(
+        "current = \"test\"\n[context.test]\ncontroller = {:?}\nca = {:?}\n\
+         certificate = {:?}\nkey = {:?}\n",
+        context.controller, context.ca, context.certificate, context.key
+    );
+    shoal_tls::write_private(&dir.path().join("config.toml"), config.as_bytes()).unwrap();
+    std::fs::write(dir.path().join("fleet.toml"), FLEET).unwrap();
+    World { fake, dir }
+}
+
+impl World {
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Carries out a command line in which `FILE` is the fleet file. Its exit code and error.
+    async fn run(&self, line: &str) -> (u8, String) {
+        let (config, file) = (self.path("config.toml"), self.path("fleet.toml"));
+        let words = line.split(' ').map(|word| if word == "FILE" { file.as_str() } else { word });
+        let line = ["shoal", "--config", &config].into_iter().chain(words);
+        match run(Cli::try_parse_from(line).unwrap()).await {
+            Ok(exit) => (exit.code(), String::new()),
+            Err(failure) => (failure.exit().code(), failure.report().unwrap_or_default()),
+        }
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.fake.0.lock().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn plan_says_by_its_exit_code_whether_anything_would_change() {
+    let world = world().await;
+    assert_eq!(world.run("plan FILE").await.0, 1);
+    assert_eq!(world.run("plan FILE -o json").await.0, 1);
+    world.inner().revision = 3;
+    assert_eq!(world.run("plan FILE").await.0, 0);
+}
+
+#[tokio::test]
+async fn a_file_with_errors_is_never_sent() {
+    let world = world().await;
+    std::fs::write(Path::new(&world.path("fleet.toml")), "fleet = \"Shop\"\n").unwrap();
+    for line in ["check FILE", "plan FILE", "apply FILE"] {
+        let (code, error) = world.run(line).await;
+        assert_eq!(code, 2, "{line}: {error}");
+        assert!(error.contains("fleet.toml:1:"), "{line}: {error}");
+    }
+    assert!(world.inner().applied.is_empty());
+}
+
+#[tokio::test]
+async fn apply_sends_what_was_planned() {
+    let world = world().await;
+    assert_eq!(
+        world.run("apply FILE --wait --timeout 5m --source abc123").await,
+        (0, String::new())
+    );
+    let applied = world.inner().applied.pop().unwrap();
+    assert_eq!(applied.base_revision, Some(2));
+    assert_eq!((applied.timeout_ms, applied.source.as_str()), (300_000, "abc123"));
+    assert_eq!(applied.spec.unwrap().fleet, "shop");
+}
+
+#[tokio::test]
+async fn a_dry_run_applies_nothing() {
+    let world = world().await;
+    assert_eq!(world.run("apply FILE --dry-run").await.0, 0);
+    assert!(world.inner().applied.is_empty());
+}
+
+#[tokio::test]
+async fn a_race_is_refused() {
+    let world = world().await;
+    world.inner().contended = true;
+    let (code, error) = world.run("apply FILE").await;
+    assert_eq!(code, 7, "{error}");
+    assert!(error.contains("cannot apply fleet shop") && error.contains("plan again"), "{error}");
+    assert!(world.inner().applied.is_empty());
+}
+
+#[tokio::test]
+async fn waiting_ends_as_the_rollout_does() {
+    let ends = [
+        (RolloutState::Failed, 3),
+        (RolloutState::Partial, 5),
+        (RolloutState::TimedOut, 6),
+        (RolloutState::Superseded, 7),
+    ];
+    for (end, expected) in ends {
+        let world = world().await;
+        world.inner().end = end;
+        assert_eq!(world.run("apply FILE --wait").await.0, expected, "{end:?}");
+        assert_eq!(world.run("rollout watch shop -o json").await.0, expected, "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_failure_that_mended_itself_is_no_failure() {
+    let world = world().await;
+    world.inner().revision = 3;
+    world.inner().end = RolloutState::Partial;
+    assert_eq!(world.run("apply FILE --wait").await.0, 0);
+    world.inner().observed = 2;
+    assert_eq!(world.run("apply FILE --wait").await.0, 5);
+}
+
+#[tokio::test]
+async fn status_says_by_its_exit_code_whether_all_is_well() {
+    let world = world().await;
+    assert_eq!(world.run("status").await.0, 0);
+    assert_eq!(world.run("status shop -o json").await.0, 0);
+    world.inner().observed = 2;
+    assert_eq!(world.run("status").await.0, 1);
+    assert_eq!(world.run("status shop").await.0, 1);
+    let (code, error) = world.run("status shpo").await;
+    assert_eq!(
+        (code, error.as_str()),
+        (10, "error: cannot show fleet shpo: there is no fleet shpo")
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_explained() {
+    let (code, error) = world().await.run("image list").await;
+    assert_eq!(code, 70, "{error}");
+    assert!(error.contains("shoal version"), "{error}");
+    let (code, error) = world().await.run("exec shop/main --no-stdin -- true").await;
+    assert_eq!(code, 125, "{error}");
+}
+
+#[tokio::test]
+async fn contexts_can_be_listed_and_renamed() {
+    let world = world().await;
+    for line in ["context list", "context show -o json", "context rename test prod"] {
+        assert_eq!(world.run(line).await, (0, String::new()), "{line}");
+    }
+    assert_eq!(world.run("context use test").await.0, 2);
+    assert_eq!(world.run("context use prod").await.0, 0);
+    assert_eq!(world.run("--context test status").await.0, 2);
+    assert_eq!(world.run("status").await.0, 0);
+}
