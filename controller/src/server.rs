@@ -11,7 +11,11 @@ use std::time::Duration;
 use shoal_proto::v1::agent_link_server::AgentLinkServer;
 use shoal_proto::v1::controller_server::ControllerServer;
 use shoal_proto::v1::enrol_server::EnrolServer;
+use shoal_proto::v1::fleets_server::FleetsServer;
 use shoal_proto::v1::hosts_server::HostsServer;
+use shoal_proto::v1::images_server::ImagesServer;
+use shoal_proto::v1::instances_server::InstancesServer;
+use shoal_proto::v1::rollouts_server::RolloutsServer;
 use shoal_proto::{DESCRIPTORS, LARGEST_MESSAGE};
 use shoal_tls::ReloadableIdentity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,10 +31,15 @@ use crate::authority::{AuthorityError, SERVER_CHECK};
 use crate::clock;
 use crate::controller_api::ControllerApi;
 use crate::enrol::EnrolApi;
+use crate::fleets_api::Fleets;
 use crate::hosts_api::HostsApi;
+use crate::images_api::{self, Images};
+use crate::instances_api::Instances;
 use crate::link::{LinkApi, desired};
 use crate::listener::{Connections, Limits, ListenError, Listener, Setup};
 use crate::refusal::chain;
+use crate::rollout_driver;
+use crate::rollouts_api::Rollouts;
 use crate::store::{CommitError, StoreError};
 
 /// How often a connection without traffic is asked whether it lives.
@@ -117,6 +126,10 @@ impl Running {
         let enrol = enrol_port(&app, &server)?;
         let (address, enrol_address) = (main.local_addr(), enrol.local_addr());
         let connections = [main.connections(), enrol.connections()];
+        // Before anyone can push: a file that is being pushed has no record either.
+        if let Err(error) = images_api::remove_orphans(&app.records, &app.blobs).await {
+            tracing::error!(%error, "cannot remove image files that have no record");
+        }
         spawn_tasks(&app, server);
         let (epoch, trust_domain) = (app.epoch, app.authority.trust_domain());
         tracing::info!(%address, %enrol_address, epoch, %trust_domain, "controller serves");
@@ -200,7 +213,11 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
     routes
         .add_service(sized!(AgentLinkServer, LinkApi::new(Arc::clone(app))))
         .add_service(sized!(ControllerServer, ControllerApi::new(Arc::clone(app))))
-        .add_service(sized!(HostsServer, HostsApi::new(Arc::clone(app))));
+        .add_service(sized!(HostsServer, HostsApi::new(Arc::clone(app))))
+        .add_service(sized!(ImagesServer, Images::new(app)))
+        .add_service(sized!(FleetsServer, Fleets::new(app)))
+        .add_service(sized!(RolloutsServer, Rollouts::new(app)))
+        .add_service(sized!(InstancesServer, Instances::new(app)));
     let (_reporter, health) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -219,6 +236,8 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
 fn spawn_tasks(app: &Arc<App>, server: ReloadableIdentity) {
     app.tasks.spawn(app.live.clone().keep(app.shutdown.clone()));
     app.tasks.spawn(desired::follow(Arc::clone(app)));
+    let (records, live) = (app.records.clone(), app.live.clone());
+    app.tasks.spawn(rollout_driver::run(records, live, app.shutdown.clone()));
     app.tasks.spawn(renew_server(Arc::clone(app), server));
 }
 

@@ -1,0 +1,192 @@
+//! The service `Fleets`: plan, apply, and what there is.
+//!
+//! Plan and apply share [`plan::plan`], a pure function over a [`world::World`] that is read
+//! before. An apply writes a revision and a rollout ([`apply`]); `rollout_driver` does the rest.
+//!
+//! An apply that changes nothing makes no revision, with one exception: where the last rollout
+//! ended without success (failed, timed out, or partial), the same spec makes a new revision. A
+//! person or a CI job that applies again then asks for another try, and gets one with a deadline
+//! and a verdict of its own; instances that are as they should be are not disturbed by it. While a
+//! rollout of the same spec is under way, an apply joins it.
+//!
+//! Deliberately absent: reading fleet files. What arrives is complete in itself.
+
+mod apply;
+pub mod plan;
+pub mod revision;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod tests_support;
+pub mod world;
+
+use std::collections::BTreeMap;
+
+use shoal_core::name::{HostId, HostName};
+use shoal_core::placement::Action;
+use shoal_core::time::Timestamp;
+use shoal_proto::v1::{
+    self, ApplyRequest, ApplyResponse, ChangeKind, GetFleetStatusRequest, GetFleetStatusResponse,
+    ListFleetsRequest, ListFleetsResponse, PlanRequest, PlanResponse, fleets_server,
+};
+use tokio::sync::Mutex;
+use tonic::{Request, Response, Status, async_trait};
+
+pub(crate) use self::apply::superseded;
+use self::apply::{Wanted, apply, fleet_spec, known, planned};
+use self::plan::{Change, Need};
+use self::world::{Newest, World};
+use crate::access;
+use crate::app::App;
+use crate::live::Live;
+use crate::refusal::Refusal;
+use crate::store::Records;
+use crate::{clock, instances_api, inventory, rollouts_api};
+
+/// The service.
+#[derive(Debug)]
+pub struct Fleets {
+    records: Records,
+    live: Live,
+    /// One apply at a time: two new fleets could otherwise take one machine name, each before it
+    /// sees the other. What one fleet's appliers do to each other the store decides.
+    applying: Mutex<()>,
+}
+
+impl Fleets {
+    /// The service over a controller's parts.
+    #[must_use]
+    pub fn new(app: &App) -> Self {
+        Self::over(app.records.clone(), app.live.clone())
+    }
+
+    pub(crate) fn over(records: Records, live: Live) -> Self {
+        Self { records, live, applying: Mutex::new(()) }
+    }
+
+    async fn plan(&self, request: PlanRequest) -> Result<PlanResponse, Refusal> {
+        let PlanRequest { spec } = request;
+        let spec = fleet_spec(spec)?;
+        let world = World::load(&self.records, &spec).await?;
+        let (world, plan) = planned(world, &spec).await?;
+        let same_spec = world.newest.as_ref().is_some_and(|n| n.revision.spec == spec);
+        let disturbs = plan.changes.iter().any(|change| change.action != Action::Keep);
+        Ok(PlanResponse {
+            base_revision: world.revision(),
+            changes_anything: disturbs || (plan.need == Need::Change && !same_spec),
+            changes: self.changes(plan.changes),
+        })
+    }
+
+    pub(crate) async fn apply(
+        &self,
+        request: ApplyRequest,
+        who: &str,
+        now: Timestamp,
+    ) -> Result<ApplyResponse, Refusal> {
+        let wanted = Wanted::try_from(request)?;
+        let _one_at_a_time = self.applying.lock().await;
+        let applied = apply(&self.records, &wanted, who, now).await?;
+        Ok(ApplyResponse {
+            revision: applied.revision,
+            changed: applied.changed,
+            changes: self.changes(applied.changes),
+        })
+    }
+
+    async fn list(&self) -> Result<ListFleetsResponse, Refusal> {
+        let names = inventory::host_names(&self.records).await?;
+        let mut fleets = Vec::new();
+        for revision in inventory::newest_revisions(&self.records).await? {
+            if let Some(newest) = Newest::load(&self.records, &revision.fleet).await? {
+                fleets.push(fleet(&newest, &names));
+            }
+        }
+        Ok(ListFleetsResponse { fleets })
+    }
+
+    async fn status(
+        &self,
+        request: GetFleetStatusRequest,
+    ) -> Result<GetFleetStatusResponse, Refusal> {
+        let GetFleetStatusRequest { fleet: name } = request;
+        let newest = known(&self.records, &name).await?;
+        let names = inventory::host_names(&self.records).await?;
+        let of = |id: &shoal_core::name::InstanceId| id.fleet == newest.revision.fleet;
+        let hosts = instances_api::listing::load(&self.records, &self.live).await?;
+        let instances = instances_api::listing::instances(&hosts, of);
+        Ok(GetFleetStatusResponse { fleet: Some(fleet(&newest, &names)), instances })
+    }
+
+    fn changes(&self, changes: Vec<Change>) -> Vec<v1::InstanceChange> {
+        let online = |host: &HostId| self.live.presence(host).is_some_and(|p| p.online);
+        let wire = |change: Change| {
+            let host_online = online(&change.host);
+            instance_change(change, host_online)
+        };
+        changes.into_iter().map(wire).collect()
+    }
+}
+
+fn instance_change(change: Change, host_online: bool) -> v1::InstanceChange {
+    let Change { host: _, host_name, instance, action } = change;
+    let (kind, fields) = match action {
+        Action::Create => (ChangeKind::Create, vec![]),
+        Action::Replace(fields) => (ChangeKind::Replace, fields),
+        Action::Remove => (ChangeKind::Remove, vec![]),
+        Action::Keep => (ChangeKind::Keep, vec![]),
+    };
+    let fields = fields.into_iter().map(|field| {
+        let shoal_core::diff::FieldChange { field, from, to } = field;
+        v1::FieldChange { field, from, to }
+    });
+    v1::InstanceChange {
+        host: host_name.to_string(),
+        instance: instance.to_string(),
+        kind: kind.into(),
+        fields: fields.collect(),
+        host_online,
+    }
+}
+
+fn fleet(newest: &Newest, names: &BTreeMap<HostId, HostName>) -> v1::Fleet {
+    let Newest { revision, rollout, .. } = newest;
+    v1::Fleet {
+        name: revision.fleet.to_string(),
+        revision: revision.number,
+        applied_ms: revision.created.0,
+        applied_by: revision.author.clone(),
+        source: revision.source.clone(),
+        rollout: Some(rollouts_api::wire(rollout, names, &revision.author)),
+    }
+}
+
+#[async_trait]
+impl fleets_server::Fleets for Fleets {
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        Ok(Response::new(Self::plan(self, request.into_inner()).await?))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let applied = Self::apply(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(applied))
+    }
+
+    async fn list(
+        &self,
+        _request: Request<ListFleetsRequest>,
+    ) -> Result<Response<ListFleetsResponse>, Status> {
+        Ok(Response::new(Self::list(self).await?))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<GetFleetStatusRequest>,
+    ) -> Result<Response<GetFleetStatusResponse>, Status> {
+        Ok(Response::new(self.status(request.into_inner()).await?))
+    }
+}

@@ -1,0 +1,270 @@
+//! Making a revision and its rollout, in one transaction, or neither.
+//!
+//! Deliberately absent: changing any host. The rollout's driver does that, so that a controller
+//! that is killed after this has everything it needs to carry on.
+
+use std::time::Duration;
+
+use shoal_core::fleet::FleetSpec;
+use shoal_core::rollout::{HostProgress, Outcome, Rollout, State};
+use shoal_core::time::Timestamp;
+use shoal_proto::convert::rollout_record;
+use shoal_proto::v1::ApplyRequest;
+use shoal_proto::v1::store::FleetRecord;
+
+use super::plan::{Change, Need, Plan, plan};
+use super::revision::Revision;
+use super::world::{Newest, World};
+use crate::audit;
+use crate::inventory;
+use crate::records::revision_id;
+use crate::refusal::{Refusal, chain};
+use crate::store::{Batch, CommitError, Records};
+
+/// How long a rollout may take where nothing is said.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long it may take at most.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Characters of `source`.
+const LONGEST_SOURCE: usize = 256;
+/// How often it is tried again where others change the same.
+const ATTEMPTS: u32 = 8;
+/// Problems that one answer tells: a gRPC status travels in a header, and headers are small.
+const MOST_PROBLEMS: usize = 30;
+/// Bytes of them.
+const LONGEST_PROBLEMS: usize = 4 << 10;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) spec: FleetSpec,
+    pub(super) base: Option<u64>,
+    pub(super) timeout: Duration,
+    pub(super) source: String,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) revision: u64,
+    /// Whether that revision is new.
+    pub(super) changed: bool,
+    pub(super) changes: Vec<Change>,
+}
+
+impl TryFrom<ApplyRequest> for Wanted {
+    type Error = Refusal;
+
+    fn try_from(wire: ApplyRequest) -> Result<Self, Refusal> {
+        let ApplyRequest { spec, base_revision, timeout_ms, source } = wire;
+        let timeout = match timeout_ms {
+            0 => DEFAULT_TIMEOUT,
+            millis => Duration::from_millis(millis),
+        };
+        if timeout > LONGEST_TIMEOUT {
+            return Err(Refusal::Invalid("a rollout may take at most 24 hours".into()));
+        }
+        if source.chars().count() > LONGEST_SOURCE || source.chars().any(char::is_control) {
+            return Err(Refusal::Invalid(format!(
+                "the source of an apply is one line of at most {LONGEST_SOURCE} characters, such \
+                 as a commit"
+            )));
+        }
+        Ok(Self { spec: fleet_spec(spec)?, base: base_revision, timeout, source })
+    }
+}
+
+/// The spec of a request.
+pub(super) fn fleet_spec(wire: Option<shoal_proto::v1::FleetSpec>) -> Result<FleetSpec, Refusal> {
+    let wire = wire.ok_or_else(|| Refusal::Invalid("the request has no fleet spec".into()))?;
+    Ok(FleetSpec::try_from(wire)?)
+}
+
+/// Applies what is wanted; reads and plans again where someone else was faster.
+pub(super) async fn apply(
+    records: &Records,
+    wanted: &Wanted,
+    who: &str,
+    now: Timestamp,
+) -> Result<Applied, Refusal> {
+    for _ in 0..ATTEMPTS {
+        let world = World::load(records, &wanted.spec).await?;
+        if let Some(applied) = apply_to(records, world, wanted, who, now).await? {
+            return Ok(applied);
+        }
+    }
+    Err(Refusal::Conflict(format!(
+        "fleet {} is being changed by others all the time; try again",
+        wanted.spec.fleet
+    )))
+}
+
+/// Applies to the world as it was read; `None` where it has changed since.
+pub(super) async fn apply_to(
+    records: &Records,
+    world: World,
+    wanted: &Wanted,
+    who: &str,
+    now: Timestamp,
+) -> Result<Option<Applied>, Refusal> {
+    let (world, plan) = planned(world, &wanted.spec).await?;
+    if plan.need == Need::Nothing {
+        // Also where the base is an older one: what is wanted is so.
+        let changes = plan.changes;
+        return Ok(Some(Applied { revision: world.revision(), changed: false, changes }));
+    }
+    check_base(&world, wanted)?;
+    let revision = revision(&world, &plan, wanted, who, now);
+    let batch = batch(&world, &revision, wanted, who, now)?;
+    match records.commit(batch).await {
+        Ok(_) => {
+            let (revision, changes) = (revision.number, plan.changes);
+            Ok(Some(Applied { revision, changed: true, changes }))
+        }
+        Err(CommitError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Plans where it may take its time: there may be many templates to render.
+pub(super) async fn planned(world: World, spec: &FleetSpec) -> Result<(World, Plan), Refusal> {
+    let spec = spec.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let plan = plan(&world, &spec);
+        (world, plan)
+    });
+    let (world, plan) = task.await.map_err(|error| Refusal::Internal(chain(&error)))?;
+    Ok((world, plan.map_err(|problems| Refusal::Invalid(all(&problems)))?))
+}
+
+/// All problems, one a line, as far as there is room.
+fn all(problems: &[String]) -> String {
+    let mut text = String::new();
+    for (at, problem) in problems.iter().enumerate() {
+        if at == MOST_PROBLEMS || text.len() + problem.len() > LONGEST_PROBLEMS {
+            let rest = problems.len() - at;
+            text.push_str(&format!("\n… and {rest} more"));
+            break;
+        }
+        if at > 0 {
+            text.push('\n');
+        }
+        text.extend(problem.chars().take(LONGEST_PROBLEMS / 4));
+    }
+    text
+}
+
+/// Refuses where the fleet has moved on from the revision that the caller has seen.
+fn check_base(world: &World, wanted: &Wanted) -> Result<(), Refusal> {
+    let fleet = &wanted.spec.fleet;
+    let Some(base) = wanted.base.filter(|base| *base != world.revision()) else { return Ok(()) };
+    let Some(Newest { revision, .. }) = &world.newest else {
+        return Err(Refusal::Conflict(format!(
+            "fleet {fleet} has no revision {base}: it has none at all; run `shoal plan` again"
+        )));
+    };
+    Err(Refusal::Conflict(format!(
+        "fleet {fleet} has moved on since revision {base}: revision {} was applied by {} at {}{}; \
+         run `shoal plan` again and apply to that",
+        revision.number,
+        revision.author,
+        moment(revision.created),
+        if revision.source.is_empty() {
+            String::new()
+        } else {
+            format!(" from {}", revision.source)
+        },
+    )))
+}
+
+/// A point in time for people.
+fn moment(at: Timestamp) -> String {
+    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis)
+        .map_or_else(|_| at.0.to_string(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+fn revision(world: &World, plan: &Plan, wanted: &Wanted, who: &str, now: Timestamp) -> Revision {
+    Revision {
+        fleet: wanted.spec.fleet.clone(),
+        number: world.revision() + 1,
+        spec: wanted.spec.clone(),
+        hosts: plan.hosts.clone(),
+        created: now,
+        author: who.to_owned(),
+        source: wanted.source.clone(),
+    }
+}
+
+/// Everything that makes `revision` the newest, if the world is still as it was read.
+fn batch(
+    world: &World,
+    revision: &Revision,
+    wanted: &Wanted,
+    who: &str,
+    now: Timestamp,
+) -> Result<Batch, Refusal> {
+    let (fleet, number) = (revision.fleet.as_str(), revision.number);
+    let id = revision_id(fleet, number);
+    let newest = FleetRecord { revision: number };
+    let mut batch = Batch::new();
+    match &world.newest {
+        Some(before) => {
+            batch.replace(&before.fleet, &newest)?;
+            supersede(&mut batch, before, now)?;
+        }
+        None => {
+            batch.create(fleet, &newest)?;
+        }
+    }
+    batch.create(&id, &revision.record())?;
+    batch.create(&id, &rollout_record(&rollout(revision, wanted.timeout)))?;
+    for image in &world.image_records {
+        // Written again as it is: whoever is removing the image at this moment then fails.
+        batch.replace(image, &image.record)?;
+    }
+    let detail = format!("revision {number}");
+    let (entry, record) = audit::entry(&who, "Fleets/Apply", fleet, &detail, now);
+    batch.create(&entry, &record)?;
+    Ok(batch)
+}
+
+/// Ends the rollout before, where it has not ended. Where it has, nothing else may have happened
+/// to it either: a driver that is telling hosts of it would be overlooked.
+fn supersede(batch: &mut Batch, before: &Newest, now: Timestamp) -> Result<(), Refusal> {
+    if before.rollout.state.is_final() {
+        batch.unchanged(&before.rollout_record)?;
+        return Ok(());
+    }
+    batch.replace(&before.rollout_record, &rollout_record(&superseded(&before.rollout, now)))?;
+    Ok(())
+}
+
+/// A rollout whose place a newer one has taken.
+pub(crate) fn superseded(rollout: &Rollout, now: Timestamp) -> Rollout {
+    Rollout { state: State::Superseded, ended: Some(now), ..rollout.clone() }
+}
+
+fn rollout(revision: &Revision, timeout: Duration) -> Rollout {
+    let pending = HostProgress { generation: None, outcome: Outcome::Pending };
+    Rollout {
+        fleet: revision.fleet.clone(),
+        revision: revision.number,
+        state: State::Planned,
+        hosts: revision.hosts.keys().map(|host| (host.clone(), pending.clone())).collect(),
+        started: revision.created,
+        deadline: revision.created.after(timeout),
+        ended: None,
+    }
+}
+
+/// The newest revision of a fleet that has to be there.
+pub(super) async fn known(records: &Records, name: &str) -> Result<Newest, Refusal> {
+    let fleet = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+    if let Some(newest) = Newest::load(records, &fleet).await? {
+        return Ok(newest);
+    }
+    let fleets = records.list::<FleetRecord>().await?.records;
+    let meant = inventory::meant(name, fleets.iter().map(|fleet| fleet.id.as_str()));
+    Err(Refusal::NotFound(format!("there is no fleet {name}{meant}")))
+}

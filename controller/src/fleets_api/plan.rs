@@ -1,0 +1,202 @@
+//! What an apply would change: a pure function of the fleet and the world.
+//!
+//! Deliberately absent: reading, writing, and who asks.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use shoal_core::fleet::FleetSpec;
+use shoal_core::host::{Host, HostSpec};
+use shoal_core::name::{HostId, HostName, InstanceId, InstanceName};
+use shoal_core::placement::{Action, host_actions, place, with_fleet};
+use shoal_core::render::{Place, render};
+use shoal_core::rollout::State;
+use shoal_core::spec::{FileBody, InstanceConfig};
+use shoal_core::time::Timestamp;
+use shoal_proto::v1;
+
+use super::revision::{Placed, Revision};
+use super::world::World;
+use crate::store::{MAX_COMMIT_BYTES, MAX_OPERATIONS};
+
+/// Bytes of a store transaction that are left for all but its largest record: a rollout's part
+/// for one host, and the fixed rest.
+const ROOM_PER_HOST: usize = 512;
+const ROOM: usize = 32 << 10;
+
+/// Images that one fleet may name: each takes a check and a write of the one transaction that
+/// makes a revision.
+const MOST_IMAGES: usize = MAX_OPERATIONS - 16;
+
+/// What a fleet's spec comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What each host gets; nothing on a host that the fleet leaves.
+    pub hosts: Placed,
+    /// What happens to each instance on each host, ordered by host name and instance.
+    pub changes: Vec<Change>,
+    /// Whether a revision is to be made of it.
+    pub need: Need,
+}
+
+/// What happens to one instance on one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The host.
+    pub host: HostId,
+    /// Its name.
+    pub host_name: HostName,
+    /// The instance.
+    pub instance: InstanceName,
+    /// What happens to it.
+    pub action: Action,
+}
+
+/// Whether a revision is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Everything is as the spec says, or a rollout is making it so.
+    Nothing,
+    /// The spec, a placement or a host differs.
+    Change,
+    /// Nothing differs, but the last rollout ended without success: whoever applies again wants
+    /// it tried again, with a deadline and a verdict of its own. Nothing is recreated by it.
+    Retry,
+}
+
+/// Plans `spec`.
+///
+/// # Errors
+/// Every reason why it can't be done, one text each.
+pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
+    let placement = place(spec, &world.hosts, &world.images, &world.others);
+    let mut hosts = placement.map_err(|problems| texts(&problems))?.hosts;
+    for (host, desired) in &world.specs {
+        let enrolled = world.hosts.iter().any(|known| known.id == *host);
+        if enrolled && desired.instances.iter().any(|i| i.id.fleet == spec.fleet) {
+            hosts.entry(host.clone()).or_default();
+        }
+    }
+    let mut problems = template_problems(world, spec, &hosts);
+    problems.extend(size_problems(world, spec, &hosts));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let changes = changes(world, spec, &hosts);
+    let need = need(world, spec, &hosts, &changes);
+    Ok(Plan { hosts, changes, need })
+}
+
+fn texts<T: ToString>(problems: &[T]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn changes(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<Change> {
+    let nothing = HostSpec::default();
+    let mut changes = Vec::new();
+    for host in &world.hosts {
+        let Some(configs) = hosts.get(&host.id) else { continue };
+        let desired = world.specs.get(&host.id).unwrap_or(&nothing);
+        let actions = host_actions(desired, &spec.fleet, configs).into_iter();
+        changes.extend(actions.map(|(instance, action)| Change {
+            host: host.id.clone(),
+            host_name: host.name.clone(),
+            instance,
+            action,
+        }));
+    }
+    changes
+}
+
+fn need(world: &World, spec: &FleetSpec, hosts: &Placed, changes: &[Change]) -> Need {
+    let Some(newest) = &world.newest else { return Need::Change };
+    if newest.revision.spec != *spec || !same_placement(&newest.revision.hosts, hosts) {
+        return Need::Change;
+    }
+    match newest.rollout.state {
+        State::Planned | State::Changing => Need::Nothing,
+        _ if changes.iter().any(|change| change.action != Action::Keep) => Need::Change,
+        State::Completed => Need::Nothing,
+        _ => Need::Retry,
+    }
+}
+
+/// Hosts that a revision takes the fleet away from don't count: the next one has none of them.
+fn same_placement(one: &Placed, other: &Placed) -> bool {
+    let on = |placed: &Placed| -> BTreeMap<HostId, BTreeMap<InstanceName, InstanceConfig>> {
+        let placed = placed.clone().into_iter();
+        placed.filter(|(_, configs)| !configs.is_empty()).collect()
+    };
+    on(one) == on(other)
+}
+
+/// What each template says on each host; an error that many hosts share is told once.
+fn template_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, declared) in &spec.instances {
+        let id = InstanceId { fleet: spec.fleet.clone(), instance: name.clone() };
+        let places: Vec<&Host> = world
+            .hosts
+            .iter()
+            .filter(|host| hosts.get(&host.id).is_some_and(|there| there.contains_key(name)))
+            .collect();
+        for (path, file) in &declared.settings.files {
+            let FileBody::Template(template) = &file.body else { continue };
+            let failed = places.iter().find_map(|host| {
+                let place = Place::new(&host.name, &id);
+                let error = render(template, &declared.settings.vars, &place).err()?;
+                Some((&host.name, error))
+            });
+            if let Some((host, error)) = failed {
+                let line = error.line.map_or(String::new(), |line| format!(" line {line}"));
+                problems.push(format!(
+                    "instance {name}: template of file {path}{line}, on host {host}: {error}"
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// What would not fit the store.
+fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String> {
+    let mut problems = Vec::new();
+    if world.images.len() > MOST_IMAGES {
+        problems.push(format!(
+            "the fleet names {} images, and at most {MOST_IMAGES} go into one fleet; split it",
+            world.images.len()
+        ));
+    }
+    let largest = MAX_COMMIT_BYTES.saturating_sub(ROOM + ROOM_PER_HOST * hosts.len());
+    let revision = Revision {
+        fleet: spec.fleet.clone(),
+        number: u64::MAX,
+        spec: spec.clone(),
+        hosts: hosts.clone(),
+        created: Timestamp(u64::MAX),
+        author: String::new(),
+        source: String::new(),
+    };
+    let size = revision.record().encoded_len();
+    if size > largest {
+        problems.push(too_large("the fleet", size, largest));
+    }
+    let nothing = HostSpec::default();
+    for host in &world.hosts {
+        let Some(configs) = hosts.get(&host.id) else { continue };
+        let desired = world.specs.get(&host.id).unwrap_or(&nothing);
+        let after = with_fleet(desired, &spec.fleet, u64::MAX, configs);
+        let size = v1::HostSpec::from(after).encoded_len();
+        if size > largest {
+            problems.push(too_large(&format!("everything on host {}", host.name), size, largest));
+        }
+    }
+    problems
+}
+
+fn too_large(what: &str, size: usize, largest: usize) -> String {
+    format!(
+        "{what} comes to {size} bytes with all files, and at most {largest} can be kept; put \
+         large files into the image"
+    )
+}

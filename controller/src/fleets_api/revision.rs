@@ -1,0 +1,134 @@
+//! A revision as the domain has it, and as the store keeps it.
+//!
+//! A placed instance has the settings that its fleet declares, so the record has them once, in
+//! the spec, and only the pinned images by host. That keeps a revision of a thousand hosts small.
+
+use std::collections::BTreeMap;
+
+use shoal_core::fleet::FleetSpec;
+use shoal_core::name::{FleetName, HostId, InstanceName};
+use shoal_core::spec::InstanceConfig;
+use shoal_core::time::Timestamp;
+use shoal_proto::convert::{Invalid, parse};
+use shoal_proto::v1;
+use shoal_proto::v1::store::{PlacedHost, RevisionRecord};
+
+/// One applied, immutable version of a fleet. Complete in itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// The fleet.
+    pub fleet: FleetName,
+    /// Its number: 1, 2, 3 …
+    pub number: u64,
+    /// What its user declared.
+    pub spec: FleetSpec,
+    /// What it puts on each host; nothing on one that it takes the fleet away from.
+    pub hosts: Placed,
+    /// When it was applied.
+    pub created: Timestamp,
+    /// By whom: a SPIFFE id.
+    pub author: String,
+    /// Where the spec comes from, such as a commit; may be empty.
+    pub source: String,
+}
+
+/// Configurations by host and instance.
+pub type Placed = BTreeMap<HostId, BTreeMap<InstanceName, InstanceConfig>>;
+
+impl Revision {
+    /// As the store keeps it.
+    #[must_use]
+    pub fn record(&self) -> RevisionRecord {
+        let Self { fleet, number, spec, hosts, created, author, source } = self;
+        let hosts = hosts.iter().map(|(host, configs)| {
+            let instances = configs.iter().map(|(name, config)| {
+                let image = Some(config.image.clone().into());
+                (name.to_string(), v1::InstanceConfig { image, settings: None })
+            });
+            (host.to_string(), PlacedHost { instances: instances.collect() })
+        });
+        RevisionRecord {
+            fleet: fleet.to_string(),
+            revision: *number,
+            spec: Some(spec.clone().into()),
+            hosts: hosts.collect(),
+            created_ms: created.0,
+            author: author.clone(),
+            source: source.clone(),
+        }
+    }
+}
+
+impl TryFrom<RevisionRecord> for Revision {
+    type Error = Invalid;
+
+    fn try_from(record: RevisionRecord) -> Result<Self, Invalid> {
+        let RevisionRecord { fleet, revision, spec, hosts, created_ms, author, source } = record;
+        let spec = FleetSpec::try_from(spec.ok_or(Invalid::Missing("spec"))?)?;
+        let hosts = hosts
+            .into_iter()
+            .map(|(host, placed)| Ok((parse("hosts", &host)?, placed_configs(placed, &spec)?)));
+        let hosts = hosts.collect::<Result<_, Invalid>>()?;
+        Ok(Self {
+            fleet: parse("fleet", &fleet)?,
+            number: revision,
+            spec,
+            hosts,
+            created: Timestamp(created_ms),
+            author,
+            source,
+        })
+    }
+}
+
+fn placed_configs(
+    placed: PlacedHost,
+    spec: &FleetSpec,
+) -> Result<BTreeMap<InstanceName, InstanceConfig>, Invalid> {
+    let PlacedHost { instances } = placed;
+    let configs = instances.into_iter().map(|(name, config)| {
+        let name: InstanceName = parse("instances", &name)?;
+        let v1::InstanceConfig { image, settings } = config;
+        let declared = spec.instances.get(&name).map(|declared| declared.settings.clone());
+        let settings = settings.map(TryInto::try_into).transpose()?.or(declared);
+        let config = InstanceConfig {
+            image: image.ok_or(Invalid::Missing("image"))?.try_into()?,
+            settings: settings.ok_or(Invalid::Missing("settings"))?,
+        };
+        Ok((name, config))
+    });
+    configs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::fleets_api::tests_support::{fleet, pinned};
+
+    #[test]
+    fn a_revision_survives_the_store_and_keeps_settings_once() {
+        let mut spec = fleet("shop", &[("main", "app:1", "*")]);
+        let declared = spec.instances.values_mut().next().unwrap();
+        declared.settings.env.insert("TEXT".parse().unwrap(), "x".repeat(10_000));
+        let config =
+            InstanceConfig { image: pinned("app:1", 1), settings: declared.settings.clone() };
+        let there: BTreeMap<_, _> = [("main".parse().unwrap(), config)].into();
+        let mut hosts: Placed =
+            (0..50).map(|n| (format!("h{n}").parse().unwrap(), there.clone())).collect();
+        hosts.insert("gone".parse().unwrap(), BTreeMap::new());
+        let revision = Revision {
+            fleet: "shop".parse().unwrap(),
+            number: 3,
+            spec,
+            hosts,
+            created: Timestamp(5),
+            author: "spiffe://t/user/ada".into(),
+            source: "abc".into(),
+        };
+        let record = revision.record();
+        assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());
+        assert_eq!(Revision::try_from(record), Ok(revision));
+    }
+}

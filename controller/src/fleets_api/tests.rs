@@ -1,0 +1,348 @@
+use shoal_core::rollout::State;
+use shoal_core::spec::{File, FileBody, Owner, Value};
+use shoal_core::status::State as InstanceState;
+use shoal_proto::v1::store::{AuditRecord, FleetRecord, HostSpecRecord, RevisionRecord};
+use shoal_proto::v1::{InstanceChange, RolloutState};
+
+use super::apply::{Applied, apply_to};
+use super::tests_support::{ADA, Lab, NOON, fleet, request};
+use super::world::World;
+use super::*;
+
+const WEB: &[(&str, &str, &str)] = &[("main", "app:1", "role=web")];
+
+async fn planned(lab: &Lab, instances: &[(&str, &str, &str)]) -> Result<PlanResponse, Refusal> {
+    let spec = Some(fleet("shop", instances).into());
+    lab.fleets().plan(PlanRequest { spec }).await
+}
+
+fn shown(changes: &[InstanceChange]) -> Vec<String> {
+    let kind = |change: &InstanceChange| change.kind().as_str_name().replace("CHANGE_KIND_", "");
+    changes.iter().map(|c| format!("{} {}@{}", kind(c), c.instance, c.host)).collect()
+}
+
+fn invalid(result: Result<PlanResponse, Refusal>) -> String {
+    match result {
+        Err(Refusal::Invalid(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Applies, and has every host told.
+async fn rolled(lab: &Lab, instances: &[(&str, &str, &str)]) -> u64 {
+    let applied = lab.apply("shop", instances).await.unwrap();
+    lab.advance("shop", applied.revision, NOON).await;
+    applied.revision
+}
+
+/// Ends the newest rollout in success.
+async fn completed(lab: &Lab, revision: u64, hosts: &[&str]) {
+    for host in hosts {
+        let agent = lab.connect(host);
+        agent.converge(&lab.spec(host).await);
+        std::mem::forget(agent);
+    }
+    assert!(lab.advance("shop", revision, NOON).await);
+    let state = lab.rollout("shop", revision).await.record.state();
+    assert_eq!(state, RolloutState::Completed);
+}
+
+#[tokio::test]
+async fn a_new_fleet_is_created_on_every_match() {
+    let lab = Lab::new().await;
+    let _agent = lab.connect("h2");
+    let plan = planned(&lab, WEB).await.unwrap();
+    assert_eq!((plan.base_revision, plan.changes_anything), (0, true));
+    assert_eq!(shown(&plan.changes), ["CREATE main@h1", "CREATE main@h2"]);
+    let online: Vec<bool> = plan.changes.iter().map(|change| change.host_online).collect();
+    assert_eq!(online, [false, true]);
+    assert!(lab.records.list::<FleetRecord>().await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn a_plan_tells_create_replace_keep_and_remove_apart() {
+    let lab = Lab::new().await;
+    let before = [("gone", "app:1", "h1"), ("keep", "app:1", "*"), ("new", "app:1", "h1,h3")];
+    rolled(&lab, &before).await;
+    let after = [("fresh", "app:1", "h3"), ("keep", "app:1", "h1,h3"), ("new", "app:2", "h1")];
+    let plan = planned(&lab, &after).await.unwrap();
+    assert_eq!((plan.base_revision, plan.changes_anything), (1, true));
+    let wanted = [
+        "REMOVE gone@h1",
+        "KEEP keep@h1",
+        "REPLACE new@h1",
+        "REMOVE keep@h2",
+        "CREATE fresh@h3",
+        "KEEP keep@h3",
+        "REMOVE new@h3",
+    ];
+    assert_eq!(shown(&plan.changes), wanted);
+    let replaced = plan.changes.iter().find(|change| change.kind() == ChangeKind::Replace);
+    let fields: Vec<_> = replaced.unwrap().fields.iter().map(|f| f.field.as_str()).collect();
+    assert_eq!(fields, ["image"]);
+}
+
+#[tokio::test]
+async fn every_problem_is_told_at_once() {
+    let lab = Lab::new().await;
+    let bad = [("a", "app:9", "role=mail"), ("b", "other:1", "h1"), ("c", "app:1", "h9")];
+    let text = invalid(planned(&lab, &bad).await);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    for (line, wanted) in lines.iter().zip([
+        "instance a: no host matches \"role=mail\"",
+        "instance a: image app:9 is not known",
+        "instance b: image other:1 is not known",
+        "instance c: host h9 is not enrolled",
+    ]) {
+        assert!(line.starts_with(wanted), "{line}");
+    }
+    assert!(matches!(lab.apply("shop", &bad).await, Err(Refusal::Invalid(_))));
+    assert!(lab.records.list::<AuditRecord>().await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn many_problems_fit_an_answer() {
+    let lab = Lab::new().await;
+    let names: Vec<String> = (0..200).map(|n| format!("i{n}")).collect();
+    let bad: Vec<_> = names.iter().map(|n| (n.as_str(), "nothing:1", "h1")).collect();
+    let text = invalid(planned(&lab, &bad).await);
+    assert!(text.len() < 6000 && text.ends_with(" more"), "{text}");
+}
+
+#[tokio::test]
+async fn templates_are_rendered_for_the_hosts_where_they_will_be() {
+    let lab = Lab::new().await;
+    let mut spec = fleet("shop", WEB);
+    let settings = &mut spec.instances.values_mut().next().unwrap().settings;
+    let text = "{% if shoal.host == 'h2' %}\n{{ table.missing }}{% endif %}";
+    let body = FileBody::Template(text.into());
+    let file = File { body, mode: 0o644, owner: Owner::default() };
+    settings.files.insert("/etc/app.conf".parse().unwrap(), file);
+    settings.vars.insert("table".into(), Value::Table([].into()));
+    let request = PlanRequest { spec: Some(spec.into()) };
+    let text = invalid(lab.fleets().plan(request).await);
+    assert!(
+        text.starts_with("instance main: template of file /etc/app.conf line 2, on host h2: "),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_the_store_could_not_hold_is_refused_before() {
+    let lab = Lab::new().await;
+    let mut spec = fleet("shop", WEB);
+    let settings = &mut spec.instances.values_mut().next().unwrap().settings;
+    for path in ["/etc/a", "/etc/b"] {
+        let body = FileBody::Text("x".repeat(600 << 10));
+        let file = File { body, mode: 0o644, owner: Owner::default() };
+        settings.files.insert(path.parse().unwrap(), file);
+    }
+    let text = invalid(lab.fleets().plan(PlanRequest { spec: Some(spec.into()) }).await);
+    assert!(text.contains("the fleet comes to"), "{text}");
+    assert!(text.contains("everything on host h1 comes to"), "{text}");
+}
+
+#[tokio::test]
+async fn an_apply_makes_a_revision_a_rollout_and_an_entry() {
+    let lab = Lab::new().await;
+    let mut wanted = request(&fleet("shop", WEB));
+    wanted.source = "commit abc".into();
+    wanted.timeout_ms = 5000;
+    let applied = lab.fleets().apply(wanted, ADA, NOON).await.unwrap();
+    assert_eq!((applied.revision, applied.changed, applied.changes.len()), (1, true, 2));
+    let stored = inventory::revision(&lab.records, "shop", 1).await.unwrap();
+    assert_eq!((stored.author.as_str(), stored.source.as_str()), (ADA, "commit abc"));
+    assert_eq!(stored.hosts.len(), 2);
+    let rollout = lab.rollout("shop", 1).await.record;
+    assert_eq!(rollout.state(), RolloutState::Planned);
+    assert_eq!(rollout.deadline_ms, NOON.0 + 5000);
+    let audit = lab.records.list::<AuditRecord>().await.unwrap().records;
+    let entry = &audit[0].record;
+    let said = [&entry.who, &entry.what, &entry.target, &entry.detail].map(String::as_str);
+    assert_eq!(said, [ADA, "Fleets/Apply", "shop", "revision 1"]);
+    // Hosts are the driver's.
+    assert!(lab.records.list::<HostSpecRecord>().await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn the_same_again_makes_nothing() {
+    let lab = Lab::new().await;
+    let first = rolled(&lab, WEB).await;
+    for round in ["while it rolls out", "when it has"] {
+        let again = lab.apply("shop", WEB).await.unwrap();
+        assert_eq!((again.revision, again.changed), (1, false), "{round}");
+        if round == "while it rolls out" {
+            completed(&lab, first, &["h1", "h2"]).await;
+        }
+    }
+    let plan = planned(&lab, WEB).await.unwrap();
+    assert!(!plan.changes_anything);
+    assert_eq!(shown(&plan.changes), ["KEEP main@h1", "KEEP main@h2"]);
+    assert_eq!(lab.records.list::<RevisionRecord>().await.unwrap().records.len(), 1);
+    assert_eq!(lab.records.list::<AuditRecord>().await.unwrap().records.len(), 1);
+}
+
+#[tokio::test]
+async fn a_moved_tag_and_another_label_are_changes() {
+    let lab = Lab::new().await;
+    let first = rolled(&lab, WEB).await;
+    completed(&lab, first, &["h1", "h2"]).await;
+    lab.host("h3", "web").await;
+    let plan = planned(&lab, WEB).await.unwrap();
+    assert_eq!(shown(&plan.changes), ["KEEP main@h1", "KEEP main@h2", "CREATE main@h3"]);
+    lab.host("h3", "db").await;
+    lab.image("app:1", 3).await;
+    let plan = planned(&lab, WEB).await.unwrap();
+    assert_eq!(shown(&plan.changes), ["REPLACE main@h1", "REPLACE main@h2"]);
+    assert_eq!(lab.apply("shop", WEB).await.unwrap().revision, 2);
+}
+
+#[tokio::test]
+async fn the_same_spec_after_a_failure_is_another_try_that_disturbs_nothing() {
+    let lab = Lab::new().await;
+    let first = rolled(&lab, WEB).await;
+    let (one, two) = (lab.connect("h1"), lab.connect("h2"));
+    one.converge(&lab.spec("h1").await);
+    two.report(&lab.spec("h2").await, InstanceState::Failed);
+    assert!(lab.advance("shop", first, Timestamp(NOON.0 + 60_000)).await);
+    assert_eq!(lab.rollout("shop", 1).await.record.state(), RolloutState::Failed);
+    assert!(!planned(&lab, WEB).await.unwrap().changes_anything);
+    let again = lab.apply("shop", WEB).await.unwrap();
+    assert_eq!((again.revision, again.changed), (2, true));
+    assert_eq!(shown(&again.changes), ["KEEP main@h1", "KEEP main@h2"]);
+    assert_eq!(lab.rollout("shop", 1).await.record.state(), RolloutState::Failed);
+}
+
+#[tokio::test]
+async fn a_newer_revision_supersedes_the_rollout_before() {
+    let lab = Lab::new().await;
+    lab.apply("shop", WEB).await.unwrap();
+    let later = Timestamp(NOON.0 + 1);
+    let wanted = request(&fleet("shop", &[("main", "app:2", "h3")]));
+    lab.fleets().apply(wanted, ADA, later).await.unwrap();
+    let before = lab.rollout("shop", 1).await.record;
+    assert_eq!(before.state(), RolloutState::Superseded);
+    assert_eq!(before.ended_ms, Some(later.0));
+    let newest = World::load(&lab.records, &fleet("shop", WEB)).await.unwrap().newest.unwrap();
+    assert_eq!((newest.revision.number, newest.rollout.state), (2, State::Planned));
+}
+
+#[tokio::test]
+async fn hosts_that_were_told_by_a_superseded_rollout_are_cleared() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    let applied = lab.apply("shop", &[("main", "app:1", "h3")]).await.unwrap();
+    assert_eq!(shown(&applied.changes), ["REMOVE main@h1", "REMOVE main@h2", "CREATE main@h3"]);
+    lab.advance("shop", 2, NOON).await;
+    assert!(lab.spec("h1").await.instances.is_empty());
+    assert_eq!(lab.spec("h3").await.instances.len(), 1);
+}
+
+#[tokio::test]
+async fn of_two_appliers_on_one_base_exactly_one_wins() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    let fleets = std::sync::Arc::new(lab.fleets());
+    let apply = |image: &'static str| {
+        let mut wanted = request(&fleet("shop", &[("main", image, "role=web")]));
+        wanted.base_revision = Some(1);
+        let fleets = fleets.clone();
+        tokio::spawn(async move { fleets.apply(wanted, ADA, NOON).await })
+    };
+    let (one, two) = (apply("app:2"), apply("app:3"));
+    let (mut won, mut lost) = (0, String::new());
+    for result in [one.await.unwrap(), two.await.unwrap()] {
+        match result {
+            Ok(applied) => won = applied.revision,
+            Err(Refusal::Conflict(text)) => lost = text,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(won, 2);
+    let wanted = "fleet shop has moved on since revision 1: revision 2 was applied by \
+         spiffe://test/user/ada at 2023-11-14 22:13:20 UTC; run `shoal plan` again";
+    assert!(lost.starts_with(wanted), "{lost}");
+    assert_eq!(lab.records.list::<RevisionRecord>().await.unwrap().records.len(), 2);
+}
+
+/// The store decides also where no lock of this process helps.
+#[tokio::test]
+async fn a_world_that_has_changed_since_is_not_applied_to() {
+    let lab = Lab::new().await;
+    let wanted = |image: &str| {
+        let spec = fleet("shop", &[("main", image, "role=web")]);
+        Wanted::try_from(request(&spec)).unwrap()
+    };
+    let (one, two) = (wanted("app:1"), wanted("app:2"));
+    let stale = World::load(&lab.records, &one.spec).await.unwrap();
+    let apply = |wanted: Wanted, world: World| {
+        let records = lab.records.clone();
+        async move { apply_to(&records, world, &wanted, ADA, NOON).await.unwrap() }
+    };
+    let won = apply(two.clone(), World::load(&lab.records, &two.spec).await.unwrap()).await;
+    assert!(matches!(won, Some(Applied { revision: 1, changed: true, .. })), "{won:?}");
+    assert_eq!(apply(one, stale).await, None);
+}
+
+/// The driver has told a host meanwhile, which the plan does not know of.
+#[tokio::test]
+async fn a_rollout_that_has_moved_since_makes_the_apply_read_again() {
+    let lab = Lab::new().await;
+    lab.apply("shop", WEB).await.unwrap();
+    let wanted = Wanted::try_from(request(&fleet("shop", &[("main", "app:1", "h3")]))).unwrap();
+    let stale = World::load(&lab.records, &wanted.spec).await.unwrap();
+    lab.advance("shop", 1, NOON).await;
+    assert_eq!(apply_to(&lab.records, stale, &wanted, ADA, NOON).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_base_that_never_was_is_refused_and_one_that_is_fits() {
+    let lab = Lab::new().await;
+    let mut wanted = request(&fleet("shop", WEB));
+    wanted.base_revision = Some(7);
+    let error = lab.fleets().apply(wanted.clone(), ADA, NOON).await.unwrap_err();
+    assert!(matches!(&error, Refusal::Conflict(text) if text.contains("has none at all")));
+    wanted.base_revision = Some(0);
+    assert_eq!(lab.fleets().apply(wanted.clone(), ADA, NOON).await.unwrap().revision, 1);
+    // An answer that was lost: the same again is no conflict.
+    let again = lab.fleets().apply(wanted, ADA, NOON).await.unwrap();
+    assert_eq!((again.revision, again.changed), (1, false));
+}
+
+#[tokio::test]
+async fn a_timeout_has_a_limit_and_a_source_is_a_line() {
+    let lab = Lab::new().await;
+    let mut wanted = request(&fleet("shop", WEB));
+    wanted.timeout_ms = 25 * 60 * 60 * 1000;
+    let error = lab.fleets().apply(wanted.clone(), ADA, NOON).await.unwrap_err();
+    assert!(error.to_string().contains("24 hours"), "{error}");
+    wanted.timeout_ms = 0;
+    wanted.source = "two\nlines".into();
+    let error = lab.fleets().apply(wanted, ADA, NOON).await.unwrap_err();
+    assert!(error.to_string().contains("one line"), "{error}");
+}
+
+#[tokio::test]
+async fn another_fleets_machine_name_is_not_taken() {
+    let lab = Lab::new().await;
+    lab.apply("a", &[("b-c", "app:1", "h1")]).await.unwrap();
+    let error = lab.apply("a-b", &[("c", "app:1", "h3")]).await.unwrap_err();
+    assert!(error.to_string().contains("a-b-c"), "{error}");
+}
+
+#[tokio::test]
+async fn fleets_are_listed_with_their_rollouts_and_instances() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    let fleets = lab.fleets().list().await.unwrap().fleets;
+    assert_eq!(fleets.len(), 1);
+    let rollout = fleets[0].rollout.as_ref().unwrap();
+    assert_eq!((fleets[0].revision, rollout.hosts[0].name.as_str()), (1, "h1"));
+    let request = |fleet: &str| GetFleetStatusRequest { fleet: fleet.into() };
+    let status = lab.fleets().status(request("shop")).await.unwrap();
+    assert_eq!(status.instances.len(), 2);
+    assert!(status.instances[0].wanted.is_some() && status.instances[0].observed.is_none());
+    let error = lab.fleets().status(request("shpo")).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no fleet shpo; did you mean shop?");
+}

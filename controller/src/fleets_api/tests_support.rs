@@ -1,0 +1,197 @@
+//! A small world for tests: a store in a temporary directory, hosts, images, fleets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shoal_core::fleet::{DeclaredInstance, FleetSpec};
+use shoal_core::host::HostSpec;
+use shoal_core::image::PinnedImage;
+use shoal_core::label::HostMatch;
+use shoal_core::name::HostId;
+use shoal_core::spec::{Network, Settings, Start};
+use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
+use shoal_core::time::Timestamp;
+use shoal_proto::convert::digest_bytes;
+use shoal_proto::v1::store::{HostRecord, HostSpecRecord, ImageRecord, RolloutRecord, TagRecord};
+use shoal_proto::v1::{ApplyRequest, ApplyResponse};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use super::Fleets;
+use super::world::tag_id;
+use crate::inventory;
+use crate::live::{Attached, Live};
+use crate::records::revision_id;
+use crate::refusal::Refusal;
+use crate::store::{Batch, Records, SqliteStore, Stored};
+
+/// Who does everything in tests.
+pub(crate) const ADA: &str = "spiffe://test/user/ada";
+
+/// The time at which tests begin.
+pub(crate) const NOON: Timestamp = Timestamp(1_700_000_000_000);
+
+/// A controller's state.
+pub(crate) struct Lab {
+    pub(crate) dir: TempDir,
+    pub(crate) records: Records,
+    pub(crate) live: Live,
+}
+
+impl Lab {
+    /// With hosts h1 and h2 of role web and h3 of role db, ids `id-h1` …, and images app:1 to
+    /// app:3, whose digests are 1, 2, 3, 32 times over.
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path().join("store.db")).unwrap();
+        let records = Records::new(Arc::new(store));
+        let live = Live::load(records.clone(), 4).await.unwrap();
+        let lab = Self { dir, records, live };
+        for (name, role) in [("h1", "web"), ("h2", "web"), ("h3", "db")] {
+            lab.host(name, role).await;
+        }
+        for number in 1..=3 {
+            lab.image(&format!("app:{number}"), number).await;
+        }
+        lab
+    }
+
+    /// Enrols another host, named `name`.
+    pub(crate) async fn host(&self, name: &str, role: &str) {
+        let id = format!("id-{name}");
+        let record = HostRecord {
+            id: id.clone(),
+            name: name.into(),
+            labels: [("role".to_owned(), role.to_owned())].into(),
+            ..HostRecord::default()
+        };
+        self.put(&id, &record).await;
+    }
+
+    pub(crate) async fn image(&self, reference: &str, digest: u8) {
+        let pinned = pinned(reference, digest);
+        let bytes = digest_bytes(&pinned.digest);
+        let record = ImageRecord { digest: bytes.clone(), size: 4096, ..ImageRecord::default() };
+        self.put(&pinned.digest.to_string(), &record).await;
+        self.put(&tag_id(&pinned.reference), &TagRecord { digest: bytes }).await;
+    }
+
+    pub(crate) async fn put<R: crate::store::Record>(&self, id: &str, record: &R) {
+        let mut batch = Batch::new();
+        batch.put(id, record).unwrap();
+        self.records.commit(batch).await.unwrap();
+    }
+
+    pub(crate) fn fleets(&self) -> Fleets {
+        Fleets::over(self.records.clone(), self.live.clone())
+    }
+
+    /// Applies a fleet, of instances with image and hosts each.
+    pub(crate) async fn apply(
+        &self,
+        name: &str,
+        instances: &[(&str, &str, &str)],
+    ) -> Result<ApplyResponse, Refusal> {
+        self.fleets().apply(request(&fleet(name, instances)), ADA, NOON).await
+    }
+
+    /// Has the agent of `host` connected; it is until the result is dropped.
+    pub(crate) fn connect(&self, host: &str) -> Agent {
+        let id: HostId = format!("id-{host}").parse().unwrap();
+        let (outbox, inbox) = mpsc::channel(8);
+        let attached = self.live.attach(&id, outbox, NOON);
+        Agent { live: self.live.clone(), id, attached, inbox }
+    }
+
+    pub(crate) async fn spec(&self, host: &str) -> HostSpec {
+        let stored = self.records.get::<HostSpecRecord>(&format!("id-{host}")).await.unwrap();
+        stored.map_or_else(HostSpec::default, |stored| inventory::spec(&stored).unwrap())
+    }
+
+    pub(crate) async fn rollout(&self, fleet: &str, revision: u64) -> Stored<RolloutRecord> {
+        self.records.get(&revision_id(fleet, revision)).await.unwrap().unwrap()
+    }
+
+    /// Lets the driver do all that it can do at `now`.
+    pub(crate) async fn advance(&self, fleet: &str, revision: u64, now: Timestamp) -> bool {
+        let id = revision_id(fleet, revision);
+        crate::rollout_driver::advance(&self.records, &self.live, &id, now).await.unwrap()
+    }
+}
+
+/// A connected agent.
+pub(crate) struct Agent {
+    live: Live,
+    pub(crate) id: HostId,
+    #[expect(dead_code, reason = "connected until dropped")]
+    attached: Attached,
+    #[expect(dead_code, reason = "what is sent to it has to have somewhere to go")]
+    inbox: mpsc::Receiver<Result<shoal_proto::v1::ControllerMessage, tonic::Status>>,
+}
+
+impl Agent {
+    /// Reports that everything in `spec` is as wanted.
+    pub(crate) fn converge(&self, spec: &HostSpec) {
+        self.report(spec, State::Running);
+    }
+
+    /// Reports that everything in `spec` is in `state`.
+    pub(crate) fn report(&self, spec: &HostSpec, state: State) {
+        let status = |instance: &shoal_core::spec::InstanceSpec| InstanceStatus {
+            id: instance.id.clone(),
+            revision: instance.revision,
+            image: instance.config.image.reference.clone(),
+            digest: instance.config.image.digest,
+            state,
+            health: Health::None,
+            since: NOON,
+            current: true,
+            leader: None,
+            restarts: 0,
+            uid_base: None,
+            message: (state == State::Failed).then(|| "exited with 1".to_owned()),
+        };
+        let status = HostStatus {
+            observed_generation: spec.generation,
+            instances: spec.instances.iter().map(status).collect(),
+            images: spec.instances.iter().map(|i| i.config.image.digest).collect(),
+            ..HostStatus::default()
+        };
+        self.live.report(&self.id, status);
+    }
+}
+
+pub(crate) fn pinned(reference: &str, digest: u8) -> PinnedImage {
+    PinnedImage { reference: reference.parse().unwrap(), digest: [digest; 32].into(), size: 4096 }
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        start: Start::Boot,
+        network: Network::Host,
+        env: BTreeMap::new(),
+        data: BTreeMap::new(),
+        files: BTreeMap::new(),
+        vars: BTreeMap::new(),
+        health: None,
+    }
+}
+
+/// A fleet of instances, each with its image and its hosts: `*`, a selector, or a name.
+pub(crate) fn fleet(name: &str, instances: &[(&str, &str, &str)]) -> FleetSpec {
+    let hosts = |text: &str| match text {
+        "*" => HostMatch::All,
+        text if text.contains('=') => HostMatch::Selector(text.parse().unwrap()),
+        text => HostMatch::Names(text.split(',').map(|name| name.parse().unwrap()).collect()),
+    };
+    let declared = |(instance, image, on): &(&str, &str, &str)| {
+        let image = image.parse().unwrap();
+        let declared = DeclaredInstance { image, hosts: hosts(on), settings: settings() };
+        (instance.parse().unwrap(), declared)
+    };
+    FleetSpec { fleet: name.parse().unwrap(), instances: instances.iter().map(declared).collect() }
+}
+
+pub(crate) fn request(spec: &FleetSpec) -> ApplyRequest {
+    ApplyRequest { spec: Some(spec.clone().into()), ..ApplyRequest::default() }
+}
