@@ -8,7 +8,8 @@
 //! A lab leaves nothing behind: dropping it tears it down, a watchdog process does when its owner
 //! is killed, and the next lab sweeps what even that missed (a machine that lost power).
 //!
-//! Deliberately absent: anything of the product itself. Tests install its binaries and drive them.
+//! [`deployment`] puts the product into a lab as its README tells a user to: as built programs,
+//! driven from outside. Deliberately absent: any dependency on the product's crates.
 #![allow(
     clippy::disallowed_methods,
     reason = "the lab's whole work is to run the machine's commands; it never ships"
@@ -16,6 +17,7 @@
 
 mod base;
 mod cache;
+pub mod deployment;
 mod exec;
 mod host;
 pub mod images;
@@ -26,6 +28,7 @@ mod process;
 mod teardown;
 mod wait;
 
+pub use deployment::Deployment;
 pub use host::Host;
 pub use lab::Lab;
 pub use network::CONTROLLER_ADDR;
