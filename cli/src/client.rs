@@ -32,14 +32,17 @@ pub(crate) enum RemoteError {
          longer with --request-timeout"
     )]
     Slow { doing: String, address: Address },
+    /// The controller answered, and that it is about to go or can't for now.
+    #[error("cannot {doing}: {message}")]
+    Away { doing: String, message: String },
     #[error("cannot {doing}: {}", explained(*.code, .message))]
     Refused { doing: String, code: Code, message: String },
 }
 
 impl RemoteError {
-    /// Whether the connection broke, so that the same may work in a moment.
+    /// Whether the controller went away, so that the same may work in a moment.
     pub(crate) fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost { .. })
+        matches!(self, Self::Lost { .. } | Self::Away { .. })
     }
 
     /// Whether someone else was faster.
@@ -127,10 +130,32 @@ impl Client {
 
     /// Makes an error of a refusal. `doing` follows "cannot", such as `list hosts`.
     pub(crate) fn refused(&self, doing: impl Into<String>) -> impl FnOnce(Status) -> RemoteError {
-        let (doing, address) = (doing.into(), self.connection.address.clone());
-        let faults = self.connection.faults.clone();
-        move |status| describe(doing, address, &status, faults.last())
+        self.refused_by(Answerer::Controller, doing.into())
     }
+
+    /// The same for what only the agent of a host can do: what is not there then is the host.
+    pub(crate) fn refused_for_host(
+        &self,
+        doing: impl Into<String>,
+    ) -> impl FnOnce(Status) -> RemoteError {
+        self.refused_by(Answerer::Host, doing.into())
+    }
+
+    fn refused_by(
+        &self,
+        answerer: Answerer,
+        doing: String,
+    ) -> impl FnOnce(Status) -> RemoteError + use<> {
+        let (address, faults) = (self.connection.address.clone(), self.connection.faults.clone());
+        move |status| describe(doing, address, answerer, &status, faults.last())
+    }
+}
+
+/// Who has to be there for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answerer {
+    Controller,
+    Host,
 }
 
 /// A status that our side made carries the error it was made from; one that the controller sent
@@ -138,6 +163,7 @@ impl Client {
 fn describe(
     doing: String,
     address: Address,
+    answerer: Answerer,
     status: &Status,
     fault: Option<HandshakeProblem>,
 ) -> RemoteError {
@@ -146,7 +172,10 @@ fn describe(
         return RemoteError::Slow { doing, address };
     }
     if status.source().is_none() {
-        return RemoteError::Refused { doing, code, message };
+        return match (code, answerer) {
+            (Code::Unavailable, Answerer::Controller) => RemoteError::Away { doing, message },
+            _ => RemoteError::Refused { doing, code, message },
+        };
     }
     match fault {
         Some(problem) => RemoteError::Certificate { doing, address, problem: Box::new(problem) },

@@ -210,7 +210,7 @@ fn connect(error: &ConnectError) -> Exit {
 
 fn remote(error: &RemoteError) -> Exit {
     match error {
-        RemoteError::Lost { .. } => Exit::Unreachable,
+        RemoteError::Lost { .. } | RemoteError::Away { .. } => Exit::Unreachable,
         RemoteError::Certificate { .. } => Exit::Refused,
         RemoteError::Slow { .. } => Exit::TimedOut,
         RemoteError::Refused { code, .. } => status(*code),
@@ -225,7 +225,7 @@ fn status(code: tonic::Code) -> Exit {
         tonic::Code::AlreadyExists | tonic::Code::Aborted => Exit::Conflict,
         tonic::Code::FailedPrecondition | tonic::Code::ResourceExhausted => Exit::Precondition,
         tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Exit::Refused,
-        // What the controller itself needs and does not have is a host's agent.
+        // Where the controller itself is not there, that is no refusal.
         tonic::Code::Unavailable => Exit::HostOffline,
         tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Exit::TimedOut,
         tonic::Code::Ok

@@ -39,7 +39,7 @@ pub(super) async fn run(shell: &Shell, args: ExecArgs) -> Result<Exit, Failure> 
         }
     });
     let stream = client.instances().exec(ReceiverStream::new(outgoing)).await;
-    let stream = stream.map_err(client.refused(&doing))?.into_inner();
+    let stream = stream.map_err(client.refused_for_host(&doing))?.into_inner();
     let code = drain(&client, &doing, stream, tokio::io::stdout(), tokio::io::stderr()).await?;
     Ok(Exit::Command(code))
 }
@@ -73,7 +73,7 @@ async fn drain(
     mut out: impl AsyncWrite + Unpin,
     mut err: impl AsyncWrite + Unpin,
 ) -> Result<u8, Failure> {
-    while let Some(message) = stream.message().await.map_err(client.refused(doing))? {
+    while let Some(message) = stream.message().await.map_err(client.refused_for_host(doing))? {
         match message.message {
             Some(Down::Stdout(bytes)) => write(&mut out, &bytes).await?,
             Some(Down::Stderr(bytes)) => write(&mut err, &bytes).await?,

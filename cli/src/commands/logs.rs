@@ -49,8 +49,8 @@ pub(super) async fn run(shell: &Shell, args: LogsArgs) -> Result<Exit, Failure> 
     };
     let doing = format!("show the logs of {target}");
     let stream = client.instances().logs(request).await;
-    let mut stream = stream.map_err(client.refused(&doing))?.into_inner();
-    while let Some(entry) = stream.message().await.map_err(client.refused(&doing))? {
+    let mut stream = stream.map_err(client.refused_for_host(&doing))?.into_inner();
+    while let Some(entry) = stream.message().await.map_err(client.refused_for_host(&doing))? {
         let view = LogView::from(entry);
         shell.console.stream(view.text(shell.console.stdout_is_terminal()), &view)?;
     }

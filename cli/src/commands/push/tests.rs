@@ -6,7 +6,7 @@ use shoal_proto::v1::{
     PushResponse, RemoveImageRequest, RemoveImageResponse, SetTagResponse,
 };
 use tokio_stream::StreamExt as _;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
 use crate::args::{Color, Format};
@@ -22,8 +22,8 @@ struct Fake(Arc<Mutex<Inner>>);
 struct Inner {
     present: bool,
     received: Vec<u8>,
-    /// Each push breaks after so many messages of data, while there are any.
-    breaks: Vec<usize>,
+    /// Each push breaks after so many messages of data, and so, while there are any.
+    breaks: Vec<(usize, Code)>,
     pushes: usize,
     tagged: Vec<String>,
 }
@@ -60,8 +60,8 @@ impl Images for Fake {
                 Message::Data(data) => {
                     self.0.lock().unwrap().received.extend_from_slice(&data);
                     messages += 1;
-                    if left == Some(messages) {
-                        return Err(Status::aborted("someone else pushes this image"));
+                    if let Some((_, code)) = left.filter(|(after, _)| *after == messages) {
+                        return Err(Status::new(code, "so it was told"));
                     }
                 }
             }
@@ -160,9 +160,20 @@ async fn an_image_that_is_there_gets_only_its_name() {
 }
 
 #[tokio::test]
+async fn a_controller_that_restarts_gets_the_rest() {
+    let ((file, bytes), fake) = (file(), Fake::default());
+    // Last first. After a restart, what is left of the old stream may still hold the image.
+    fake.0.lock().unwrap().breaks = vec![(1, Code::Aborted), (2, Code::Unavailable)];
+    let mut pusher = pusher(&fake, file.path(), &bytes).await;
+    pusher.push().await.unwrap();
+    let inner = fake.0.lock().unwrap();
+    assert_eq!((inner.pushes, &inner.received), (3, &bytes));
+}
+
+#[tokio::test]
 async fn a_push_of_someone_else_is_not_fought() {
     let ((file, bytes), fake) = (file(), Fake::default());
-    fake.0.lock().unwrap().breaks = vec![1];
+    fake.0.lock().unwrap().breaks = vec![(1, Code::Aborted)];
     let mut pusher = pusher(&fake, file.path(), &bytes).await;
     let failure = pusher.push().await.unwrap_err();
     assert_eq!(failure.exit(), crate::exit::Exit::Conflict, "{failure}");

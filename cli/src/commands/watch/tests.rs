@@ -72,8 +72,12 @@ async fn a_rollout_is_followed_to_its_end() {
 
 #[tokio::test]
 async fn a_controller_that_restarts_meanwhile_is_waited_for() {
-    let streams = vec![vec![Ok(changing())], vec![Ok(changing()), Ok(completed())]];
-    assert_eq!(followed(streams).await.unwrap().state, State::Completed);
+    let leaving = || Err(Status::unavailable("the controller is shutting down"));
+    for end in [None, Some(leaving())] {
+        let first = [Ok(changing())].into_iter().chain(end).collect();
+        let streams = vec![first, vec![Ok(changing()), Ok(completed())]];
+        assert_eq!(followed(streams).await.unwrap().state, State::Completed);
+    }
 }
 
 #[tokio::test]
