@@ -226,8 +226,7 @@ async fn admit(
     let needs = rule(path).ok_or_else(|| no_rule(path))?;
     let standing = standing(records, client).await?;
     let CertificateInfo { identity, spki_sha256, .. } = client;
-    let caller =
-        Caller { identity: identity.clone(), standing, key_sha256: *spki_sha256 };
+    let caller = Caller { identity: identity.clone(), standing, key_sha256: *spki_sha256 };
     check(needs, &caller, path)?;
     Ok(caller)
 }
@@ -265,9 +264,8 @@ async fn standing(records: &Records, client: &CertificateInfo) -> Result<Standin
     match identity.subject() {
         Subject::Agent(id) => {
             let host = records.get::<HostRecord>(id).await?;
-            let is_known = host.is_some_and(|host| {
-                constant_time_eq(&host.record.key_sha256, &client.spki_sha256)
-            });
+            let is_known = host
+                .is_some_and(|host| constant_time_eq(&host.record.key_sha256, &client.spki_sha256));
             if is_known { Ok(Standing::Agent) } else { Err(unknown_host(identity)) }
         }
         Subject::User(name) => {
@@ -336,7 +334,8 @@ mod tests {
 
     #[test]
     fn roles_table() {
-        let mutating = ["CreateToken", "Label", "Push", "SetTag", "Remove", "Apply", "SetRun", "Exec"];
+        let mutating =
+            ["CreateToken", "Label", "Push", "SetTag", "Remove", "Apply", "SetRun", "Exec"];
         for path in rpcs() {
             if mutating.iter().any(|verb| path.ends_with(&format!("/{verb}"))) {
                 assert!(!may(Standing::Person(Role::Viewer), &path), "a viewer may {path}");

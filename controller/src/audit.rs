@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use shoal_core::time::Timestamp;
-use shoal_proto::v1::store::AuditRecord;
 use shoal_proto::v1::AuditEntry;
+use shoal_proto::v1::store::AuditRecord;
 
 use crate::records::number;
 use crate::refusal::Refusal;

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use shoal_proto::v1::controller_server::Controller;
-use shoal_proto::v1::{
-    GetVersionRequest, GetVersionResponse, ListAuditRequest, ListAuditResponse,
-};
+use shoal_proto::v1::{GetVersionRequest, GetVersionResponse, ListAuditRequest, ListAuditResponse};
 use tonic::{Request, Response, Status};
 
 use crate::app::App;

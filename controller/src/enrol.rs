@@ -137,9 +137,7 @@ impl EnrolApi {
         let TokenUse { key_sha256, host_id, certificate_chain } = used;
         let host = self.app.records.get::<HostRecord>(host_id).await?;
         let is_same = constant_time_eq(key_sha256, &join.key_sha256)
-            && host.is_some_and(|host| {
-                constant_time_eq(&host.record.key_sha256, &join.key_sha256)
-            });
+            && host.is_some_and(|host| constant_time_eq(&host.record.key_sha256, &join.key_sha256));
         if !is_same {
             return Err(Refusal::Unauthenticated(
                 "this join token was used already; every host needs one of its own, get another \
@@ -176,8 +174,7 @@ impl EnrolApi {
         });
         let who = self.app.agent(&id)?;
         let detail = format!("as {id}, with token {}", join.token_id);
-        let (audit_id, entry) =
-            audit::entry(&who, "Enrol/Join", join.name.as_str(), &detail, now);
+        let (audit_id, entry) = audit::entry(&who, "Enrol/Join", join.name.as_str(), &detail, now);
         let mut batch = Batch::new();
         batch
             .replace(token, &TokenRecord { used, ..token.record.clone() })?
@@ -297,8 +294,7 @@ async fn try_certify(
     let issued = app.issue(csr, host)?;
     let record = HostRecord { certificate_expires_ms: ends(&issued), ..stored.record.clone() };
     let detail = format!("certificate {}", issued.info.serial);
-    let (id, entry) =
-        audit::entry(&app.agent(host)?, what, &record.name, &detail, clock::now());
+    let (id, entry) = audit::entry(&app.agent(host)?, what, &record.name, &detail, clock::now());
     let mut batch = Batch::new();
     batch.replace(&stored, &record)?.create(&id, &entry)?;
     app.records.commit(batch).await?;

@@ -11,7 +11,7 @@ use shoal_core::name::{HostId, HostName};
 use shoal_proto::v1::hosts_server::Hosts;
 use shoal_proto::v1::store::{HostNameRecord, HostRecord, HostSpecRecord, TokenRecord};
 use shoal_proto::v1::{
-    CreateTokenRequest, CreateTokenResponse, GetHostRequest, GetHostResponse, Host,
+    CreateTokenRequest, CreateTokenResponse, GetHostRequest, GetHostResponse, Host, HostStatus,
     LabelHostRequest, LabelHostResponse, ListHostsRequest, ListHostsResponse,
 };
 use shoal_tls::JoinToken;
@@ -172,9 +172,10 @@ impl HostsApi {
         let presence = host_id.as_ref().and_then(|id| live.presence(id));
         let mut status =
             host_id.as_ref().and_then(|id| live.status(id)).map(|status| (*status).clone().into());
-        if let Some(problem) = host_id.as_ref().and_then(|id| live.problem(id)) {
-            let status: &mut shoal_proto::v1::HostStatus = status.get_or_insert_default();
-            status.problems.push(problem);
+        let problems = host_id.as_ref().map(|id| live.problems(id)).unwrap_or_default();
+        if !problems.is_empty() {
+            let status: &mut HostStatus = status.get_or_insert_default();
+            status.problems.extend(problems);
         }
         if let (Some(facts), Some(free)) =
             (&mut facts, host_id.as_ref().and_then(|id| live.disk_free(id)))

@@ -22,9 +22,7 @@ use crate::access::Role;
 use crate::app::{EPOCH, STORE};
 use crate::authority::{Authority, AuthorityError};
 use crate::config::{Config, FILE};
-use crate::store::{
-    Batch, CommitError, OpenError, RecordError, Records, SqliteStore, StoreError,
-};
+use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore, StoreError};
 use crate::{audit, clock};
 
 /// The port of a context's controller where none is named.
@@ -172,8 +170,11 @@ fn refuse_to_overwrite(plan: &Plan) -> Result<(), InitError> {
 fn building(dir: &Path) -> Result<PathBuf, InitError> {
     let none = || InitError::NoParent { path: dir.into() };
     let (parent, name) = (parent(dir).ok_or_else(none)?, dir.file_name().ok_or_else(none)?);
-    fs::create_dir_all(parent)
-        .map_err(|source| InitError::Io { step: "make", path: parent.into(), source })?;
+    fs::create_dir_all(parent).map_err(|source| InitError::Io {
+        step: "make",
+        path: parent.into(),
+        source,
+    })?;
     Ok(parent.join(format!(".{}.init", name.to_string_lossy())))
 }
 

@@ -62,6 +62,8 @@ struct Entry {
     presence: Option<Presence>,
     link: Option<Link>,
     refused: Option<Refused>,
+    /// Why the last report could not be read.
+    unreadable: Option<String>,
     disk_free: Option<u64>,
 }
 
@@ -163,9 +165,18 @@ impl Live {
     #[must_use]
     pub fn problem(&self, host: &HostId) -> Option<String> {
         let state = self.state();
-        let refused = state.hosts.get(host)?.refused.as_ref()?;
-        let Refused { generation, reason } = refused;
+        let Refused { generation, reason } = state.hosts.get(host)?.refused.as_ref()?;
         Some(format!("the agent refused generation {generation} of its desired state: {reason}"))
+    }
+
+    /// Everything that stands between the controller and the host's agent, for people.
+    #[must_use]
+    pub fn problems(&self, host: &HostId) -> Vec<String> {
+        let unreadable = self.state().hosts.get(host).and_then(|entry| entry.unreadable.clone());
+        let unreadable = unreadable.map(|why| {
+            format!("the agent's last report can't be read; is the agent a newer one? {why}")
+        });
+        self.problem(host).into_iter().chain(unreadable).collect()
     }
 
     /// Bytes free on the host's disk, by its last heartbeat.
@@ -225,12 +236,8 @@ impl Live {
         let id = state.next_link;
         state.next_link += 1;
         let entry = state.hosts.entry(host.clone()).or_default();
-        let link = Link {
-            id,
-            outbox,
-            ended: replaced.clone(),
-            spec_changed: Arc::clone(&spec_changed),
-        };
+        let link =
+            Link { id, outbox, ended: replaced.clone(), spec_changed: Arc::clone(&spec_changed) };
         if let Some(old) = entry.link.replace(link) {
             old.ended.cancel();
         }
@@ -280,7 +287,8 @@ impl Live {
         let mut state = self.state();
         let entry = state.hosts.entry(host.clone()).or_default();
         let observed = status.observed_generation;
-        let cured = entry.refused.take_if(|refused| refused.generation <= observed).is_some();
+        let taken = entry.refused.take_if(|refused| refused.generation <= observed).is_some();
+        let cured = entry.unreadable.take().is_some() || taken;
         if entry.status.as_deref() == Some(&status) && !cured {
             return;
         }
@@ -296,10 +304,18 @@ impl Live {
         self.changed(&mut state, host);
     }
 
+    /// Takes in that a report could not be read. The one before stays.
+    pub(crate) fn unreadable(&self, host: &HostId, why: String) {
+        let mut state = self.state();
+        state.hosts.entry(host.clone()).or_default().unreadable = Some(why);
+        self.changed(&mut state, host);
+    }
+
     /// Tells the host's stream, where there is one, that its desired state may have changed.
     pub(crate) fn spec_changed(&self, host: &str) {
         let state = self.state();
-        let link = host.parse::<HostId>().ok().and_then(|host| state.hosts.get(&host)?.link.as_ref());
+        let link =
+            host.parse::<HostId>().ok().and_then(|host| state.hosts.get(&host)?.link.as_ref());
         if let Some(link) = link {
             link.spec_changed.notify_one();
         }

@@ -96,10 +96,11 @@ async fn make(args: Init) -> anyhow::Result<()> {
 
 fn default_context() -> anyhow::Result<PathBuf> {
     let config = std::env::var_os("XDG_CONFIG_HOME").filter(|dir| !dir.is_empty());
-    let config = config.map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"))
-    });
-    let config = config.context("HOME is not set: say with --context-out where the context goes")?;
+    let config = config
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let config =
+        config.context("HOME is not set: say with --context-out where the context goes")?;
     Ok(config.join("shoal/config.toml"))
 }
 

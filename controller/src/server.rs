@@ -242,8 +242,7 @@ fn spawn_tasks(app: &Arc<App>, server: ReloadableIdentity) {
 }
 
 fn main_port(app: &App, server: &ReloadableIdentity) -> Result<Listener, ServeError> {
-    let limits =
-        Limits { max_connections: app.config.limits.connections, ..Limits::default() };
+    let limits = Limits { max_connections: app.config.limits.connections, ..Limits::default() };
     let setup = setup(app.authority.server_config(server), limits);
     Listener::bind(app.config.listen, setup, &app.shutdown)
         .map_err(|error| ServeError::Listen(error, "listen"))

@@ -7,8 +7,8 @@ use shoal_core::name::HostId;
 use shoal_core::status::HostStatus;
 use shoal_proto::v1::store::{HostRecord, HostSpecRecord};
 use shoal_proto::v1::{
-    AgentMessage, ControllerMessage, Heartbeat, Hello, HostFacts, HostSpec, SpecRefused, Welcome,
-    agent_message, controller_message,
+    self, AgentMessage, ControllerMessage, Heartbeat, Hello, HostFacts, HostSpec, SpecRefused,
+    Welcome, agent_message, controller_message,
 };
 use tokio::time::{Instant, timeout};
 use tonic::{Status, Streaming};
@@ -120,7 +120,7 @@ impl Conversation {
                 live.set_disk_free(&self.host, disk_free);
             }
             Some(agent_message::Message::Status(status)) => {
-                live.report(&self.host, HostStatus::try_from(status)?);
+                self.take_in_status(status);
             }
             Some(agent_message::Message::Refused(SpecRefused { generation, reason })) => {
                 tracing::error!(host = %self.host, generation, reason, "agent refused its desired state");
@@ -132,6 +132,17 @@ impl Conversation {
             None => tracing::warn!(host = %self.host, "message of a kind that is not known here"),
         }
         Ok(())
+    }
+
+    /// A report that can't be read must not cost the host its stream: an agent may be newer.
+    fn take_in_status(&self, status: v1::HostStatus) {
+        match HostStatus::try_from(status) {
+            Ok(status) => self.app.live.report(&self.host, status),
+            Err(error) => {
+                tracing::error!(host = %self.host, %error, "a host's report is unreadable");
+                self.app.live.unreadable(&self.host, error.to_string());
+            }
+        }
     }
 
     /// Sends the desired state, unless there is none or the agent has been sent it on this stream.

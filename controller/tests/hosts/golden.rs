@@ -1,0 +1,187 @@
+//! The bytes of every kind of record: what a controller wrote, each later one has to read.
+
+use shoal_controller::store::{Batch, Record, Write};
+use shoal_proto::v1;
+use shoal_proto::v1::store::{
+    AuditRecord, EpochRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
+    HostSpecRecord, HostStatusRecord, ImageRecord, PlacedHost, PresenceRecord, RevisionRecord,
+    RolloutRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
+};
+
+/// The key and the bytes in hex.
+fn written<R: Record>(id: &str, record: &R) -> String {
+    let mut batch = Batch::new();
+    batch.put(id, record).unwrap();
+    let transaction = batch.into_transaction();
+    let [Write::Put(key, bytes)] = transaction.writes.as_slice() else { panic!("one write") };
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{key} {hex}")
+}
+
+fn instance_config() -> v1::InstanceConfig {
+    let image = v1::PinnedImage { reference: "a:1".into(), digest: vec![7; 2].into(), size: 5 };
+    let settings = v1::Settings {
+        start: Some(v1::settings::Start::Boot(v1::Boot {})),
+        network: v1::Network::Host.into(),
+        env: [("K".to_owned(), "v".to_owned())].into_iter().collect(),
+        ..v1::Settings::default()
+    };
+    v1::InstanceConfig { image: Some(image), settings: Some(settings) }
+}
+
+fn of_hosts() -> [String; 6] {
+    let facts = v1::HostFacts {
+        os: "Debian".into(),
+        kernel: "6.1".into(),
+        architecture: "x86-64".into(),
+        systemd: "252".into(),
+        cpus: 2,
+        memory: 3,
+        disk_total: 4,
+        disk_free: 5,
+        idmapped_squashfs: true,
+        agent: "0.1.0".into(),
+        boot_id: "b".into(),
+    };
+    let host = HostRecord {
+        id: "h1".into(),
+        name: "web-1".into(),
+        labels: [("role".to_owned(), "web".to_owned())].into_iter().collect(),
+        facts: Some(facts),
+        enrolled_ms: 1000,
+        key_sha256: vec![1, 2].into(),
+        certificate_expires_ms: 2000,
+    };
+    let spec = v1::HostSpec {
+        generation: 9,
+        instances: vec![v1::InstanceSpec {
+            id: "f/i".into(),
+            revision: 2,
+            config: Some(instance_config()),
+            run: v1::RunState::Running.into(),
+            restarts: 1,
+        }],
+    };
+    let status = v1::HostStatus {
+        observed_generation: 9,
+        instances: vec![v1::InstanceStatus {
+            id: "f/i".into(),
+            revision: 2,
+            image: "a:1".into(),
+            digest: vec![7; 2].into(),
+            state: v1::InstanceState::Running.into(),
+            health: v1::InstanceHealth::Healthy.into(),
+            since_ms: 3000,
+            current: true,
+            leader: Some(77),
+            restarts: 1,
+            uid_base: Some(65536),
+            message: Some("m".into()),
+        }],
+        images: vec![vec![7; 2].into()],
+        retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
+        problems: vec!["p".into()],
+    };
+    let used = TokenUse {
+        key_sha256: vec![1].into(),
+        host_id: "h1".into(),
+        certificate_chain: "pem".into(),
+    };
+    let token = TokenRecord {
+        secret_sha256: vec![3].into(),
+        expires_ms: 4000,
+        host_name: Some("web-1".into()),
+        labels: [("role".to_owned(), "web".to_owned())].into_iter().collect(),
+        created_by: "ann".into(),
+        used: Some(used),
+    };
+    let presence = PresenceRecord { online: true, since_ms: 5, last_heard_ms: 6 };
+    [
+        written("h1", &host),
+        written("web-1", &HostNameRecord { id: "h1".into() }),
+        written("h1", &presence),
+        written("h1", &HostSpecRecord { spec: Some(spec) }),
+        written("h1", &HostStatusRecord { status: Some(status) }),
+        written("t1", &token),
+    ]
+}
+
+fn of_fleets() -> [String; 5] {
+    let image = ImageRecord {
+        digest: vec![7; 2].into(),
+        size: 5,
+        os_id: Some("debian".into()),
+        os_version: Some("12".into()),
+        os_name: Some("Debian 12".into()),
+        architecture: Some("x86-64".into()),
+        pushed_ms: 1,
+        pushed_by: "ann".into(),
+        compression: "zstd".into(),
+    };
+    let declared = v1::DeclaredInstance {
+        image: "a:1".into(),
+        hosts: Some(v1::HostMatch {
+            r#match: Some(v1::host_match::Match::Selector("role=web".into())),
+        }),
+        settings: instance_config().settings,
+    };
+    let spec = v1::FleetSpec {
+        fleet: "f".into(),
+        instances: [("i".to_owned(), declared)].into_iter().collect(),
+    };
+    let placed =
+        PlacedHost { instances: [("i".to_owned(), instance_config())].into_iter().collect() };
+    let revision = RevisionRecord {
+        fleet: "f".into(),
+        revision: 2,
+        spec: Some(spec),
+        hosts: [("h1".to_owned(), placed)].into_iter().collect(),
+        created_ms: 8,
+        author: "ann".into(),
+        source: "git".into(),
+    };
+    let progress = HostProgress {
+        generation: Some(9),
+        outcome: v1::OutcomeKind::Ready.into(),
+        reason: "r".into(),
+    };
+    let rollout = RolloutRecord {
+        fleet: "f".into(),
+        revision: 2,
+        state: v1::RolloutState::Completed.into(),
+        hosts: [("h1".to_owned(), progress)].into_iter().collect(),
+        started_ms: 1,
+        deadline_ms: 2,
+        ended_ms: Some(3),
+    };
+    [
+        written("07", &image),
+        written("a/1", &TagRecord { digest: vec![7; 2].into() }),
+        written("f", &FleetRecord { revision: 2 }),
+        written("f/2", &revision),
+        written("f/2", &rollout),
+    ]
+}
+
+fn of_the_rest() -> [String; 3] {
+    let audit = AuditRecord {
+        time_ms: 1,
+        who: "ann".into(),
+        what: "Fleets/Apply".into(),
+        target: "f".into(),
+        detail: "d".into(),
+    };
+    [
+        written("ann", &UserRecord { role: "admin".into(), created_ms: 1 }),
+        written("1-a", &audit),
+        written("current", &EpochRecord { epoch: 3 }),
+    ]
+}
+
+#[test]
+fn records_are_written_as_ever() {
+    let found: Vec<String> =
+        of_hosts().into_iter().chain(of_fleets()).chain(of_the_rest()).collect();
+    let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
+    assert_eq!(found, golden, "the store of a controller that is in use could not be read");
+}

@@ -1,0 +1,13 @@
+//! A controller in this process, on loopback, with real mutual TLS: enrolment, access, agents'
+//! streams and sessions, and what is left of it all after a restart.
+
+#![allow(clippy::unwrap_used)] // in a test's helpers a panic is the failure that it should be
+
+mod access;
+mod agent;
+mod enrolment;
+mod golden;
+mod link;
+mod restart;
+mod sessions;
+mod stand;
