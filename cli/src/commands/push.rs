@@ -87,9 +87,16 @@ pub(super) async fn run(shell: &Shell, file: &Path, reference: &ImageRef) -> Res
 /// Checks the file and makes its digest. Blocks: nothing else runs yet.
 fn prepare(console: Console, file: &Path, reference: &ImageRef) -> Result<Prepared, PushError> {
     let info = inspect(file)?;
-    let mut progress = Transfer::start(console, "checking", info.size);
-    let digest = sha256_of(file, |read| progress.at(read));
-    progress.end();
+    // A second for each GiB: worth a bar, but not the lines of a CI job's log.
+    let mut progress = console.is_live().then(|| Transfer::start(console, "checking", info.size));
+    let digest = sha256_of(file, |read| {
+        if let Some(progress) = &mut progress {
+            progress.at(read);
+        }
+    });
+    if let Some(progress) = progress {
+        progress.end();
+    }
     let (path, reference) = (file.to_owned(), reference.clone());
     Ok(Prepared { path, size: info.size, digest: digest?, reference })
 }
