@@ -69,7 +69,7 @@ pub enum ServeError {
     App(#[from] AppError),
     #[error("cannot use the server's certificate")]
     Authority(#[from] AuthorityError),
-    #[error("{0}; the port is set by {1} in controller.toml")]
+    #[error("cannot serve where `{1}` in controller.toml says")]
     Listen(#[source] ListenError, &'static str),
     #[error("cannot set up gRPC reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
@@ -184,6 +184,7 @@ impl Running {
         }
         self.app.live.flush().await?;
         self.app.records.store().close().await?;
+        tracing::info!("controller has stopped");
         Ok(())
     }
 

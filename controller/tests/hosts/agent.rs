@@ -15,15 +15,15 @@ use tonic::{Status, Streaming};
 
 use crate::stand::{PATIENCE, Stand};
 
-pub struct Agent {
-    pub id: HostId,
-    pub name: String,
-    pub key: LeafKey,
-    pub chain: String,
+pub(crate) struct Agent {
+    pub(crate) id: HostId,
+    pub(crate) name: String,
+    pub(crate) key: LeafKey,
+    pub(crate) chain: String,
 }
 
 impl Agent {
-    pub fn new(name: &str, key: &LeafKey, response: JoinResponse) -> Self {
+    pub(crate) fn new(name: &str, key: &LeafKey, response: JoinResponse) -> Self {
         Self {
             id: response.host_id.parse().unwrap(),
             name: name.into(),
@@ -32,21 +32,21 @@ impl Agent {
         }
     }
 
-    pub fn own(&self) -> ReloadableIdentity {
+    pub(crate) fn own(&self) -> ReloadableIdentity {
         ReloadableIdentity::from_pem(&self.chain, &self.key.to_pem()).unwrap()
     }
 
-    pub fn info(&self) -> CertificateInfo {
+    pub(crate) fn info(&self) -> CertificateInfo {
         CertificateInfo::from_pem(&self.chain).unwrap()
     }
 
-    pub async fn link(&self, stand: &Stand) -> AgentLinkClient<Channel> {
+    pub(crate) async fn link(&self, stand: &Stand) -> AgentLinkClient<Channel> {
         AgentLinkClient::new(stand.channel(&self.own()).await)
             .max_decoding_message_size(shoal_proto::LARGEST_MESSAGE)
     }
 
     /// Opens the stream without a word.
-    pub async fn open(&self, stand: &Stand) -> Stream {
+    pub(crate) async fn open(&self, stand: &Stand) -> Stream {
         let mut link = self.link(stand).await;
         let (up, receiver) = mpsc::channel(8);
         let down = link.connect(ReceiverStream::new(receiver)).await.unwrap().into_inner();
@@ -54,7 +54,7 @@ impl Agent {
     }
 
     /// Opens the stream, says hello and is welcomed.
-    pub async fn connect(&self, stand: &Stand) -> Stream {
+    pub(crate) async fn connect(&self, stand: &Stand) -> Stream {
         let mut stream = self.open(stand).await;
         stream.say(agent_message::Message::Hello(hello())).await;
         let first = stream.hear().await;
@@ -63,7 +63,7 @@ impl Agent {
     }
 }
 
-pub fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     let facts = HostFacts {
         os: "Debian GNU/Linux 12".into(),
         cpus: 4,
@@ -75,37 +75,37 @@ pub fn hello() -> Hello {
 }
 
 /// An agent's open stream.
-pub struct Stream {
-    pub up: mpsc::Sender<AgentMessage>,
-    pub down: Streaming<ControllerMessage>,
-    pub link: AgentLinkClient<Channel>,
+pub(crate) struct Stream {
+    pub(crate) up: mpsc::Sender<AgentMessage>,
+    pub(crate) down: Streaming<ControllerMessage>,
+    pub(crate) link: AgentLinkClient<Channel>,
 }
 
 impl Stream {
-    pub async fn say(&self, message: agent_message::Message) {
+    pub(crate) async fn say(&self, message: agent_message::Message) {
         self.up.send(AgentMessage { message: Some(message) }).await.unwrap();
     }
 
-    pub async fn heartbeat(&self, disk_free: u64) {
+    pub(crate) async fn heartbeat(&self, disk_free: u64) {
         self.say(agent_message::Message::Heartbeat(Heartbeat { disk_free })).await;
     }
 
-    pub async fn report(&self, status: HostStatus) {
+    pub(crate) async fn report(&self, status: HostStatus) {
         self.say(agent_message::Message::Status(status)).await;
     }
 
-    pub async fn refuse(&self, generation: u64, reason: &str) {
+    pub(crate) async fn refuse(&self, generation: u64, reason: &str) {
         let reason = reason.into();
         self.say(agent_message::Message::Refused(SpecRefused { generation, reason })).await;
     }
 
-    pub async fn hear(&mut self) -> controller_message::Message {
+    pub(crate) async fn hear(&mut self) -> controller_message::Message {
         let message = timeout(PATIENCE, self.down.message()).await.expect("nothing came");
         message.unwrap().expect("the stream ended").message.unwrap()
     }
 
     /// The generation of the desired state that comes next.
-    pub async fn hear_generation(&mut self) -> u64 {
+    pub(crate) async fn hear_generation(&mut self) -> u64 {
         match self.hear().await {
             controller_message::Message::Desired(spec) => spec.generation,
             other => panic!("{other:?}"),
@@ -113,7 +113,7 @@ impl Stream {
     }
 
     /// Why the stream ends.
-    pub async fn end(&mut self) -> Status {
+    pub(crate) async fn end(&mut self) -> Status {
         loop {
             match timeout(PATIENCE, self.down.message()).await.expect("it lives on") {
                 Ok(Some(_)) => {}

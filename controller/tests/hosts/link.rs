@@ -88,13 +88,13 @@ async fn a_second_stream_ends_the_first() {
 
 #[tokio::test]
 async fn a_silent_host_is_offline_since_then() {
-    let stand = Stand::with(|config| config.heartbeat_ms = 100).await;
+    let stand = Stand::with(|config| config.heartbeat_ms = 300).await;
     let agent = stand.host("web-1").await;
     let mut changes = stand.app().live.changes();
     let mut stream = agent.connect(&stand).await;
     for _ in 0..8 {
         stream.heartbeat(1).await;
-        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     assert!(stand.app().live.is_connected(&agent.id), "it was heard of all the time");
     changes.mark_unchanged();

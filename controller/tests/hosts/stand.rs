@@ -31,19 +31,19 @@ use tonic::transport::{Channel, Endpoint};
 use crate::agent::Agent;
 
 /// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct Stand {
+pub(crate) struct Stand {
     root: tempfile::TempDir,
     running: Option<Running>,
 }
 
 impl Stand {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let any = Some("127.0.0.1:0".parse().unwrap());
         let plan = Plan {
@@ -64,38 +64,38 @@ impl Stand {
         stand
     }
 
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.root.path().join("controller")
     }
 
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let app = App::open(&self.dir()).await.unwrap();
         self.running = Some(Running::start(app).await.unwrap());
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.running.take().unwrap().stop().await.unwrap();
     }
 
-    pub fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
 
-    pub fn app(&self) -> &Arc<App> {
+    pub(crate) fn app(&self) -> &Arc<App> {
         self.running().app()
     }
 
-    pub fn roots(&self) -> Roots {
+    pub(crate) fn roots(&self) -> Roots {
         self.app().authority.roots().clone()
     }
 
     /// A connection to the main port.
-    pub async fn channel(&self, own: &ReloadableIdentity) -> Channel {
+    pub(crate) async fn channel(&self, own: &ReloadableIdentity) -> Channel {
         connect(self.running().address(), client_config(&self.roots(), own)).await.unwrap()
     }
 
     /// The admin, as the context file that `init` wrote says.
-    pub async fn admin(&self) -> Channel {
+    pub(crate) async fn admin(&self) -> Channel {
         let text = std::fs::read_to_string(self.root.path().join("config.toml")).unwrap();
         let contexts: toml::Table = toml::from_str(&text).unwrap();
         let context = contexts["context"]["shoal.test"].as_table().unwrap();
@@ -105,7 +105,7 @@ impl Stand {
     }
 
     /// A person with that role, or none where it is empty.
-    pub async fn user(&self, name: &str, role: &str) -> Channel {
+    pub(crate) async fn user(&self, name: &str, role: &str) -> Channel {
         if !role.is_empty() {
             let mut batch = Batch::new();
             batch.put(name, &UserRecord { role: role.into(), created_ms: 1 }).unwrap();
@@ -119,27 +119,27 @@ impl Stand {
         self.channel(&own).await
     }
 
-    pub async fn hosts(&self) -> HostsClient<Channel> {
+    pub(crate) async fn hosts(&self) -> HostsClient<Channel> {
         HostsClient::new(self.admin().await)
     }
 
-    pub async fn controller(&self) -> ControllerClient<Channel> {
+    pub(crate) async fn controller(&self) -> ControllerClient<Channel> {
         ControllerClient::new(self.admin().await)
     }
 
     /// The enrolment port, as an agent that knows the CA sees it.
-    pub async fn enrol(&self) -> EnrolClient<Channel> {
+    pub(crate) async fn enrol(&self) -> EnrolClient<Channel> {
         let config = anonymous_client_config(&self.roots());
         EnrolClient::new(connect(self.running().enrol_address(), config).await.unwrap())
     }
 
-    pub async fn token(&self, request: CreateTokenRequest) -> JoinToken {
+    pub(crate) async fn token(&self, request: CreateTokenRequest) -> JoinToken {
         let response = self.hosts().await.create_token(request).await.unwrap().into_inner();
         response.token.parse().unwrap()
     }
 
     /// Joins as a host does that has nothing but a token.
-    pub async fn join(
+    pub(crate) async fn join(
         &self,
         token: &JoinToken,
         name: &str,
@@ -158,18 +158,18 @@ impl Stand {
     }
 
     /// A host that has just joined.
-    pub async fn host(&self, name: &str) -> Agent {
+    pub(crate) async fn host(&self, name: &str) -> Agent {
         let token = self.token(CreateTokenRequest::default()).await;
         self.join(&token, name, &LeafKey::generate().unwrap()).await.unwrap()
     }
 
-    pub async fn show(&self, name: &str) -> Host {
+    pub(crate) async fn show(&self, name: &str) -> Host {
         let request = shoal_proto::v1::GetHostRequest { name: name.into() };
         self.hosts().await.get(request).await.unwrap().into_inner().host.unwrap()
     }
 }
 
-pub async fn connect(
+pub(crate) async fn connect(
     address: SocketAddr,
     config: Arc<ClientConfig>,
 ) -> Result<Channel, tonic::transport::Error> {
@@ -186,7 +186,7 @@ pub async fn connect(
 }
 
 /// Waits until it holds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
