@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use shoal_core::name::{HostId, HostName};
 use shoal_core::placement::Action;
 use shoal_core::time::Timestamp;
+use shoal_proto::v1::store::FleetRecord;
 use shoal_proto::v1::{
     self, ApplyRequest, ApplyResponse, ChangeKind, GetFleetStatusRequest, GetFleetStatusResponse,
     ListFleetsRequest, ListFleetsResponse, PlanRequest, PlanResponse, fleets_server,
@@ -97,10 +98,8 @@ impl Fleets {
     async fn list(&self) -> Result<ListFleetsResponse, Refusal> {
         let names = inventory::host_names(&self.records).await?;
         let mut fleets = Vec::new();
-        for revision in inventory::newest_revisions(&self.records).await? {
-            if let Some(newest) = Newest::load(&self.records, &revision.fleet).await? {
-                fleets.push(fleet(&newest, &names));
-            }
+        for stored in self.records.list::<FleetRecord>().await?.records {
+            fleets.push(fleet(&known(&self.records, &stored.id).await?, &names));
         }
         Ok(ListFleetsResponse { fleets })
     }

@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use crate::fleets_api::revision::Revision;
 use crate::fleets_api::{superseded, world};
 use crate::live::Live;
-use crate::records::revision_id;
 use crate::refusal::{Refusal, chain};
 use crate::store::{Batch, CommitError, RecordWatch, Records, Stored};
 use crate::{clock, inventory};
@@ -204,10 +203,8 @@ impl<'a> Pass<'a> {
         if actions.is_empty() {
             return Ok(());
         }
-        let id = revision_id(self.rollout.fleet.as_str(), self.rollout.revision);
-        let fleet = self.rollout.fleet.to_string();
-        let revision = inventory::revision(self.records, &fleet, self.rollout.revision).await?;
-        debug_assert_eq!(id, self.stored.id);
+        let Rollout { fleet, revision, .. } = &self.rollout;
+        let revision = inventory::revision(self.records, fleet.as_str(), *revision).await?;
         for Action::Change(host) in actions {
             self.tell(&revision, &host).await?;
         }

@@ -1,7 +1,7 @@
 use shoal_core::rollout::State;
 use shoal_core::spec::{File, FileBody, Owner, Value};
 use shoal_core::status::State as InstanceState;
-use shoal_proto::v1::store::{AuditRecord, FleetRecord, HostSpecRecord, RevisionRecord};
+use shoal_proto::v1::store::{AuditRecord, HostSpecRecord, RevisionRecord};
 use shoal_proto::v1::{InstanceChange, RolloutState};
 
 use super::apply::{Applied, apply_to};

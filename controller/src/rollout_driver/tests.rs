@@ -8,6 +8,7 @@ use shoal_proto::v1::{OutcomeKind, RolloutState};
 
 use super::*;
 use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, request};
+use crate::records::revision_id;
 use crate::store::{
     Entry, Key, Page, Prefix, Revision as StoreRevision, Store, StoreError, Transaction, Watch,
 };

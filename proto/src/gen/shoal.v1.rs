@@ -2370,7 +2370,9 @@ pub mod images_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Get"));
             self.inner.unary(req, path, codec).await
         }
-        /// Removes a tag, or with a digest the image. FAILED_PRECONDITION: in use, and by what.
+        /// Removes a tag, and with an image's last tag the image; with a digest the image and all its
+        /// tags. FAILED_PRECONDITION: the image would go and is in use, on a host or by the newest
+        /// revision of a fleet; names by what. A tag that is not the last goes also while it is in use.
         pub async fn remove(
             &mut self,
             request: impl tonic::IntoRequest<super::RemoveImageRequest>,
@@ -2444,7 +2446,9 @@ pub mod images_server {
             tonic::Response<super::GetImageResponse>,
             tonic::Status,
         >;
-        /// Removes a tag, or with a digest the image. FAILED_PRECONDITION: in use, and by what.
+        /// Removes a tag, and with an image's last tag the image; with a digest the image and all its
+        /// tags. FAILED_PRECONDITION: the image would go and is in use, on a host or by the newest
+        /// revision of a fleet; names by what. A tag that is not the last goes also while it is in use.
         async fn remove(
             &self,
             request: tonic::Request<super::RemoveImageRequest>,
@@ -3432,7 +3436,8 @@ pub mod fleets_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Fleets", "Plan"));
             self.inner.unary(req, path, codec).await
         }
-        /// Makes a revision and its rollout. The same spec again makes neither.
+        /// Makes a revision and its rollout. The same spec again makes neither, unless its last rollout
+        /// ended without success: then it is tried again, which recreates nothing that is as it should be.
         /// ABORTED: another revision came after `base_revision`.
         pub async fn apply(
             &mut self,
@@ -3517,7 +3522,8 @@ pub mod fleets_server {
             &self,
             request: tonic::Request<super::PlanRequest>,
         ) -> std::result::Result<tonic::Response<super::PlanResponse>, tonic::Status>;
-        /// Makes a revision and its rollout. The same spec again makes neither.
+        /// Makes a revision and its rollout. The same spec again makes neither, unless its last rollout
+        /// ended without success: then it is tried again, which recreates nothing that is as it should be.
         /// ABORTED: another revision came after `base_revision`.
         async fn apply(
             &self,
