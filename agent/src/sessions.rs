@@ -61,18 +61,26 @@ impl Sessions {
         let (up, receiver) = mpsc::channel(WAITING);
         let first = session_up::Message::SessionId(open.session_id);
         let _ = up.send(wrap(first)).await;
-        let down = client.session(ReceiverStream::new(receiver)).await?.into_inner();
+        let mut down = client.session(ReceiverStream::new(receiver)).await?.into_inner();
         let place = self.places.clone().try_acquire_owned();
         let result = match (place, open.kind) {
             (Err(_), _) => Err(format!("the host has {AT_ONCE} sessions open already")),
-            (Ok(_place), Some(open_session::Kind::Logs(logs))) => self.logs(logs, &up, down).await,
-            (Ok(_place), Some(open_session::Kind::Exec(exec))) => self.exec(exec, &up, down).await,
+            (Ok(_place), Some(open_session::Kind::Logs(logs))) => {
+                self.logs(logs, &up, &mut down).await
+            }
+            (Ok(_place), Some(open_session::Kind::Exec(exec))) => {
+                self.exec(exec, &up, &mut down).await
+            }
             (Ok(_), None) => Err("the agent does not know this kind of session; upgrade it".into()),
         };
         if let Err(message) = result {
             let error = v1::SessionError { message };
             let _ = up.send(wrap(session_up::Message::Error(error))).await;
         }
+        // Ending our side and waiting for the other's: cutting the call would lose what is still
+        // on its way up.
+        drop(up);
+        while let Ok(Some(_)) = down.message().await {}
         Ok(())
     }
 
@@ -81,7 +89,7 @@ impl Sessions {
         Record::load(&self.paths, &id.machine()).map_err(|e| crate::chain(&e))
     }
 
-    async fn logs(&self, logs: v1::LogsSession, up: &Up, mut down: Down) -> Result<(), String> {
+    async fn logs(&self, logs: v1::LogsSession, up: &Up, down: &mut Down) -> Result<(), String> {
         let v1::LogsSession { instance, lines, follow } = logs;
         let id: InstanceId = instance.parse().map_err(|e| format!("{e}"))?;
         let query = journal::Query { machine: id.machine(), lines, follow };
@@ -107,7 +115,7 @@ impl Sessions {
         }
     }
 
-    async fn exec(&self, exec: v1::ExecSession, up: &Up, down: Down) -> Result<(), String> {
+    async fn exec(&self, exec: v1::ExecSession, up: &Up, down: &mut Down) -> Result<(), String> {
         let v1::ExecSession { instance, command } = exec;
         let record = self.record(&instance)?;
         let machine = record.spec.id.machine();
@@ -166,7 +174,7 @@ async fn send(
 }
 
 /// Writes what comes down into the command's standard input. Returns when the caller is gone.
-async fn feed(stdin: tokio::process::ChildStdin, mut down: Down) {
+async fn feed(stdin: tokio::process::ChildStdin, down: &mut Down) {
     let mut stdin = Some(stdin);
     while let Ok(Some(v1::SessionDown { message })) = down.message().await {
         match message {

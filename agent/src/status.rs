@@ -68,11 +68,12 @@ fn since(
     before: &HostStatus,
     now: Timestamp,
 ) -> Timestamp {
-    let same = before.instances.iter().find(|other| {
-        other.id == instance.id
-            && (other.state, other.health, other.leader)
-                == (instance.state, instance.health, instance.leader)
-    });
+    // Becoming healthy is a part of having started; falling ill is news.
+    let key = |i: &InstanceStatus| (i.state, i.leader, i.health == Health::Unhealthy);
+    let same = before
+        .instances
+        .iter()
+        .find(|other| other.id == instance.id && key(other) == key(instance));
     let details = inputs.observation.details.get(&instance.id.machine());
     let unit = details.and_then(|d| d.since).filter(|_| instance.state == State::Running);
     same.map(|other| other.since).or(unit.filter(|_| before.instances.is_empty())).unwrap_or(now)

@@ -18,6 +18,24 @@ use crate::wait::wait_until;
 /// How long a daemon may take to come up, or a host to show as online.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The arguments with which a lab's controller is made.
+pub const INIT: &[&str] = &[
+    "init",
+    "--dir",
+    "controller",
+    "--trust-domain",
+    "lab.test",
+    "--address",
+    CONTROLLER_ADDR,
+    "--address",
+    "controller",
+    "--context-out",
+    "context.toml",
+];
+
+/// The arguments with which it runs.
+pub const RUN: &[&str] = &["run", "--dir", "controller"];
+
 /// Where Shoal's programs and unit files are on this machine.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -86,20 +104,24 @@ impl Deployment {
 
     /// Makes a controller and starts it in `lab`.
     pub fn in_lab(lab: Lab) -> Result<Self> {
-        let programs = Programs::beside_this_one()?;
-        let dir = lab.dir();
-        let mut deployment = Self { programs, controller: None, dir, lab };
-        deployment.init()?;
+        let mut deployment = Self::bare(lab)?;
+        crate::exec::checked(&mut deployment.controller_command(INIT))?;
         deployment.start_controller()?;
         Ok(deployment)
     }
 
-    fn init(&self) -> Result<()> {
+    /// A lab without a controller yet: the first thing to run is [`INIT`].
+    pub fn bare(lab: Lab) -> Result<Self> {
+        let (programs, dir) = (Programs::beside_this_one()?, lab.dir());
+        Ok(Self { programs, controller: None, dir, lab })
+    }
+
+    /// `shoal-controller` with `arguments`, in the lab's network and the deployment's directory.
+    #[must_use]
+    pub fn controller_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.lab.netns_command(self.programs.path("shoal-controller"));
-        command.arg("init").arg("--dir").arg(self.controller_dir());
-        command.args(["--trust-domain", "lab.test", "--address", CONTROLLER_ADDR]);
-        command.args(["--address", "controller", "--context-out"]).arg(self.context());
-        crate::exec::checked(&mut command).map(drop)
+        command.args(arguments).current_dir(&self.dir).stdin(Stdio::null());
+        command
     }
 
     /// The lab below.
@@ -117,6 +139,12 @@ impl Deployment {
     #[must_use]
     pub fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// The directory in which its commands run.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The controller's directory.
@@ -140,9 +168,8 @@ impl Deployment {
     /// Starts the controller and waits until it serves.
     pub fn start_controller(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.controller_log())?;
-        let mut command = self.lab.netns_command(self.programs.path("shoal-controller"));
-        command.arg("run").arg("--dir").arg(self.controller_dir());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut command = self.controller_command(RUN);
+        command.stdout(log.try_clone()?).stderr(log);
         self.controller = Some(command.spawn()?);
         wait_until("the controller serves", PATIENCE, || Ok(self.shoal(&["version"])?.success()))
     }
@@ -218,7 +245,8 @@ impl Deployment {
     /// Runs `shoal` with `-o json`, which must succeed, and reads what it prints.
     pub fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let text = self.shoal(&[arguments, &["-o", "json"]].concat())?.ok()?;
-        serde_json::from_str(&text).with_context(|| format!("{arguments:?} printed no JSON: {text}"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{arguments:?} printed no JSON: {text}"))
     }
 
     /// Puts a file into the directory that `shoal` runs in, and gives its path.
@@ -237,7 +265,8 @@ impl Drop for Deployment {
         if std::thread::panicking() {
             eprintln!("--- controller log\n{}", tail(&self.controller_log()));
             for host in self.lab.hosts() {
-                let log = host.sh("journalctl --no-pager -n 60 -u shoal-agent -u 'shoal-instance@*'");
+                let log =
+                    host.sh("journalctl --no-pager -n 60 -u shoal-agent -u 'shoal-instance@*'");
                 eprintln!("--- {}\n{}", host.name(), log.unwrap_or_default());
             }
         }
@@ -292,7 +321,13 @@ impl Ran {
     /// Otherwise, with everything that it said.
     pub fn ok(&self) -> Result<String> {
         if !self.success() {
-            bail!("`{}` exited with {}: {}{}", self.line, self.code(), self.stdout(), self.stderr());
+            bail!(
+                "`{}` exited with {}: {}{}",
+                self.line,
+                self.code(),
+                self.stdout(),
+                self.stderr()
+            );
         }
         Ok(self.stdout())
     }
@@ -304,7 +339,12 @@ impl Ran {
     pub fn fails_with(&self, code: i32) -> Result<String> {
         let got = self.code();
         if got != code {
-            bail!("`{}` exited with {got}, not {code}: {}{}", self.line, self.stdout(), self.stderr());
+            bail!(
+                "`{}` exited with {got}, not {code}: {}{}",
+                self.line,
+                self.stdout(),
+                self.stderr()
+            );
         }
         Ok(self.stderr())
     }

@@ -115,6 +115,11 @@ impl Lab {
         CONTROLLER_ADDR
     }
 
+    /// The name of its network namespace, for `nsenter --net=/run/netns/NAME`.
+    pub fn netns(&self) -> &str {
+        self.network.name()
+    }
+
     /// A command that runs in the lab's network, for the controller and the command line. What is
     /// left of it when the lab ends is killed.
     pub fn netns_command(&self, program: impl AsRef<OsStr>) -> Command {

@@ -32,6 +32,10 @@ impl Network {
         Self { netns: format!("shoal-{lab}") }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.netns
+    }
+
     pub(crate) fn create(&self) -> Result<()> {
         exec::run("ip", ["netns", "add", &self.netns])?;
         self.ip(&["link", "add", BRIDGE, "type", "bridge"])?;

@@ -20,17 +20,46 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("shoal-core", &["tokio", "tonic", "prost", "rustls", "zbus", "rusqlite"], "core is pure"),
     ("shoal-image", &["tokio", "tonic", "rustls"], "image is files in, files out"),
     ("shoal-tls", &["tonic", "prost"], "tls knows no RPCs"),
-    ("shoal-agent", &["shoal-controller", "shoal", "rusqlite"], "agent and controller meet on the wire only"),
-    ("shoal-controller", &["shoal-agent", "shoal", "zbus"], "agent and controller meet on the wire only"),
-    ("shoal", &["shoal-agent", "shoal-controller", "zbus", "rusqlite"], "the command knows the wire only"),
-    ("shoal-lab", &["shoal-core", "shoal-agent", "shoal-controller", "shoal", "tokio"], "the lab drives programs, not crates"),
+    (
+        "shoal-agent",
+        &["shoal-controller", "shoal", "rusqlite"],
+        "agent and controller meet on the wire only",
+    ),
+    (
+        "shoal-controller",
+        &["shoal-agent", "shoal", "zbus"],
+        "agent and controller meet on the wire only",
+    ),
+    (
+        "shoal",
+        &["shoal-agent", "shoal-controller", "zbus", "rusqlite"],
+        "the command knows the wire only",
+    ),
+    (
+        "shoal-lab",
+        &["shoal-core", "shoal-agent", "shoal-controller", "shoal", "tokio"],
+        "the lab drives programs, not crates",
+    ),
 ];
 
 /// Words that would lift a lint, and the files in which they may stand.
 const MARKED: &[(&str, &[&str])] = &[
-    ("clippy::disallowed_methods", &["agent/src/host/mod.rs", "agent/src/clock.rs", "controller/src/clock.rs", "cli/src/clock.rs", "lab/", "xtask/"]),
+    (
+        "clippy::disallowed_methods",
+        &[
+            "agent/src/host/mod.rs",
+            "agent/src/clock.rs",
+            "controller/src/clock.rs",
+            "cli/src/clock.rs",
+            "lab/",
+            "xtask/",
+        ],
+    ),
     ("unsafe_code", &["agent/src/host/idmap.rs", "agent/src/host/enter.rs"]),
-    ("Command::new", &["agent/src/host/", "lab/", "xtask/", "/tests.rs", "/tests/", "conformance.rs"]),
+    (
+        "Command::new",
+        &["agent/src/host/", "lab/", "xtask/", "/tests.rs", "/tests/", "conformance.rs"],
+    ),
 ];
 
 /// Runs every check; stops at the first kind that fails.
@@ -39,7 +68,10 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     codegen::check(root)?;
     dependencies(root)?;
     marks(root)?;
-    cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])?;
+    cargo(
+        root,
+        &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"],
+    )?;
     deny(root)
 }
 
@@ -56,7 +88,11 @@ fn deny(root: &Path) -> Result<()> {
         cargo(root, &[&install[..], &place].concat())?;
         fs::remove_dir_all(tools.join("build"))?;
     }
-    run(root, &program.display().to_string(), &["--offline", "--log-level", "error", "check", "bans", "licenses", "sources"])
+    run(
+        root,
+        &program.display().to_string(),
+        &["--offline", "--log-level", "error", "check", "bans", "licenses", "sources"],
+    )
 }
 
 /// Follows every crate's dependencies, and compares with [`FORBIDDEN`].
@@ -91,9 +127,10 @@ impl Graph {
         for node in nodes {
             let id = node["id"].as_str().context("a node without id")?;
             let deps = node["deps"].as_array().context("a node without deps")?;
-            let names = deps.iter().filter(|dep| is_normal(dep)).filter_map(|dep| {
-                name_of.get(dep["pkg"].as_str()?).map(|name| (*name).to_owned())
-            });
+            let names = deps
+                .iter()
+                .filter(|dep| is_normal(dep))
+                .filter_map(|dep| name_of.get(dep["pkg"].as_str()?).map(|name| (*name).to_owned()));
             graph.insert((*name_of.get(id).unwrap_or(&id)).to_owned(), names.collect());
         }
         Ok(Self(graph))

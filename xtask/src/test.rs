@@ -16,7 +16,9 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     cargo(root, &["build", "--workspace", "--all-targets", "--locked"])?;
     // One process at a time on the hosts: each of their tests boots hosts of its own.
     let result = match runner(root) {
-        Runner::Nextest => cargo(root, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]),
+        Runner::Nextest => {
+            cargo(root, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+        }
         Runner::Cargo => cargo(root, &["test", "--workspace", "--locked", "--no-fail-fast"]),
     };
     let left = leftovers()?;
