@@ -117,7 +117,8 @@ impl HostsApi {
         let mut batch = Batch::new();
         batch.create(token.id(), &record)?.create(&id, &entry)?;
         self.app.records.commit(batch).await?;
-        Ok(CreateTokenResponse { token: token.to_string(), expires_ms })
+        let enrol_port = self.app.config.enrol_listen.port().into();
+        Ok(CreateTokenResponse { token: token.to_string(), expires_ms, enrol_port })
     }
 
     async fn must_be_free(&self, name: &str) -> Result<(), Refusal> {

@@ -29,7 +29,8 @@ pub use generated::v1;
 /// Descriptors of the public services, for gRPC reflection and for tests that walk every RPC.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptor.bin");
 
-/// Bytes that one message may have, in either direction. A fleet may have 3 MiB of files.
+/// Bytes that one message may have, in either direction. A fleet may have 768 KiB, and a
+/// host several fleets.
 pub const LARGEST_MESSAGE: usize = 8 << 20;
 
 /// Bytes of data in one message of a bulk stream; measured best for tonic on loopback.

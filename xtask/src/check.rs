@@ -136,7 +136,7 @@ impl Graph {
         Ok(Self(graph))
     }
 
-    fn below(&self, package: &str) -> Result<BTreeSet<&str>> {
+    fn below<'a>(&'a self, package: &'a str) -> Result<BTreeSet<&'a str>> {
         let mut found = BTreeSet::new();
         let mut open: Vec<&str> = vec![package];
         while let Some(name) = open.pop() {

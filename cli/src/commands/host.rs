@@ -17,8 +17,8 @@ use crate::output::time::At;
 use crate::target::LabelEdit;
 use crate::view::host::{HostView, HostsView};
 
-/// The port of the enrolment listener.
-const ENROL_PORT: u16 = 7444;
+/// The port for agents that `shoal-agent join` takes where none is given.
+const LINK_PORT: u16 = 7443;
 
 pub(super) async fn run(shell: &Shell, command: HostCommand) -> Result<Exit, Failure> {
     let client = shell.client().await?;
@@ -48,9 +48,14 @@ async fn token(shell: &Shell, client: &Client, args: TokenArgs) -> Result<(), Fa
     };
     let reply = client.hosts().create_token(client.ask(request)).await;
     let reply = reply.map_err(client.refused("make a join token"))?.into_inner();
-    let controller = client.address().with_port(ENROL_PORT);
+    let address = client.address();
+    let enrol_port = u16::try_from(reply.enrol_port).unwrap_or_default();
+    let mut join = format!("shoal-agent join --controller {}", address.with_port(enrol_port));
+    if address.port() != LINK_PORT {
+        join = format!("{join} --link-port {}", address.port());
+    }
     let view = TokenView {
-        join: format!("shoal-agent join --controller {controller} --token {}", reply.token),
+        join: format!("{join} --token {}", reply.token),
         token: reply.token,
         expires: At::new(reply.expires_ms),
     };

@@ -33,8 +33,8 @@ use table::{Item, Section};
 use vars::Variables;
 
 /// Bytes that a fleet may have in all: its settings, and the contents of its files, of each
-/// instance again. A host's whole desired state is one message, and this keeps it one.
-pub const LARGEST_SPEC: usize = 3 << 20;
+/// instance again. A revision is one transaction of the store, which has at most 1 MiB.
+pub const LARGEST_SPEC: usize = 768 << 10;
 
 /// Keys of the whole fleet file that this version does not know yet.
 const LATER: &[&str] = &["rollout"];

@@ -209,7 +209,7 @@ fn a_spec_is_bounded_as_a_whole() {
     parsed(&files("half.txt", 5));
     let problems = problems(&files("full.txt", 4));
     assert_eq!(problems.all().len(), 1, "{problems}");
-    assert!(problems.to_string().contains("over 3145728 bytes"), "{problems}");
+    assert!(problems.to_string().contains("over 786432 bytes"), "{problems}");
     let text = "#".repeat(LARGEST_SPEC + 1);
     assert!(super::parse(Source { name: "f", text: &text }, &mut read).is_err());
 }

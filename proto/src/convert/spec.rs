@@ -282,7 +282,7 @@ impl TryFrom<v1::File> for File {
             Body::Template(text) => FileBody::Template(text),
         };
         if body.size() > shoal_core::render::LARGEST_FILE {
-            return Err(Invalid::value("body", "a file has at most 1 MiB"));
+            return Err(Invalid::value("body", "a file has at most 512 KiB"));
         }
         if mode > 0o7777 {
             return Err(Invalid::value("mode", "a mode is at most 7777"));

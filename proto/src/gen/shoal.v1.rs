@@ -1327,6 +1327,9 @@ pub struct CreateTokenResponse {
     pub token: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub expires_ms: u64,
+    /// where the controller listens for joins
+    #[prost(uint32, tag = "3")]
+    pub enrol_port: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListHostsRequest {
@@ -2261,8 +2264,7 @@ pub mod images_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Says whether an image is there, or how much of a broken-off push is. Also whether the
-        /// reference may be set. Changes nothing.
+        /// Says whether an image is there, or how much of a broken-off push is. Changes nothing.
         pub async fn begin_push(
             &mut self,
             request: impl tonic::IntoRequest<super::BeginPushRequest>,
@@ -2409,8 +2411,7 @@ pub mod images_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ImagesServer.
     #[async_trait]
     pub trait Images: std::marker::Send + std::marker::Sync + 'static {
-        /// Says whether an image is there, or how much of a broken-off push is. Also whether the
-        /// reference may be set. Changes nothing.
+        /// Says whether an image is there, or how much of a broken-off push is. Changes nothing.
         async fn begin_push(
             &self,
             request: tonic::Request<super::BeginPushRequest>,
