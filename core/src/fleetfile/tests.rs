@@ -206,8 +206,8 @@ fn a_spec_is_bounded_as_a_whole() {
         let line = |n| format!("[instance.main.files.\"/etc/{n}\"]\nsource = \"{source}\"\n");
         booted(&(0..number).map(line).collect::<String>())
     };
-    parsed(&files("half.txt", 5));
-    let problems = problems(&files("full.txt", 4));
+    parsed(&files("half.txt", 2));
+    let problems = problems(&files("full.txt", 2));
     assert_eq!(problems.all().len(), 1, "{problems}");
     assert!(problems.to_string().contains("over 786432 bytes"), "{problems}");
     let text = "#".repeat(LARGEST_SPEC + 1);
