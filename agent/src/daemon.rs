@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::files::{make_private_dir, read_if_there};
+use crate::files::read_if_there;
 use crate::host::real::RealHost;
 use crate::host::{facts, systemd::Systemd};
 use crate::identity::Identity;
@@ -41,9 +41,7 @@ pub fn policy(paths: &Paths) -> anyhow::Result<Policy> {
 pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let identity = Arc::new(Identity::load(&paths)?);
     let policy = policy(&paths)?;
-    for dir in [paths.images(), paths.instances(), paths.mounts()] {
-        make_private_dir(&dir)?;
-    }
+    paths.prepare()?;
     let systemd = Systemd::connect().await?;
     let facts = facts::gather(&paths, &systemd).await;
     let ledger = Ledger::open(&paths)?;

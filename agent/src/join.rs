@@ -76,6 +76,7 @@ pub async fn join(paths: &Paths, join: Join) -> Result<About, JoinError> {
     let token: JoinToken = join.token.trim().parse()?;
     let name = host_name(join.name)?;
     let (host, enrol_port) = split_address(&join.controller, 7444)?;
+    paths.prepare().map_err(IdentityError::from)?;
     let key = identity::key(paths)?;
     // The handshake proves that this is the controller of the token before the secret goes out.
     let tls = shoal_tls::join_client_config(token.ca_spki_sha256());

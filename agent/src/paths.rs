@@ -1,10 +1,14 @@
 //! Where things are on a host (design: "A host"). Everything takes its paths from here, so that
 //! tests run in a temporary directory.
 
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use shoal_core::image::Digest;
 use shoal_core::name::{MachineName, VolumeName};
+
+use crate::files::{FileError, failed, make_private_dir};
 
 /// The directories of one agent.
 #[derive(Debug, Clone)]
@@ -24,6 +28,22 @@ impl Default for Paths {
 }
 
 impl Paths {
+    /// Makes the directories that the agent keeps things in, each for root only. The one above
+    /// them is open to all, since a controller on the same host has its own beside them.
+    ///
+    /// # Errors
+    /// Where one can't be made or closed.
+    pub fn prepare(&self) -> Result<(), FileError> {
+        let parent = fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.state);
+        parent.map_err(failed("make the directory", &self.state))?;
+        for dir in [self.agent(), self.images(), self.instances(), self.mounts()] {
+            make_private_dir(&dir)?;
+            let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
+            closed.map_err(failed("close", &dir))?;
+        }
+        Ok(())
+    }
+
     /// Identity, ledger and epoch.
     #[must_use]
     pub fn agent(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use shoal_core::name::MachineName;
 use shoal_core::plan::{Action, Attempts, Plan, Step, Unit, Wanted, plan};
 use shoal_core::policy::Policy;
 use shoal_core::spec::RunState;
-use shoal_core::status::{HostStatus, State};
+use shoal_core::status::{Health, HostStatus, State};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -100,8 +100,8 @@ impl<H: Host + 'static> Reconciler<H> {
         self.note_failures(&after).await;
         self.watch_health(spec, &after);
         let (rest, again) = self.plan(spec, &after);
-        self.publish(spec, &after, &rest);
-        again
+        let settling = self.publish(spec, &after, &rest);
+        if settling { again.min(ON_THE_WAY) } else { again }
     }
 
     async fn observe(&mut self) -> Option<Observation> {
@@ -215,7 +215,8 @@ impl<H: Host + 'static> Reconciler<H> {
         self.monitor.watch(probes.collect());
     }
 
-    fn publish(&mut self, spec: &HostSpec, observation: &Observation, plan: &Plan) {
+    /// Reports; gives whether an instance is up and not yet known to be well.
+    fn publish(&mut self, spec: &HostSpec, observation: &Observation, plan: &Plan) -> bool {
         let (transfers, health) = (self.stager.transfers(), self.monitor.verdicts());
         let inputs = Inputs {
             spec,
@@ -241,11 +242,13 @@ impl<H: Host + 'static> Reconciler<H> {
                 );
             }
         }
+        let settling = after.instances.iter().any(|i| i.health == Health::Starting);
         self.status.send_if_modified(|status| {
             let new = *status != after;
             *status = after;
             new
         });
+        settling
     }
 }
 

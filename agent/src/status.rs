@@ -1,12 +1,13 @@
 //! From what was observed to what the agent reports. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
 use shoal_core::plan::{Applied, Machine, Plan, Unit};
-use shoal_core::spec::{InstanceSpec, RunState};
+use shoal_core::spec::{InstanceSpec, RunState, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
 use shoal_core::time::Timestamp;
 
@@ -43,11 +44,15 @@ pub struct Inputs<'a> {
     pub errors: &'a BTreeMap<MachineName, String>,
 }
 
+/// How long a command without checks must have run to count as up: starting is no proof, and most
+/// programs that can't run end at once. A booted system tells by itself when it is up.
+pub const SETTLE: Duration = Duration::from_secs(3);
+
 /// The report. `before` is the last one: what did not change keeps its `since`.
 #[must_use]
 pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostStatus {
     let mut instances: Vec<InstanceStatus> =
-        inputs.spec.instances.iter().map(|spec| wanted(inputs, spec)).collect();
+        inputs.spec.instances.iter().map(|spec| wanted(inputs, spec, now)).collect();
     instances.extend(unwanted(inputs));
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     for instance in &mut instances {
@@ -79,7 +84,7 @@ fn since(
     same.map(|other| other.since).or(unit.filter(|_| before.instances.is_empty())).unwrap_or(now)
 }
 
-fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec) -> InstanceStatus {
+fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec, now: Timestamp) -> InstanceStatus {
     let machine = spec.id.machine();
     let found = inputs.observation.observed.machines.get(&machine);
     let applied = found.and_then(|f| f.applied.as_ref());
@@ -90,14 +95,27 @@ fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec) -> InstanceStatus {
     status.current = current;
     status.message = message;
     if state == State::Running {
-        let (health, why) = inputs.health.get(&machine).cloned().unwrap_or((
-            if spec.config.settings.health.is_some() { Health::Starting } else { Health::None },
-            None,
-        ));
+        let unchecked = || (health_without_checks(inputs, spec, &machine, now), None);
+        let (health, why) = inputs.health.get(&machine).cloned().unwrap_or_else(unchecked);
         status.health = health;
         status.message = status.message.or(why.filter(|_| health != Health::Healthy));
     }
     status
+}
+
+fn health_without_checks(
+    inputs: Inputs<'_>,
+    spec: &InstanceSpec,
+    machine: &MachineName,
+    now: Timestamp,
+) -> Health {
+    let settings = &spec.config.settings;
+    let since = inputs.observation.details.get(machine).and_then(|d| d.since);
+    let settled = since.is_none_or(|since| now.since(since) >= SETTLE);
+    if settings.health.is_some() || (settings.start != Start::Boot && !settled) {
+        return Health::Starting;
+    }
+    Health::None
 }
 
 fn is_current(spec: &InstanceSpec, applied: &Applied) -> bool {
@@ -311,6 +329,37 @@ mod tests {
             let status = reported(&case);
             assert_eq!((status.state, status.message.as_deref()), (state, message));
         }
+    }
+
+    #[test]
+    fn a_command_without_checks_must_run_for_a_while_to_count_as_up() {
+        let mut spec = spec("running");
+        spec.config.settings.start = Start::Command(vec!["/bin/app".into()]);
+        let machine = spec.id.machine();
+        let mut observation = Observation::default();
+        let applied =
+            Applied { id: spec.id.clone(), config: spec.config.clone(), restarts: spec.restarts };
+        let found = Machine {
+            applied: Some(applied),
+            unit: Unit::Active,
+            enabled: true,
+            attempts: Attempts::default(),
+        };
+        observation.observed.machines.insert(machine.clone(), found);
+        let since = Some(Timestamp(10_000));
+        observation.details.insert(machine, Details { since, ..Details::default() });
+        let inputs = Inputs {
+            spec: &HostSpec { generation: 1, instances: vec![spec] },
+            observation: &observation,
+            plan: &Plan::default(),
+            transfers: &BTreeMap::new(),
+            health: &BTreeMap::new(),
+            errors: &BTreeMap::new(),
+        };
+        let health =
+            |now| report(inputs, &HostStatus::default(), Timestamp(now)).instances[0].health;
+        assert_eq!(health(12_999), Health::Starting);
+        assert_eq!(health(13_000), Health::None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use shoal_core::image::Digest;
 use shoal_core::plan::{Applied, Machine, Observed};
 use shoal_core::spec::InstanceSpec;
-use shoal_core::status::{Health, InstanceStatus};
+use shoal_core::status::InstanceStatus;
 
 use super::*;
 use crate::host::{Details, HostError};
