@@ -56,8 +56,8 @@ fn explained(code: Code, message: &str) -> String {
     let message = if message.is_empty() { "the controller gave no reason" } else { message };
     match code {
         Code::Unimplemented => format!(
-            "the controller does not know this request ({message}); it is of another version: \
-             compare `shoal version`"
+            "the controller does not know this request ({message}); it is of another version \
+             (compare `shoal version`), or the context names the wrong port (the API's is 7443)"
         ),
         Code::Internal | Code::Unknown => format!("{message}; the controller's journal says more"),
         _ => message.to_owned(),
