@@ -25,7 +25,10 @@ pub enum ConnectError {
         address: String,
     },
     /// Nothing answers there.
-    #[error("can't reach the controller at {address}: {reason}")]
+    #[error(
+        "can't reach the controller at {address}: {reason}; is shoal-controller running there, \
+         and does a firewall let this host through?"
+    )]
     Unreachable {
         /// Where.
         address: String,

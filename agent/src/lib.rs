@@ -13,6 +13,7 @@ pub mod identity;
 pub mod join;
 pub mod ledger;
 pub mod link;
+pub mod local;
 pub mod monitor;
 pub mod paths;
 pub mod reconcile;

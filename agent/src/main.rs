@@ -36,6 +36,12 @@ enum Command {
     },
     /// Run the agent. The unit shoal-agent.service does this.
     Run,
+    /// Show this host's instances; works with the controller gone and the daemon stopped.
+    Status {
+        /// `table` for people, `json` for programs.
+        #[arg(short, long, default_value = "table", value_parser = ["table", "json"])]
+        output: String,
+    },
     /// Tell what this host lacks to run instances, each with its remedy.
     Doctor {
         /// `table` for people, `json` for programs.
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
         Command::Join { controller, token, name, link_port } => {
             in_runtime(joining(paths, Join { controller, link_port, token, name }))
         }
+        Command::Status { output } => in_runtime(show(paths, output == "json")),
         Command::Doctor { output } => return in_runtime_code(examine(paths, output == "json")),
     };
     match result {
@@ -113,6 +120,28 @@ async fn joining(paths: Paths, wanted: Join) -> anyhow::Result<()> {
     let about = join(&paths, wanted).await?;
     println!("joined {} as {}", about.controller, about.host_name);
     println!("next: systemctl enable --now shoal-agent");
+    Ok(())
+}
+
+async fn show(paths: Paths, json: bool) -> anyhow::Result<()> {
+    let local = shoal_agent::local::look(&paths).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&local)?);
+        return Ok(());
+    }
+    println!("{} of {}, generation {}", local.host, local.controller, local.generation);
+    if local.instances.is_empty() {
+        println!("no instances");
+        return Ok(());
+    }
+    println!("{:<32} {:<8} {:<12} {:<24} LEADER", "INSTANCE", "WANTED", "UNIT", "IMAGE");
+    for row in local.instances {
+        let leader = row.leader.map_or_else(|| "-".into(), |pid| pid.to_string());
+        println!(
+            "{:<32} {:<8} {:<12} {:<24} {leader}",
+            row.instance, row.wanted, row.unit, row.image
+        );
+    }
     Ok(())
 }
 
