@@ -1,6 +1,7 @@
 //! What the agent's own command shows of its host, with neither daemon nor controller needed.
 
 use shoal_core::host::HostSpec;
+use shoal_core::name::MachineName;
 use shoal_core::plan::Unit;
 use shoal_core::policy::Isolation;
 use shoal_core::spec::RunState;
@@ -64,7 +65,7 @@ pub async fn look(paths: &Paths) -> anyhow::Result<Local> {
 
 fn rows(spec: &HostSpec, observation: &Observation) -> Vec<Row> {
     let machines = &observation.observed.machines;
-    let row = |id: String, machine, wanted, image: String| Row {
+    let row = |id: String, machine: &MachineName, wanted, image: String| Row {
         instance: id,
         wanted,
         unit: machines.get(machine).map_or("inactive", |found| unit(found.unit)),
