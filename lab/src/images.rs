@@ -1,7 +1,10 @@
 //! Squashfs images for tests and the demo, built once for each recipe and cached.
 //!
 //! Way in: [`busybox_image`] where any image will do (under a second), [`debian_image`] where it
-//! has to boot. The same recipe gives the same bytes on the same machine: times are fixed.
+//! has to boot, [`belenios_image`] for a whole deployment. The same recipe gives the same bytes on
+//! the same machine: times are fixed.
+
+mod belenios;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -12,6 +15,8 @@ use anyhow::{Context as _, Result};
 
 use crate::cache::Cache;
 use crate::{base, exec, packages};
+
+pub use belenios::belenios_image;
 
 /// Where `busybox-static` puts its one program.
 const BUSYBOX: &str = "/bin/busybox";
