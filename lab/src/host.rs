@@ -27,6 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(90);
 /// Where installed binaries really are in the host; a read-only mount of the host's `bin` folder.
 const BINARIES: &str = "/usr/local/lib/shoal-lab";
 
+/// The kernel's number of the cgroup v2 file system.
+const CGROUP2: rustix::fs::FsWord = 0x6367_7270;
+
 /// Joins the host's cgroup, then mounts its root where only it sees it, and becomes the container.
 /// Every step is an exec, so the process that was started is the container's supervisor.
 const LAUNCH: &str = r#"
@@ -410,12 +413,14 @@ fn name_of(lab: &Path) -> String {
 }
 
 /// Cgroup v2, also where the machine mounts it beside v1.
+///
+/// Judged by its file system, and not by a file in it: anyone can make one of any name where a
+/// tmpfs holds the trees of the old kind.
 fn cgroup_root() -> &'static Path {
     let unified = Path::new("/sys/fs/cgroup");
-    if unified.join("cgroup.procs").exists() {
-        unified
-    } else {
-        Path::new("/sys/fs/cgroup/unified")
+    match rustix::fs::statfs(unified) {
+        Ok(tree) if tree.f_type == CGROUP2 => unified,
+        _ => Path::new("/sys/fs/cgroup/unified"),
     }
 }
 

@@ -10,7 +10,7 @@ set -u
 verb=$1 lab=$2 host=${3:-}
 name=${lab##*/}
 netns=shoal-$name
-if [ -e /sys/fs/cgroup/cgroup.procs ]; then cgroup2=/sys/fs/cgroup; else cgroup2=/sys/fs/cgroup/unified; fi
+if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then cgroup2=/sys/fs/cgroup; else cgroup2=/sys/fs/cgroup/unified; fi
 
 status=0
 complain() {
@@ -35,16 +35,22 @@ losetup_list() {
 
 # What tells the host's files apart later: the file systems that are mounted in the host and not on
 # the machine (its root, /run, /tmp), and the loop devices of files that have no name any more. Of
-# those only a place below the product's directory is left to go by, as long as it is mounted;
-# should one be another lab's, nothing breaks: detaching a device in use waits for its last user.
+# those only a place below the product's directory is left to go by, and that no process outside
+# the host has them mounted: those are another lab's.
 note() {
+    find "$cgroup2/shoal-lab/$name/$1" -name cgroup.procs -exec cat {} + 2>/dev/null >"$lab/hosts/$1/pids"
     {
-        find "$cgroup2/shoal-lab/$name/$1" -name cgroup.procs -exec cat {} + 2>/dev/null |
-            while read -r pid; do cat "/proc/$pid/mountinfo" 2>/dev/null; done |
+        while read -r pid; do cat "/proc/$pid/mountinfo" 2>/dev/null; done <"$lab/hosts/$1/pids" |
             awk 'NR == FNR { machine[$3]; next } $3 ~ /^0:/ && !($3 in machine) && !seen[$3]++ { print "dev", $3 }' \
                 /proc/self/mountinfo -
-        losetup_list | awk -v disk="$(stat -c %Hd:%Ld "$lab")" '
-            $3 == disk && $5 ~ /^\/var\/lib\/shoal\/.*\(deleted\)$/ { print "ino", $4 }'
+        {
+            ls /proc | grep -x '[0-9]*' | grep -vxFf "$lab/hosts/$1/pids" |
+                while read -r pid; do cat "/proc/$pid/mountinfo" 2>/dev/null; done |
+                awk '$3 ~ /^7:/ && !seen[$3]++ { sub("7:", "/dev/loop", $3); print "elsewhere", $3 }'
+            losetup_list
+        } | awk -v disk="$(stat -c %Hd:%Ld "$lab")" '
+            $1 == "elsewhere" { elsewhere[$2]; next }
+            $3 == disk && $5 ~ /^\/var\/lib\/shoal\/.*\(deleted\)$/ && !($2 in elsewhere) { print "ino", $4 }'
     } >"$lab/hosts/$1/noted"
 }
 
