@@ -59,6 +59,9 @@ struct State {
 #[derive(Debug, Default)]
 struct Entry {
     status: Option<Arc<HostStatus>>,
+    /// Whether `status` came over the stream that is open now. An older one is shown to people,
+    /// but proves nothing: the host may have rebooted since.
+    fresh: bool,
     presence: Option<Presence>,
     link: Option<Link>,
     refused: Option<Refused>,
@@ -242,6 +245,7 @@ impl Live {
             old.ended.cancel();
         }
         entry.refused = None;
+        entry.fresh = false;
         let since = match &entry.presence {
             Some(presence) if presence.online => presence.since,
             _ => now,
@@ -289,11 +293,20 @@ impl Live {
         let observed = status.observed_generation;
         let taken = entry.refused.take_if(|refused| refused.generation <= observed).is_some();
         let cured = entry.unreadable.take().is_some() || taken;
-        if entry.status.as_deref() == Some(&status) && !cured {
+        let was_fresh = std::mem::replace(&mut entry.fresh, true);
+        if was_fresh && entry.status.as_deref() == Some(&status) && !cured {
             return;
         }
         entry.status = Some(Arc::new(status));
         self.changed(&mut state, host);
+    }
+
+    /// The host's last report, where it came over the stream that is open now.
+    #[must_use]
+    pub fn fresh_status(&self, host: &HostId) -> Option<Arc<HostStatus>> {
+        let state = self.state();
+        let entry = state.hosts.get(host).filter(|entry| entry.fresh)?;
+        entry.status.clone()
     }
 
     /// Takes in that the agent did not take a desired state. It keeps the one before.

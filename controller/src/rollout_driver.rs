@@ -249,7 +249,7 @@ impl<'a> Pass<'a> {
             .keys()
             .map(|host| {
                 let online = self.live.presence(host).is_some_and(|presence| presence.online);
-                (host, (online, self.live.status(host)))
+                (host, (online, self.live.fresh_status(host)))
             })
             .collect();
         let observe = |host: &HostId| match statuses.get(host) {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::diff::config_changes;
+use crate::diff::{FieldChange, config_changes};
 use crate::host::{HostFacts, HostSpec};
 use crate::image::{Digest, PinnedImage};
 use crate::name::{InstanceId, MachineName};
@@ -24,6 +24,9 @@ use crate::time::Timestamp;
 pub struct Observed {
     /// Machines that have a record or a unit that is not down.
     pub machines: BTreeMap<MachineName, Machine>,
+    /// Machines whose record is there and can't be read, with the reason. What cannot be known is
+    /// left alone.
+    pub unreadable: BTreeMap<MachineName, String>,
     /// Images that are complete and verified.
     pub images: BTreeSet<Digest>,
     /// Images that are mounted.
@@ -89,14 +92,14 @@ impl Attempts {
     /// The longest pause between two starts.
     pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-    /// When the next start may be tried: after 1 s, 2 s, 4 s … and at most a minute.
+    /// When the next start may be tried, where that is yet to come: after 1 s, 2 s, 4 s … and at
+    /// most a minute. A clock that was set back does not make it later than that.
     #[must_use]
-    pub fn next(&self) -> Timestamp {
-        let Some(last) = self.last.filter(|_| self.failures > 0) else {
-            return Timestamp::default();
-        };
-        let pause = Duration::from_secs(1 << (self.failures - 1).min(6));
-        last.after(pause.min(Self::LONGEST_PAUSE))
+    pub fn wait_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let last = self.last.filter(|_| self.failures > 0)?;
+        let pause = Duration::from_secs(1 << (self.failures - 1).min(6)).min(Self::LONGEST_PAUSE);
+        let next = last.after(pause);
+        (next > now && next.since(now) <= pause).then_some(next)
     }
 }
 
@@ -172,6 +175,10 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
     for spec in &wanted.spec.instances {
         let machine = spec.id.machine();
         kept.insert(machine.clone());
+        if let Some(why) = observed.unreadable.get(&machine) {
+            plan.blocked.insert(machine, why.clone());
+            continue;
+        }
         if let Err(refused) = wanted.policy.isolation(wanted.facts) {
             plan.blocked.insert(machine, refused.to_string());
             continue;
@@ -179,7 +186,7 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         plan_instance(&mut plan, &machine, spec, observed, now);
     }
     for (machine, found) in &observed.machines {
-        if !kept.contains(machine) {
+        if !kept.contains(machine) && !observed.unreadable.contains_key(machine) {
             add(&mut plan, machine, removal(found));
         }
     }
@@ -249,8 +256,18 @@ fn difference(spec: &InstanceSpec, applied: Option<&Applied>) -> Option<String> 
     if changes.is_empty() {
         return None;
     }
-    let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    let changes: Vec<String> = changes.iter().map(reason).collect();
     Some(changes.join("; "))
+}
+
+/// A change as a reason, which ends up in the host's journal: values of variables and of the
+/// environment are left out, since people keep passwords there.
+fn reason(change: &FieldChange) -> String {
+    let private = ["env.", "vars.", "files."];
+    if private.iter().any(|prefix| change.field.starts_with(prefix)) {
+        return format!("{} changed", change.field);
+    }
+    change.to_string()
 }
 
 fn enabling(found: &Machine) -> Vec<Step> {
@@ -284,8 +301,7 @@ fn starting(
             steps.push(step(Action::Write(Box::new(spec.clone())), why.clone()));
             why.clone()
         }
-        None if found.attempts.next() > now => {
-            let next = found.attempts.next();
+        None if let Some(next) = found.attempts.wait_until(now) => {
             plan.again_at = Some(plan.again_at.map_or(next, |at| at.min(next)));
             return vec![];
         }
@@ -322,7 +338,8 @@ fn unused_mounts(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
     let running = up.filter_map(|m| m.applied.as_ref()).map(|a| a.config.image.digest);
     let used: BTreeSet<Digest> = wanted.chain(running).collect();
     // A unit that is up without a record hides what it uses: then nothing is unmounted.
-    if observed.machines.values().any(|m| !m.unit.is_down() && m.applied.is_none()) {
+    let hidden = observed.machines.values().any(|m| !m.unit.is_down() && m.applied.is_none());
+    if hidden || !observed.unreadable.is_empty() {
         return vec![];
     }
     let unused = observed.mounts.difference(&used);

@@ -67,6 +67,16 @@ pub struct HostProgress {
     pub generation: Option<u64>,
     /// What is known of it.
     pub outcome: Outcome,
+    /// Since when an instance there has been failing without a break.
+    pub failing_since: Option<Timestamp>,
+}
+
+impl HostProgress {
+    /// A host that was not told yet.
+    #[must_use]
+    pub fn pending() -> Self {
+        Self { generation: None, outcome: Outcome::Pending, failing_since: None }
+    }
 }
 
 /// What is known of one host in a rollout.
@@ -94,7 +104,7 @@ pub struct Observation<'a> {
     pub status: Option<&'a HostStatus>,
 }
 
-/// How long a failing instance is given before its failure counts: agents try again by
+/// How long an instance must be failing without a break before it counts: agents try again by
 /// themselves, and a service that needs two attempts at boot is no failure.
 pub const FAILURE_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -137,10 +147,10 @@ pub fn step<'a>(
     if rollout.state.is_final() {
         return rollout;
     }
-    let patient = now.since(rollout.started) < FAILURE_PATIENCE;
     for (host, progress) in &mut rollout.hosts {
         if let Some(generation) = progress.generation {
-            progress.outcome = outcome(&rollout.fleet, generation, observe(host), patient);
+            let outcome = outcome(&rollout.fleet, generation, observe(host));
+            note(progress, outcome, now);
         }
     }
     if let Some(end) = end(&rollout, now) {
@@ -150,14 +160,24 @@ pub fn step<'a>(
     rollout
 }
 
-fn outcome(
-    fleet: &FleetName,
-    generation: u64,
-    observation: Observation<'_>,
-    patient: bool,
-) -> Outcome {
-    let Some(status) = observation.status.filter(|_| observation.online) else {
+/// Takes a host's outcome; a failure counts only when it has lasted.
+fn note(progress: &mut HostProgress, outcome: Outcome, now: Timestamp) {
+    let Outcome::Failed(why) = outcome else {
+        progress.failing_since = None;
+        progress.outcome = outcome;
+        return;
+    };
+    let since = *progress.failing_since.get_or_insert(now);
+    let lasting = now.since(since) >= FAILURE_PATIENCE;
+    progress.outcome = if lasting { Outcome::Failed(why) } else { Outcome::Changing(why) };
+}
+
+fn outcome(fleet: &FleetName, generation: u64, observation: Observation<'_>) -> Outcome {
+    if !observation.online {
         return Outcome::Offline;
+    }
+    let Some(status) = observation.status else {
+        return Outcome::Changing("waits for the agent's first report".into());
     };
     if status.observed_generation < generation {
         return Outcome::Changing("waits for the agent".into());
@@ -166,10 +186,8 @@ fn outcome(
     for instance in status.instances.iter().filter(|i| i.id.fleet == *fleet) {
         match instance.verdict() {
             Verdict::Ready => {}
-            Verdict::Failed(why) if !patient => {
-                return Outcome::Failed(format!("{}: {why}", instance.id));
-            }
-            Verdict::Failed(why) | Verdict::Waiting(why) => {
+            Verdict::Failed(why) => return Outcome::Failed(format!("{}: {why}", instance.id)),
+            Verdict::Waiting(why) => {
                 waiting.get_or_insert(format!("{}: {why}", instance.id));
             }
         }

@@ -246,7 +246,7 @@ pub(crate) fn superseded(rollout: &Rollout, now: Timestamp) -> Rollout {
 }
 
 fn rollout(revision: &Revision, timeout: Duration) -> Rollout {
-    let pending = HostProgress { generation: None, outcome: Outcome::Pending };
+    let pending = HostProgress::pending();
     Rollout {
         fleet: revision.fleet.clone(),
         revision: revision.number,

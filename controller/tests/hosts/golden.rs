@@ -144,6 +144,7 @@ fn of_fleets() -> [String; 5] {
         generation: Some(9),
         outcome: v1::OutcomeKind::Ready.into(),
         reason: "r".into(),
+        failing_since_ms: None,
     };
     let rollout = RolloutRecord {
         fleet: "f".into(),

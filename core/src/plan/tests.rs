@@ -32,7 +32,7 @@ fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
     Observed {
         machines: machines.iter().map(|(s, m)| (s.id.machine(), m.clone())).collect(),
         images: images.iter().map(|i| [*i; 32].into()).collect(),
-        mounts: BTreeSet::new(),
+        ..Observed::default()
     }
 }
 
@@ -146,6 +146,38 @@ fn failing_starts_are_tried_again_with_growing_pauses() {
     let changed = wants(vec![instance("a/b", 2)]);
     let fixed = plan_for(&changed, &with(&[(&spec, failed(40, 0))], &[1, 2]), 0);
     assert_eq!(names(&fixed), ["write", "start"], "a changed spec is tried at once");
+}
+
+#[test]
+fn a_clock_that_was_set_back_holds_nothing_up() {
+    let spec = instance("a/b", 1);
+    let attempts = Attempts { failures: 3, last: Some(Timestamp(9_000_000)) };
+    let failed = Machine { unit: Unit::Failed, attempts, ..up(&spec) };
+    let plan = plan_for(&wants(vec![spec.clone()]), &with(&[(&spec, failed)], &[1]), 1000);
+    assert_eq!(names(&plan), ["start"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_left_alone() {
+    let spec = instance("a/b", 1);
+    let mut observed = with(&[(&spec, Machine { applied: None, ..up(&spec) })], &[1]);
+    observed.mounts = [[9; 32].into()].into();
+    observed.unreadable.insert(spec.id.machine(), "instance.json is damaged".into());
+    for wanted in [wants(vec![spec.clone()]), wants(vec![])] {
+        assert!(plan_for(&wanted, &observed, 0).is_empty());
+    }
+    let plan = plan_for(&wants(vec![spec.clone()]), &observed, 0);
+    assert!(plan.blocked[&spec.id.machine()].contains("damaged"));
+}
+
+#[test]
+fn reasons_keep_values_of_the_environment_to_themselves() {
+    let old = instance("a/b", 1);
+    let mut new = old.clone();
+    new.config.settings.env.insert("PASSWORD".parse().unwrap(), "hunter2".into());
+    let plan = plan_for(&wants(vec![new]), &with(&[(&old, up(&old))], &[1]), 0);
+    let reason = &plan.machines.values().next().unwrap()[0].reason;
+    assert_eq!(reason, "env.PASSWORD changed");
 }
 
 #[test]
@@ -275,6 +307,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
                 .collect(),
             images: images.iter().map(|i| [*i; 32].into()).collect(),
             mounts: images.iter().map(|i| [*i; 32].into()).collect(),
+            unreadable: BTreeMap::new(),
         },
     )
 }

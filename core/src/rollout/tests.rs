@@ -10,12 +10,11 @@ fn id(host: &str) -> HostId {
 }
 
 fn rollout(hosts: &[&str]) -> Rollout {
-    let pending = HostProgress { generation: None, outcome: Outcome::Pending };
     Rollout {
         fleet: "shop".parse().unwrap(),
         revision: 2,
         state: State::Planned,
-        hosts: hosts.iter().map(|h| (id(h), pending.clone())).collect(),
+        hosts: hosts.iter().map(|h| (id(h), HostProgress::pending())).collect(),
         started: Timestamp(0),
         deadline: Timestamp(10 * MINUTE),
         ended: None,
@@ -96,9 +95,23 @@ fn a_failure_counts_after_some_patience_and_names_the_instance() {
     let early = seen(all_told(rollout(&["h1"])), &[("h1", failed.clone())], 1000);
     assert_eq!(early.state, State::Changing);
     let late = seen(early, &[("h1", failed)], 20_000);
+    assert_eq!(late.hosts[&id("h1")].failing_since, Some(Timestamp(1000)));
     assert_eq!(late.state, State::Failed);
     let Outcome::Failed(why) = &late.hosts[&id("h1")].outcome else { panic!("{late:?}") };
     assert_eq!(why, "shop/main: exited with 1");
+}
+
+#[test]
+fn a_failure_late_in_a_rollout_gets_the_same_patience() {
+    let starting = status(5, InstanceState::Starting, Health::None);
+    let failed = status(5, InstanceState::Failed, Health::None);
+    let slow = seen(all_told(rollout(&["h1"])), &[("h1", starting.clone())], MINUTE);
+    let first = seen(slow, &[("h1", failed.clone())], MINUTE + 1000);
+    assert_eq!(first.state, State::Changing);
+    let again = seen(first, &[("h1", starting)], MINUTE + 2000);
+    let second = seen(again, &[("h1", failed.clone())], MINUTE + 17_000);
+    assert_eq!(second.state, State::Changing, "a break in between begins it anew");
+    assert_eq!(seen(second, &[("h1", failed)], MINUTE + 32_000).state, State::Failed);
 }
 
 #[test]

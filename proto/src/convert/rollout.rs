@@ -63,10 +63,15 @@ fn outcome_from(kind: i32, reason: String) -> Result<Outcome, Invalid> {
 #[must_use]
 pub fn rollout_record(rollout: &Rollout) -> store::RolloutRecord {
     let Rollout { fleet, revision, state, hosts, started, deadline, ended } = rollout;
-    let hosts = hosts.iter().map(|(host, HostProgress { generation, outcome })| {
+    let hosts = hosts.iter().map(|(host, progress)| {
+        let HostProgress { generation, outcome, failing_since } = progress;
         let (kind, reason) = outcome_to(outcome);
-        let progress =
-            store::HostProgress { generation: *generation, outcome: kind.into(), reason };
+        let progress = store::HostProgress {
+            generation: *generation,
+            outcome: kind.into(),
+            reason,
+            failing_since_ms: failing_since.map(|at| at.0),
+        };
         (host.to_string(), progress)
     });
     store::RolloutRecord {
@@ -94,9 +99,10 @@ impl TryFrom<store::RolloutRecord> for Rollout {
             ended_ms,
         } = wire;
         let hosts = hosts.into_iter().map(|(host, progress)| {
-            let store::HostProgress { generation, outcome, reason } = progress;
+            let store::HostProgress { generation, outcome, reason, failing_since_ms } = progress;
             let outcome = outcome_from(outcome, reason)?;
-            Ok((parse("hosts", &host)?, HostProgress { generation, outcome }))
+            let failing_since = failing_since_ms.map(Timestamp);
+            Ok((parse("hosts", &host)?, HostProgress { generation, outcome, failing_since }))
         });
         Ok(Self {
             fleet: parse("fleet", &fleet)?,
@@ -149,7 +155,9 @@ mod tests {
         for state in states {
             let hosts = outcomes.iter().enumerate().map(|(at, outcome)| {
                 let generation = (at % 2 == 0).then_some(3);
-                let progress = HostProgress { generation, outcome: outcome.clone() };
+                let failing_since = (at == 4).then_some(Timestamp(7));
+                let outcome = outcome.clone();
+                let progress = HostProgress { generation, outcome, failing_since };
                 (format!("h{at}").parse().unwrap(), progress)
             });
             let rollout = Rollout {

@@ -153,6 +153,8 @@ pub struct HostProgress {
     pub outcome: i32,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "4")]
+    pub failing_since_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HostSpecRecord {
