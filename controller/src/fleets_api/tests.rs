@@ -133,8 +133,8 @@ async fn what_the_store_could_not_hold_is_refused_before() {
     let lab = Lab::new().await;
     let mut spec = fleet("shop", WEB);
     let settings = &mut spec.instances.values_mut().next().unwrap().settings;
-    for path in ["/etc/a", "/etc/b"] {
-        let body = FileBody::Text("x".repeat(600 << 10));
+    for path in ["/etc/a", "/etc/b", "/etc/c"] {
+        let body = FileBody::Text("x".repeat(500 << 10));
         let file = File { body, mode: 0o644, owner: Owner::default() };
         settings.files.insert(path.parse().unwrap(), file);
     }
@@ -205,7 +205,8 @@ async fn the_same_spec_after_a_failure_is_another_try_that_disturbs_nothing() {
     let (one, two) = (lab.connect("h1"), lab.connect("h2"));
     one.converge(&lab.spec("h1").await);
     two.report(&lab.spec("h2").await, InstanceState::Failed);
-    assert!(lab.advance("shop", first, Timestamp(NOON.0 + 60_000)).await);
+    assert!(!lab.advance("shop", first, Timestamp(NOON.0 + 60_000)).await, "a failure must last");
+    assert!(lab.advance("shop", first, Timestamp(NOON.0 + 75_000)).await);
     assert_eq!(lab.rollout("shop", 1).await.record.state(), RolloutState::Failed);
     assert!(!planned(&lab, WEB).await.unwrap().changes_anything);
     let again = lab.apply("shop", WEB).await.unwrap();
