@@ -249,6 +249,23 @@ impl Deployment {
             .with_context(|| format!("{arguments:?} printed no JSON: {text}"))
     }
 
+    /// Pushes an image file under `name`, such as `box:1`.
+    pub fn push(&self, image: &Path, name: &str) -> Result<()> {
+        self.shoal(&["image", "push", &image.display().to_string(), name])?.ok().map(drop)
+    }
+
+    /// Writes `fleet.toml`, applies it and waits until all its hosts are ready.
+    pub fn apply(&self, fleet: &str) -> Result<()> {
+        self.file("fleet.toml", fleet)?;
+        self.shoal(&["apply", "--wait", "--timeout", "90s"])?.ok().map(drop)
+    }
+
+    /// The first process of a machine's container, as its host numbers it.
+    pub fn container(&self, position: usize, machine: &str) -> Result<u32> {
+        let show = format!("machinectl show {machine} --property=Leader --value");
+        self.lab.host(position).sh(&show)?.trim().parse().context("machined knows no leader")
+    }
+
     /// Puts a file into the directory that `shoal` runs in, and gives its path.
     pub fn file(&self, name: &str, content: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
