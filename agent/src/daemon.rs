@@ -8,7 +8,7 @@ use shoal_core::status::HostStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::files::read_if_there;
 use crate::host::real::RealHost;
@@ -43,7 +43,12 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let policy = policy(&paths)?;
     paths.prepare()?;
     let systemd = Systemd::connect().await?;
-    let facts = facts::gather(&paths, &systemd).await;
+    let (facts, untried) = facts::gather(&paths, &systemd).await;
+    if let Some(why) = untried {
+        anyhow::bail!(
+            "can't find out whether squashfs can be idmapped here: {why}; `shoal-agent doctor` tells more"
+        );
+    }
     let ledger = Ledger::open(&paths)?;
     let stop = CancellationToken::new();
     let bell = Arc::new(Notify::new());
@@ -62,18 +67,20 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let ledger = Arc::new(Mutex::new(ledger));
     let link =
         Link { identity, paths, facts, ledger, desired, status: reported, channel, sessions };
-    let reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
-    let linking = tokio::spawn(link.run(stop.clone()));
-    let ringing = tokio::spawn(async move {
-        // The timer still finds what a lost signal would have told.
-        if let Err(error) = systemd.ring_on_jobs(&bell).await {
-            warn!(error = %crate::chain(&error), "systemd's jobs are not seen; relying on the timer");
-        }
-    });
+    let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
+    let mut linking = tokio::spawn(link.run(stop.clone()));
+    let mut ringing = tokio::spawn(async move { systemd.ring_on_jobs(&bell).await });
     info!(version = env!("CARGO_PKG_VERSION"), "the agent is up");
     // Fails where systemd did not start us; then nobody waits for it.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    stopped().await?;
+    // A part that ends by itself has broken. Then the whole agent ends, and systemd starts it
+    // anew: better than one that looks alive and does nothing. Instances are not touched.
+    tokio::select! {
+        told = stopped() => told?,
+        ended = &mut reconciling => anyhow::bail!("the reconcile loop broke: {ended:?}"),
+        ended = &mut linking => anyhow::bail!("the link broke: {ended:?}"),
+        ended = &mut ringing => anyhow::bail!("the system bus went away: {ended:?}"),
+    }
     stop.cancel();
     ringing.abort();
     reconciling.await.context("the reconcile loop broke")?;

@@ -100,7 +100,10 @@ fn read(paths: &Paths, name: &str) -> Result<String, IdentityError> {
 /// Where it can't be read or written.
 pub fn key(paths: &Paths) -> Result<LeafKey, IdentityError> {
     match read(paths, "key.pem") {
-        Ok(pem) => LeafKey::from_pem(&pem).map_err(|e| damaged(paths, "key.pem")(crate::chain(&e))),
+        Ok(pem) => LeafKey::from_pem(&pem).map_err(|e| {
+            let problem = format!("{}; remove the file", crate::chain(&e));
+            damaged(paths, "key.pem")(problem)
+        }),
         Err(IdentityError::NotJoined) => {
             make_private_dir(&paths.agent())?;
             let key =

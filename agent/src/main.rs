@@ -58,6 +58,7 @@ enum Command {
     #[command(hide = true, name = enter::VERB)]
     ExecIn {
         leader: u32,
+        unit: String,
         #[arg(last = true)]
         words: Vec<String>,
     },
@@ -67,7 +68,9 @@ fn main() -> ExitCode {
     let paths = Paths::default();
     let result = match Arguments::parse().command {
         // No runtime: this changes the process as a whole and must have one thread.
-        Command::ExecIn { leader, words } => return enter::run(leader, &words),
+        Command::ExecIn { leader, unit, words } => {
+            return enter::run(&enter::Container { leader, unit }, &words);
+        }
         Command::InstanceStart { machine } => container::start(&paths, &machine)
             .map(|never| match never {})
             .map_err(anyhow::Error::from),

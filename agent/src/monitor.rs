@@ -16,12 +16,16 @@ use crate::host::probe::Probe;
 /// What the checks of each container say, and why they failed.
 pub type Verdicts = BTreeMap<MachineName, (Health, Option<String>)>;
 
+/// Verdicts with the container that each is about: a task that has been told to end may still
+/// give one, and it must not be taken for the next container's.
+type Given = BTreeMap<MachineName, (Probe, Health, Option<String>)>;
+
 /// Keeps one checking task for each container that has checks.
 pub struct Monitor {
     host: Arc<dyn Host>,
     /// Rung when a verdict changes.
     bell: Arc<Notify>,
-    verdicts: Arc<Mutex<Verdicts>>,
+    given: Arc<Mutex<Given>>,
     tasks: BTreeMap<MachineName, (Probe, AbortHandle)>,
 }
 
@@ -35,7 +39,7 @@ impl Monitor {
     /// Without any tasks yet.
     #[must_use]
     pub fn new(host: Arc<dyn Host>, bell: Arc<Notify>) -> Self {
-        Self { host, bell, verdicts: Arc::default(), tasks: BTreeMap::new() }
+        Self { host, bell, given: Arc::default(), tasks: BTreeMap::new() }
     }
 
     /// Checks just these containers from now on. A container that another has taken the place of
@@ -45,7 +49,7 @@ impl Monitor {
             let stays = wanted.get(machine) == Some(probe);
             if !stays {
                 task.abort();
-                lock(&self.verdicts).remove(machine);
+                lock(&self.given).remove(machine);
             }
             stays
         });
@@ -60,19 +64,24 @@ impl Monitor {
     /// What the checks say by now.
     #[must_use]
     pub fn verdicts(&self) -> Verdicts {
-        lock(&self.verdicts).clone()
+        let given = lock(&self.given);
+        let own = given.iter().filter(|(machine, (about, ..))| {
+            self.tasks.get(*machine).is_some_and(|(probe, _)| probe == about)
+        });
+        own.map(|(machine, (_, health, why))| (machine.clone(), (*health, why.clone()))).collect()
     }
 
     fn spawn(&self, machine: MachineName, probe: Probe) -> AbortHandle {
         let (host, bell) = (self.host.clone(), self.bell.clone());
-        let verdicts = self.verdicts.clone();
+        let given = self.given.clone();
         let task = async move {
             let mut tracker = Tracker::new(clock::now());
             loop {
                 let result = host.check(&probe).await;
                 tracker.record(&probe.checks, clock::now(), result);
-                let verdict = (tracker.state(), tracker.last_failure().map(str::to_owned));
-                let before = lock(&verdicts).insert(machine.clone(), verdict.clone());
+                let why = tracker.last_failure().map(str::to_owned);
+                let verdict = (probe.clone(), tracker.state(), why);
+                let before = lock(&given).insert(machine.clone(), verdict.clone());
                 if before.as_ref() != Some(&verdict) {
                     bell.notify_one();
                 }
@@ -89,6 +98,6 @@ impl Drop for Monitor {
     }
 }
 
-fn lock(verdicts: &Mutex<Verdicts>) -> std::sync::MutexGuard<'_, Verdicts> {
-    verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(given: &Mutex<Given>) -> std::sync::MutexGuard<'_, Given> {
+    given.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,11 +16,13 @@ use shoal_core::plan::{Action, Attempts, Plan, Step, Unit, Wanted, plan};
 use shoal_core::policy::Policy;
 use shoal_core::spec::RunState;
 use shoal_core::status::{Health, HostStatus, State};
+use shoal_core::time::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::host::enter::Container;
 use crate::host::probe::Probe;
 use crate::host::{Host, Observation};
 use crate::monitor::Monitor;
@@ -33,6 +35,8 @@ const AT_REST: Duration = Duration::from_secs(5);
 const ON_THE_WAY: Duration = Duration::from_millis(250);
 /// Machines that are changed at once: starting a system is work, and a host has others to run.
 const AT_ONCE: usize = 4;
+/// How long looking up why a unit failed may hold up the loop.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a container must have run for its earlier failures to be forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
@@ -47,6 +51,8 @@ pub struct Reconciler<H> {
     bell: Arc<Notify>,
     attempts: BTreeMap<MachineName, Attempts>,
     errors: BTreeMap<MachineName, String>,
+    /// Machines whose last steps did not all succeed, and when to try again.
+    stuck: BTreeMap<MachineName, Attempts>,
     status: watch::Sender<HostStatus>,
 }
 
@@ -62,8 +68,8 @@ impl<H: Host + 'static> Reconciler<H> {
         status: watch::Sender<HostStatus>,
     ) -> Self {
         let monitor = Monitor::new(host.clone(), bell.clone());
-        let (attempts, errors) = (BTreeMap::new(), BTreeMap::new());
-        Self { host, facts, policy, stager, monitor, bell, attempts, errors, status }
+        let (attempts, errors, stuck) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { host, facts, policy, stager, monitor, bell, attempts, errors, stuck, status }
     }
 
     /// Runs until `stop`. A `desired` of `None` means that nothing was ever wanted: then nothing
@@ -128,13 +134,26 @@ impl<H: Host + 'static> Reconciler<H> {
     fn plan(&self, spec: &HostSpec, observation: &Observation) -> (Plan, Duration) {
         let now = clock::now();
         let wanted = Wanted { spec, facts: &self.facts, policy: &self.policy };
-        let steps = plan(wanted, &observation.observed, now);
+        let mut steps = plan(wanted, &observation.observed, now);
+        self.hold_back(&mut steps, now);
         let moving = observation.observed.machines.values();
         let moving =
             moving.into_iter().any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
         let pause = if moving || !steps.machines.is_empty() { ON_THE_WAY } else { AT_REST };
         let due = steps.again_at.map_or(AT_REST, |at| at.since(now).max(ON_THE_WAY));
         (steps, pause.min(due))
+    }
+
+    /// Leaves out the machines whose steps have failed, until their pause is over: a step that
+    /// can't be done (a missing unit file, a full disk) is not tried four times a second.
+    fn hold_back(&self, plan: &mut Plan, now: Timestamp) {
+        plan.machines.retain(|machine, _| {
+            let until = self.stuck.get(machine).and_then(|attempts| attempts.wait_until(now));
+            if let Some(until) = until {
+                plan.again_at = Some(plan.again_at.map_or(until, |at| at.min(until)));
+            }
+            until.is_none()
+        });
     }
 
     /// Looks after failures that only time shows: why a unit failed, and that it has recovered.
@@ -151,7 +170,8 @@ impl<H: Host + 'static> Reconciler<H> {
             }
             let failed = found.unit == Unit::Failed || details.restarting;
             if failed && !self.errors.contains_key(machine) {
-                let words = self.host.last_words(machine).await;
+                let words = tokio::time::timeout(LAST_WORDS, self.host.last_words(machine));
+                let words = words.await.ok().flatten();
                 let result = details.result.unwrap_or_else(|| "ended".into());
                 let text = words.map_or(result.clone(), |words| format!("{words} ({result})"));
                 self.errors.insert(machine.clone(), text);
@@ -159,7 +179,8 @@ impl<H: Host + 'static> Reconciler<H> {
         }
         let there = &observation.observed.machines;
         self.attempts.retain(|machine, _| there.contains_key(machine));
-        self.errors.retain(|machine, _| there.contains_key(machine));
+        let stuck = &self.stuck;
+        self.errors.retain(|machine, _| there.contains_key(machine) || stuck.contains_key(machine));
     }
 
     /// Takes every step that can be taken now: those of one machine in order, up to the first
@@ -175,8 +196,14 @@ impl<H: Host + 'static> Reconciler<H> {
         });
         for (machine, (taken, error)) in join_all(work).await {
             self.remember(&machine, &taken);
-            if let Some(error) = error {
-                self.errors.insert(machine, error);
+            match error {
+                None => drop(self.stuck.remove(&machine)),
+                Some(error) => {
+                    let stuck = self.stuck.entry(machine.clone()).or_default();
+                    stuck.failures = stuck.failures.saturating_add(1);
+                    stuck.last = Some(clock::now());
+                    self.errors.insert(machine, error);
+                }
             }
         }
         for step in &plan.host {
@@ -210,7 +237,8 @@ impl<H: Host + 'static> Reconciler<H> {
             let applied = found.applied.as_ref().filter(|_| found.unit == Unit::Active)?;
             let checks = applied.config.settings.health.clone()?;
             let leader = observation.details.get(&machine)?.leader?;
-            Some((machine, Probe { leader, checks }))
+            let container = Container { leader, unit: machine.unit() };
+            Some((machine, Probe { container, checks }))
         });
         self.monitor.watch(probes.collect());
     }

@@ -86,7 +86,11 @@ impl Sessions {
 
     fn record(&self, instance: &str) -> Result<Record, String> {
         let id: InstanceId = instance.parse().map_err(|e| format!("{e}"))?;
-        Record::load(&self.paths, &id.machine()).map_err(|e| crate::chain(&e))
+        let record = Record::load(&self.paths, &id.machine()).map_err(|e| crate::chain(&e))?;
+        if record.spec.id != id {
+            return Err(format!("{instance} is not on this host; {} is", record.spec.id));
+        }
+        Ok(record)
     }
 
     async fn logs(&self, logs: v1::LogsSession, up: &Up, down: &mut Down) -> Result<(), String> {
@@ -123,7 +127,8 @@ impl Sessions {
         let leader = leader.ok_or_else(|| {
             format!("{instance} is not running; see `shoal ps`, and start it with `shoal start`")
         })?;
-        let mut command = enter::command(leader, &command, &environment(&record.spec));
+        let container = enter::Container { leader, unit: machine.unit() };
+        let mut command = enter::command(&container, &command, &environment(&record.spec));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.kill_on_drop(true).spawn();
         let mut child = child.map_err(|e| format!("can't start the helper: {e}"))?;
@@ -142,6 +147,8 @@ impl Sessions {
         let status = tokio::select! {
             status = outputs => status,
             () = feed(stdin, down) => return Ok(()),
+            // A command that does not read keeps `feed` busy; this still tells that nobody waits.
+            () = up.closed() => return Ok(()),
         };
         let status = status.map_err(|e| format!("lost the helper: {e}"))?;
         let code = status.code().unwrap_or(137);

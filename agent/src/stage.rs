@@ -26,6 +26,8 @@ use crate::status::Transfer;
 const RESERVE: u64 = 256 << 20;
 /// Pauses between attempts: from the first to the longest, doubling.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long a transfer may stand still before it is begun again.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How often news of a transfer's progress are given.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -89,6 +91,18 @@ impl Stager {
     }
 }
 
+type Wanted = watch::Receiver<Vec<PinnedImage>>;
+
+fn is_wanted(wanted: &Wanted, image: &PinnedImage) -> bool {
+    wanted.borrow().iter().any(|other| other.digest == image.digest)
+}
+
+/// What comes within [`SILENCE`].
+async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let late = |_| format!("the controller sent nothing for {SILENCE:?}");
+    tokio::time::timeout(SILENCE, work).await.map_err(late)
+}
+
 struct Task {
     source: Arc<dyn Source>,
     dir: PathBuf,
@@ -97,13 +111,13 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, mut wanted: watch::Receiver<Vec<PinnedImage>>) {
+    async fn run(self, mut wanted: Wanted) {
         let mut pause = PAUSES.0;
         loop {
             let images = wanted.borrow_and_update().clone();
             let mut failed = false;
             for image in &images {
-                failed |= !self.bring(image).await;
+                failed |= !self.bring(image, &wanted).await;
                 if wanted.has_changed().unwrap_or(false) {
                     break;
                 }
@@ -130,8 +144,8 @@ impl Task {
     }
 
     /// Brings one image; `false` where that failed.
-    async fn bring(&self, image: &PinnedImage) -> bool {
-        let result = self.transfer(image).await;
+    async fn bring(&self, image: &PinnedImage, wanted: &Wanted) -> bool {
+        let result = self.transfer(image, wanted).await;
         match &result {
             Ok(()) => {
                 info!(image = %image.reference, digest = %image.digest, "an image is staged");
@@ -146,7 +160,7 @@ impl Task {
         result.is_ok()
     }
 
-    async fn transfer(&self, image: &PinnedImage) -> Result<(), String> {
+    async fn transfer(&self, image: &PinnedImage, wanted: &Wanted) -> Result<(), String> {
         let (dir, size) = (self.dir.clone(), image.size);
         let sum = Sha256Sum::new(*image.digest.as_bytes());
         let open = move || Partial::open(&dir, sum, size, RESERVE);
@@ -154,11 +168,15 @@ impl Task {
             Err(PartialError::AlreadyComplete { .. }) => return Ok(()),
             opened => opened.map_err(|e| crate::chain(&e))?,
         };
-        let mut stream = self.source.fetch(&image.digest, partial.received()).await?;
+        let fetch = self.source.fetch(&image.digest, partial.received());
+        let mut stream = in_time(fetch).await??;
         let mut told = tokio::time::Instant::now();
         self.tell(image, partial.received());
-        while let Some(bytes) = stream.next().await {
+        while let Some(bytes) = in_time(stream.next()).await? {
             let bytes = bytes?;
+            if wanted.has_changed().unwrap_or(true) && !is_wanted(wanted, image) {
+                return Err("it is no longer wanted".into());
+            }
             let append = move || (partial.append(&bytes), partial);
             let (result, back) = blocking(append).await;
             result.map_err(|e| crate::chain(&e))?;

@@ -48,6 +48,9 @@ pub struct Inputs<'a> {
 /// programs that can't run end at once. A booted system tells by itself when it is up.
 pub const SETTLE: Duration = Duration::from_secs(3);
 
+/// Characters of a message that are reported.
+const LONGEST_MESSAGE: usize = 500;
+
 /// The report. `before` is the last one: what did not change keeps its `since`.
 #[must_use]
 pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostStatus {
@@ -57,13 +60,22 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     for instance in &mut instances {
         instance.since = since(instance, inputs, before, now);
+        instance.message = instance.message.take().map(shortened);
     }
     HostStatus {
         observed_generation: inputs.spec.generation,
         instances,
         images: inputs.observation.observed.images.iter().copied().collect(),
         retained: retained(inputs),
-        problems: inputs.observation.problems.clone(),
+        problems: inputs.observation.observed.unreadable.values().cloned().collect(),
+    }
+}
+
+/// Messages may come from inside an instance, which may say anything.
+fn shortened(message: String) -> String {
+    match message.char_indices().nth(LONGEST_MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     }
 }
 
@@ -111,7 +123,8 @@ fn health_without_checks(
 ) -> Health {
     let settings = &spec.config.settings;
     let since = inputs.observation.details.get(machine).and_then(|d| d.since);
-    let settled = since.is_none_or(|since| now.since(since) >= SETTLE);
+    // A clock that was set back must not hold it in the air.
+    let settled = since.is_none_or(|since| now < since || now.since(since) >= SETTLE);
     if settings.health.is_some() || (settings.start != Start::Boot && !settled) {
         return Health::Starting;
     }
@@ -161,6 +174,11 @@ fn state(
     match unit {
         Unit::Active if current => (State::Running, None),
         Unit::Active => (State::Running, transfer(inputs, spec).or(error)),
+        // What loops is on its way out, and no sign of how the wanted one does.
+        Unit::Activating if restarting && !current => match transfer(inputs, spec) {
+            Some(progress) => (State::Staging, Some(progress)),
+            None => (State::Pending, error),
+        },
         Unit::Activating if restarting => (State::Failed, error.or_else(ended)),
         Unit::Activating => (State::Starting, None),
         Unit::Deactivating => (State::Stopping, None),

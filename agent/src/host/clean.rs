@@ -3,7 +3,7 @@
 
 use shoal_core::name::MachineName;
 
-use super::mount::{MountError, unmount};
+use super::mount::{MountError, let_go, unmount};
 use crate::files::{names, remove_tree};
 use crate::paths::Paths;
 
@@ -14,8 +14,8 @@ use crate::paths::Paths;
 pub fn clean(paths: &Paths, machine: &MachineName) -> Result<(), MountError> {
     let run = paths.machine_run(machine);
     let data = run.join("data");
-    unmount(&run.join("root"))?;
-    unmount(&run.join("lower"))?;
+    let_go(&run.join("root"))?;
+    let_go(&run.join("lower"))?;
     for name in names(&data)? {
         // Unmounted before anything is removed: a removal must never reach into a volume.
         unmount(&data.join(&name))?;

@@ -17,7 +17,7 @@ use shoal_core::render::{Place, RenderError, render};
 use shoal_core::spec::{FileBody, InstancePath, Network, Owner, Settings, Start};
 
 use super::mount::{MountError, mount_data, mount_failed, mount_image, mount_overlay};
-use super::{clean, idmap, volume};
+use super::{clean, idmap, mount, parents, volume};
 use crate::files::{FileError, failed, make_private_dir};
 use crate::paths::{Paths, text};
 use crate::record::{Record, RecordError};
@@ -93,6 +93,9 @@ fn prepare(paths: &Paths, machine: &MachineName, record: &Record) -> Result<Prep
     mount_overlay(&lower, &paths.scratch(machine), &root, record.uid_base.unwrap_or(0))?;
     let data = prepare_data(paths, machine, settings)?;
     let files = prepare_files(&run.join("files"), record)?;
+    for (_, inside) in data.iter().chain(&files) {
+        parents::make(&root, Path::new(inside), record.uid_base.unwrap_or(0))?;
+    }
     Ok(Prepared { root, data, files })
 }
 
@@ -113,7 +116,7 @@ fn prepare_data(
     for (name, wanted) in &settings.data {
         volume::make(paths, machine, name, wanted)?;
         let target = mounts.join(name.as_str());
-        mount_data(&paths.volume(machine, name), &target)?;
+        mount_data(&paths.volume(machine, name), &target, mount::DATA)?;
         data.push((target, wanted.path.to_string()));
     }
     if settings.start == Start::Boot {
@@ -123,7 +126,7 @@ fn prepare_data(
             .map_err(failed("open up", &journal))?;
         // The dot keeps it apart from every name that a volume can have.
         let target = mounts.join(".journal");
-        mount_data(&journal, &target)?;
+        mount_data(&journal, &target, mount::JOURNAL)?;
         data.push((target, "/var/log/journal".into()));
     }
     Ok(data)

@@ -5,10 +5,14 @@
 //! helper: it joins the container's control group and namespaces, gives up what the container's
 //! first process does not have, and runs the command as its child in the container's PID
 //! namespace. The helper exits as the command did.
+//!
+//! The instance's environment reaches the helper under other names: it comes from a fleet file,
+//! and the helper begins as root of the host, where `LD_PRELOAD` must mean nothing.
 #![allow(unsafe_code)] // changes between fork and exec
 
-use std::fs;
-use std::io;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitCode;
@@ -26,23 +30,54 @@ const NOT_FOUND: u8 = 127;
 /// Exit code where Shoal could not get into the container.
 const NOT_ENTERED: u8 = 125;
 
-/// A command that runs `words` inside the container of `leader`, with just `env` and the usual
-/// variables of root. Dropping or killing it kills the command.
+/// What the names of the instance's variables begin with on their way to the helper.
+const PREFIX: &str = "SHOAL_INSIDE_";
+
+/// A container, as its first process and the unit that it must be part of: process numbers are
+/// used again, and the check keeps a late caller out of some other process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its first process.
+    pub leader: u32,
+    /// Its unit.
+    pub unit: String,
+}
+
+/// A command that runs `words` inside `container`, with just `env` and the usual variables of
+/// root. Dropping or killing it kills the command.
 #[must_use]
-pub fn command(leader: u32, words: &[String], env: &[(String, String)]) -> tokio::process::Command {
+pub fn command(
+    container: &Container,
+    words: &[String],
+    env: &[(String, String)],
+) -> tokio::process::Command {
     let mut command = tokio::process::Command::new("/proc/self/exe");
-    command.arg(VERB).arg(leader.to_string()).arg("--").args(words).env_clear();
-    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    command.env("HOME", "/root").env("USER", "root").env("LOGNAME", "root");
-    command.env("container", "systemd-nspawn").env("LANG", "C.UTF-8");
-    command.envs(env.iter().map(|(k, v)| (k, v)));
+    command.arg(VERB).arg(container.leader.to_string()).arg(&container.unit);
+    command.arg("--").args(words).env_clear();
+    command.envs(env.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
     command
 }
 
-/// The helper: becomes part of the container of `leader` and runs `words` there.
+/// The variables that a command inside gets.
+fn environment() -> Vec<(String, OsString)> {
+    let usual = [
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+        ("LANG", "C.UTF-8"),
+        ("container", "systemd-nspawn"),
+    ];
+    let usual = usual.map(|(name, value)| (name.to_owned(), OsString::from(value)));
+    let own = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.to_str()?.strip_prefix(PREFIX)?.to_owned(), value)));
+    usual.into_iter().chain(own).collect()
+}
+
+/// The helper: becomes part of `container` and runs `words` there.
 #[must_use]
-pub fn run(leader: u32, words: &[String]) -> ExitCode {
-    match enter_and_run(leader, words) {
+pub fn run(container: &Container, words: &[String]) -> ExitCode {
+    match enter_and_run(container, words) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("shoal: can't enter the instance: {error}");
@@ -51,20 +86,28 @@ pub fn run(leader: u32, words: &[String]) -> ExitCode {
     }
 }
 
-fn enter_and_run(leader: u32, words: &[String]) -> io::Result<u8> {
+fn enter_and_run(container: &Container, words: &[String]) -> io::Result<u8> {
     let Some((program, arguments)) = words.split_first() else { return Ok(NOT_FOUND) };
-    let limits = Limits::of(leader)?;
+    let Container { leader, unit } = container;
+    let leader = *leader;
     let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    // Opened before anything is looked up: what is found then is about this very process, or the
+    // entering fails.
     let fd = pidfd_open(pid, PidfdFlags::empty())?;
+    let group = control_group(leader, unit)?;
+    let limits = Limits::of(leader)?;
     let spaces = differing_namespaces(leader)?;
-    join_cgroup(leader)?;
+    if !spaces.contains(ThreadNameSpaceType::PROCESS_ID | ThreadNameSpaceType::MOUNT) {
+        return Err(io::Error::other("its first process is not in a container"));
+    }
+    join_cgroup(&group)?;
     rustix::thread::move_into_thread_name_spaces(fd.as_fd(), spaces)?;
     if spaces.contains(ThreadNameSpaceType::USER) {
         become_root()?;
     }
     let mut command = std::process::Command::new(program);
-    command.args(arguments).current_dir("/");
+    command.args(arguments).current_dir("/").env_clear().envs(environment());
     // SAFETY: only bare system calls between fork and exec.
     unsafe {
         command.pre_exec(move || limits.apply());
@@ -106,12 +149,24 @@ fn differing_namespaces(leader: u32) -> io::Result<ThreadNameSpaceType> {
     Ok(spaces)
 }
 
-/// Moves this process into the control group of `leader`, so that the instance's limits hold.
-fn join_cgroup(leader: u32) -> io::Result<()> {
+/// The control group of `leader`, which must be below that of `unit`.
+fn control_group(leader: u32, unit: &str) -> io::Result<String> {
     let groups = fs::read_to_string(format!("/proc/{leader}/cgroup"))?;
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
     let path = unified.ok_or_else(|| io::Error::other("the host has no unified control groups"))?;
-    fs::write(format!("/sys/fs/cgroup{path}/cgroup.procs"), std::process::id().to_string())
+    if !path.split('/').any(|part| part == unit) {
+        return Err(io::Error::other("its first process has ended; try again"));
+    }
+    Ok(path.to_owned())
+}
+
+/// Moves this process into a control group, so that the instance's limits hold.
+fn join_cgroup(path: &str) -> io::Result<()> {
+    // Never made: where another kind of control groups is mounted, a file of this name would be
+    // taken for a group by everyone who looks for one.
+    let procs = format!("/sys/fs/cgroup{path}/cgroup.procs");
+    let mut members = File::options().write(true).open(procs)?;
+    members.write_all(std::process::id().to_string().as_bytes())
 }
 
 /// The numbers of the agent's root mean nothing in the new user namespace: takes its root's.

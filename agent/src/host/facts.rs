@@ -11,12 +11,15 @@ use super::systemd::Systemd;
 use crate::files::{make_private_dir, remove_tree};
 use crate::paths::{Paths, text};
 
-/// Gathers the facts. What can't be found out is empty or zero, and told by `doctor`.
-pub async fn gather(paths: &Paths, systemd: &Systemd) -> HostFacts {
+/// Gathers the facts. What can't be found out is empty or zero, and told by `doctor`. Besides,
+/// why it could not be tried whether squashfs can be idmapped: that is not the same as knowing
+/// that it can't, and no reason to run anything with less isolation.
+pub async fn gather(paths: &Paths, systemd: &Systemd) -> (HostFacts, Option<String>) {
+    let probed = can_idmap_squashfs(paths);
     let version = systemd.version().await.unwrap_or_default();
     let (disk_total, disk_free) = disk(&paths.state);
     let uname = rustix::system::uname();
-    HostFacts {
+    let facts = HostFacts {
         os: os_name(),
         kernel: uname.release().to_string_lossy().into_owned(),
         architecture: architecture(&uname.machine().to_string_lossy()),
@@ -25,10 +28,11 @@ pub async fn gather(paths: &Paths, systemd: &Systemd) -> HostFacts {
         memory: memory(),
         disk_total,
         disk_free,
-        idmapped_squashfs: can_idmap_squashfs(paths).unwrap_or(false),
+        idmapped_squashfs: matches!(probed, Ok(true)),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: read_trimmed("/proc/sys/kernel/random/boot_id"),
-    }
+    };
+    (facts, probed.err())
 }
 
 /// Bytes in the file system of `path`, and bytes free there for root.
@@ -71,7 +75,7 @@ fn architecture(machine: &str) -> String {
 /// # Errors
 /// Where it could not be tried; `doctor` shows why.
 pub fn can_idmap_squashfs(paths: &Paths) -> Result<bool, String> {
-    let dir = paths.run.join("probe");
+    let dir = paths.run.join(format!("probe-{}", std::process::id()));
     let (image, target) = (dir.join("probe.squashfs"), dir.join("mount"));
     let attempt = || -> Result<bool, String> {
         remove_tree(&dir).map_err(|e| e.to_string())?;

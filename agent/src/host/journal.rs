@@ -53,6 +53,13 @@ enum Source {
 /// busy, and little enough that a slow terminal slows it down instead of filling memory.
 const WAITING: usize = 256;
 
+/// The fields that are read; journalctl leaves out the others.
+const FIELDS: &str =
+    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,_TRANSPORT,_SOURCE_REALTIME_TIMESTAMP";
+
+/// Entries that can be asked for at once; they are held in memory to be put in order.
+const MOST_LINES: u32 = 50_000;
+
 /// Reads the entries of a machine, oldest first. The stream ends when there are no more, or
 /// never when following; dropping it ends the readers.
 ///
@@ -87,16 +94,36 @@ pub fn read_unit(query: &Query) -> std::io::Result<mpsc::Receiver<Entry>> {
 fn sources(paths: &Paths, machine: &MachineName) -> Vec<Source> {
     let record = Record::find(paths, machine).ok().flatten();
     let booted = record.is_none_or(|r| r.spec.config.settings.start == Start::Boot);
-    let own = paths.journal(machine);
-    if booted && own.is_dir() {
+    if let Some(own) = own_journal(paths, machine).filter(|_| booted) {
         return vec![Source::UnitWithoutConsole(machine.unit()), Source::Directory(own)];
     }
     vec![Source::Unit(machine.unit())]
 }
 
+/// Where a machine's own journal can be read safely. The instance fills that directory, and a
+/// link in it could lead journalctl, which is the host's root, to another's. While the container
+/// is there, its journal is seen through a mount that follows no links; otherwise nothing can
+/// change it while it is looked through.
+fn own_journal(paths: &Paths, machine: &MachineName) -> Option<PathBuf> {
+    let mounted = paths.machine_run(machine).join("data/.journal");
+    if super::mount::is_mount_point(&mounted).unwrap_or(false) {
+        return Some(mounted);
+    }
+    let own = paths.journal(machine);
+    let is_link = |path: &PathBuf| path.symlink_metadata().is_ok_and(|m| m.is_symlink());
+    let below = |dir: &PathBuf| -> Vec<PathBuf> {
+        crate::files::names(dir).unwrap_or_default().iter().map(|name| dir.join(name)).collect()
+    };
+    let first = below(&own);
+    let linked = first.iter().any(|path| is_link(path) || below(path).iter().any(is_link));
+    (own.is_dir() && !linked).then_some(own)
+}
+
 fn spawn(source: &Source, query: &Query) -> std::io::Result<mpsc::Receiver<Entry>> {
     let mut command = tokio::process::Command::new("journalctl");
-    command.args(["--quiet", "--output=json", "--lines"]).arg(query.lines.to_string());
+    // `--all`: without it, fields of over 4096 bytes come out empty.
+    command.args(["--quiet", "--all", "--output=json"]).arg(FIELDS);
+    command.arg("--lines").arg(query.lines.min(MOST_LINES).to_string());
     if query.follow {
         command.arg("--follow");
     }
@@ -112,7 +139,13 @@ fn spawn(source: &Source, query: &Query) -> std::io::Result<mpsc::Receiver<Entry
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let mut lines = BufReader::new(output).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
+        loop {
+            // Waiting for a line can be dropped: what was read of it stays in the reader.
+            let line = tokio::select! {
+                () = sender.closed() => break,
+                line = lines.next_line() => line,
+            };
+            let Ok(Some(line)) = line else { break };
             let Some((entry, transport)) = parse(&line) else { continue };
             if !console && transport == "stdout" {
                 continue;

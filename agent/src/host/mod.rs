@@ -13,6 +13,7 @@ pub mod facts;
 pub mod idmap;
 pub mod journal;
 pub mod mount;
+pub mod parents;
 pub mod probe;
 pub mod real;
 pub mod systemd;
@@ -55,8 +56,6 @@ pub struct Observation {
     pub details: BTreeMap<MachineName, Details>,
     /// Data volumes on the disk, by machine; those of machines with a record too.
     pub volumes: Vec<RetainedData>,
-    /// What could not be read, for people.
-    pub problems: Vec<String>,
 }
 
 /// What people want to know of a machine.
@@ -102,6 +101,14 @@ pub enum HostError {
     /// The images' directory.
     #[error(transparent)]
     Images(#[from] shoal_image::DirectoryError),
+    /// Another machine's record stands in the way.
+    #[error("the record of {machine} can't be read, and nothing new is set up until it can: {why}")]
+    Unreadable {
+        /// The other machine.
+        machine: MachineName,
+        /// Why it can't be read.
+        why: String,
+    },
     /// Every range of user numbers is taken.
     #[error("no range of 65536 user numbers is left for another instance")]
     NoUserNumbers,

@@ -133,18 +133,38 @@ pub fn mount_overlay(
         .map_err(|e| mount_failed("the overlay", target)(e.into()))
 }
 
-/// Mounts a directory of data at `target` too, so that neither set-uid files nor devices in it
-/// are worth anything.
+/// What is worth nothing in mounted data.
+pub const DATA: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+/// What is worth nothing in an instance's own journal, which the host's root reads.
+pub const JOURNAL: MountFlags = DATA.union(MountFlags::NOSYMFOLLOW);
+
+/// Mounts a directory of data at `target` too, with `flags`: neither set-uid files nor devices in
+/// it are worth anything.
 ///
 /// # Errors
 /// Where it can't be mounted.
-pub fn mount_data(source: &Path, target: &Path) -> Result<(), MountError> {
+pub fn mount_data(source: &Path, target: &Path, flags: MountFlags) -> Result<(), MountError> {
     make_private_dir(target)?;
     let failed = |e: rustix::io::Errno| mount_failed(&text(source), target)(e.into());
     rustix::mount::mount_bind(source, target).map_err(failed)?;
-    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = MountFlags::BIND | flags;
     let failed = |e: rustix::io::Errno| mount_failed(&text(source), target)(e.into());
     rustix::mount::mount_remount(target, flags, c"").map_err(failed)
+}
+
+/// Unmounts what is mounted at `target`, at once where it can, and else as soon as nothing uses
+/// it any more: someone's shell in there must not keep an instance from starting.
+///
+/// # Errors
+/// Where it can't be unmounted at all.
+pub fn let_go(target: &Path) -> Result<(), MountError> {
+    match unmount(target) {
+        Err(MountError::Unmount { .. }) => {
+            rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+                .map_err(|e| MountError::Unmount { target: target.into(), source: e.into() })
+        }
+        done => done,
+    }
 }
 
 /// Unmounts all that is mounted at `target`, one over the other; nothing there is fine.

@@ -8,14 +8,18 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use shoal_core::spec::{Health, TcpAddress, UnitName};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::enter;
+use super::enter::{self, Container};
+
+/// Bytes of a program's answer that are looked at.
+const LONGEST_ANSWER: u64 = 512;
 
 /// What to check of which container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// The container's first process.
-    pub leader: u32,
+    /// The container.
+    pub container: Container,
     /// The checks.
     pub checks: Health,
 }
@@ -28,10 +32,10 @@ pub async fn check(probe: &Probe) -> Result<(), String> {
     let timeout = probe.checks.timeout;
     let round = async {
         if let Some(unit) = &probe.checks.unit {
-            check_unit(probe.leader, unit).await?;
+            check_unit(&probe.container, unit).await?;
         }
         if let Some(address) = &probe.checks.tcp {
-            check_tcp(probe.leader, address, timeout).await?;
+            check_tcp(probe.container.leader, address, timeout).await?;
         }
         Ok(())
     };
@@ -40,19 +44,35 @@ pub async fn check(probe: &Probe) -> Result<(), String> {
 }
 
 /// Asks the instance's own systemd, which also works where the image has no D-Bus daemon.
-async fn check_unit(leader: u32, unit: &UnitName) -> Result<(), String> {
+async fn check_unit(container: &Container, unit: &UnitName) -> Result<(), String> {
     let words = ["systemctl", "show", "--property=ActiveState", "--value", "--", unit.as_str()];
-    let mut command = enter::command(leader, &words.map(str::to_owned), &[]);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.map_err(|e| format!("can't look at {unit}: {e}"))?;
-    let state = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mut command = enter::command(container, &words.map(str::to_owned), &[]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let asked = async {
+        let mut child = command.spawn()?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let answer = tokio::join!(beginning(stdout), beginning(stderr));
+        child.start_kill()?;
+        child.wait().await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let (state, complaint) = asked.await.map_err(|e| format!("can't look at {unit}: {e}"))?;
     match state.as_str() {
         "active" => Ok(()),
-        "" => {
-            Err(format!("can't look at {unit}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-        }
+        "" => Err(format!("can't look at {unit}: {complaint}")),
         state => Err(format!("{unit} is {state}")),
     }
+}
+
+/// The first of what a program inside says, on one line. It is the instance's own program: it may
+/// say anything, for ever.
+async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // What was read before an error still tells something.
+        let _ = pipe.take(LONGEST_ANSWER).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).trim().replace(|c: char| c.is_control(), " ")
 }
 
 async fn check_tcp(leader: u32, address: &TcpAddress, timeout: Duration) -> Result<(), String> {

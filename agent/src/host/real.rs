@@ -17,6 +17,9 @@ use crate::files::{make_private_dir, names, remove_tree};
 use crate::paths::Paths;
 use crate::record::Record;
 
+/// Machines whose record can't be read, with the reason.
+type Unreadable = BTreeMap<MachineName, String>;
+
 /// The host that the agent runs on.
 #[derive(Debug)]
 pub struct RealHost {
@@ -33,18 +36,18 @@ impl RealHost {
         Self { paths, systemd, name, isolation }
     }
 
-    /// Records of all machines, and what could not be read.
-    fn records(&self) -> Result<(BTreeMap<MachineName, Record>, Vec<String>), HostError> {
-        let (mut records, mut problems) = (BTreeMap::new(), Vec::new());
+    /// Records of all machines, and those that could not be read, with the reason.
+    fn records(&self) -> Result<(BTreeMap<MachineName, Record>, Unreadable), HostError> {
+        let (mut records, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for name in names(&self.paths.instances())? {
             let Ok(machine) = name.parse::<MachineName>() else { continue };
             match Record::find(&self.paths, &machine) {
                 Ok(Some(record)) => drop(records.insert(machine, record)),
                 Ok(None) => {}
-                Err(error) => problems.push(crate::chain(&error)),
+                Err(error) => drop(unreadable.insert(machine, crate::chain(&error))),
             }
         }
-        Ok((records, problems))
+        Ok((records, unreadable))
     }
 
     fn images(&self) -> Result<BTreeSet<Digest>, HostError> {
@@ -58,7 +61,11 @@ impl RealHost {
         for (name, wanted) in &spec.config.settings.data {
             volume::make(&self.paths, &machine, name, wanted)?;
         }
-        let (records, _) = self.records()?;
+        let (records, unreadable) = self.records()?;
+        if let Some((machine, why)) = unreadable.into_iter().next() {
+            // Its user numbers are not known, and must not be given to another.
+            return Err(HostError::Unreadable { machine, why });
+        }
         let before = records.get(&machine);
         let base = match before.and_then(|record| record.uid_base) {
             Some(base) => base,
@@ -72,7 +79,8 @@ impl RealHost {
         Ok(record.save(&self.paths)?)
     }
 
-    /// Takes away all of a machine but its data and its journal.
+    /// Takes away all of a machine but its data; its journal stays where there is data, since it
+    /// may tell how that came to be.
     fn remove(&self, machine: &MachineName) -> Result<(), HostError> {
         clean::clean(&self.paths, machine)?;
         // The record goes last: until then the machine is still seen, and removed again.
@@ -99,7 +107,7 @@ fn new_machine_id() -> String {
 #[async_trait]
 impl Host for RealHost {
     async fn observe(&self) -> Result<Observation, HostError> {
-        let (records, problems) = self.records()?;
+        let (records, unreadable) = self.records()?;
         let mut machines: BTreeMap<MachineName, Machine> = BTreeMap::new();
         let mut details = BTreeMap::new();
         for (machine, record) in &records {
@@ -124,9 +132,9 @@ impl Host for RealHost {
             details.insert(found.machine, super::Details { uid_base, ..found.details });
         }
         let mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
-        let observed = Observed { machines, images: self.images()?, mounts };
+        let observed = Observed { machines, unreadable, images: self.images()?, mounts };
         let volumes = volume::list(&self.paths)?;
-        Ok(Observation { observed, details, volumes, problems })
+        Ok(Observation { observed, details, volumes })
     }
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {

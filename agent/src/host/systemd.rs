@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use shoal_core::name::MachineName;
@@ -61,6 +62,10 @@ trait Machines {
     fn get_machine(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
 }
 
+/// How long systemd or machined may take to answer before that counts as an error: a loop that
+/// waits for ever would go on showing what it saw last.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The host's systemd. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Systemd {
@@ -92,7 +97,8 @@ impl Systemd {
     /// Where there is no bus, or no systemd on it.
     pub async fn connect() -> Result<Self, HostError> {
         let connect = async {
-            let connection = zbus::Connection::system().await?;
+            let connection =
+                zbus::connection::Builder::system().method_timeout(PATIENCE).build().await?;
             let manager = ManagerProxy::new(&connection).await?;
             manager.subscribe().await?;
             let machines = MachinesProxy::new(&connection).await?;

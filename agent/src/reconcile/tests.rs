@@ -43,7 +43,7 @@ impl Host for FakeHost {
         let observed = Observed {
             machines: state.machines.clone(),
             images: state.images.clone(),
-            mounts: BTreeSet::new(),
+            ..Observed::default()
         };
         let details = state.leaders.iter().map(|(machine, leader)| {
             (machine.clone(), Details { leader: Some(*leader), ..Details::default() })
@@ -89,7 +89,8 @@ impl Host for FakeHost {
 
     async fn check(&self, probe: &Probe) -> Result<(), String> {
         self.change(|state| {
-            let machine = state.leaders.iter().find(|(_, leader)| **leader == probe.leader);
+            let machine =
+                state.leaders.iter().find(|(_, leader)| **leader == probe.container.leader);
             let sick = machine.is_some_and(|(machine, _)| state.sick.contains(machine));
             if sick { Err("connection refused".into()) } else { Ok(()) }
         })
