@@ -1,10 +1,12 @@
 //! Channels to the controller: TCP, TLS by rustls, HTTP/2 by tonic.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
+use shoal_tls::{Faults, HandshakeProblem, Watched, diagnose};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -16,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
 /// Why there is no channel. The texts tell what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
     /// The address makes no sense.
     #[error("{address:?} is no address of a controller; write HOST or HOST:PORT")]
@@ -43,6 +45,59 @@ pub enum ConnectError {
         /// Why.
         reason: String,
     },
+    /// It was there and is no more.
+    #[error("the connection to the controller broke: {reason}")]
+    Broken {
+        /// How.
+        reason: String,
+    },
+}
+
+impl ConnectError {
+    /// What became of the connection under a call; `None` where the controller itself answered
+    /// with `status`.
+    #[must_use]
+    pub fn under(status: &tonic::Status) -> Option<Self> {
+        let first = status.source()?;
+        let mut next = Some(first);
+        while let Some(error) = next {
+            if let Some(ours) = error.downcast_ref::<Self>() {
+                return Some(ours.clone());
+            }
+            next = error.source();
+        }
+        let reason =
+            diagnose(first).map_or_else(|| crate::chain(first), |problem| problem.to_string());
+        Some(Self::Broken { reason })
+    }
+}
+
+/// A channel, and what TLS says under it.
+#[derive(Debug)]
+pub struct Connection {
+    /// For calls.
+    pub channel: Channel,
+    address: String,
+    faults: Faults,
+}
+
+impl Connection {
+    /// As [`ConnectError::under`], for the first calls: a controller that does not take our
+    /// certificate says so only after the handshake, and HTTP/2 loses its words.
+    #[must_use]
+    pub fn lost(&self, status: &tonic::Status) -> Option<ConnectError> {
+        let error = ConnectError::under(status)?;
+        Some(match self.faults.last() {
+            Some(problem) => distrust(self.address.clone(), &problem),
+            None => error,
+        })
+    }
+}
+
+/// Why a call failed: what the controller said, or what became of the connection.
+#[must_use]
+pub fn reason(status: &tonic::Status) -> String {
+    ConnectError::under(status).map_or_else(|| status.message().to_owned(), |e| crate::chain(&e))
 }
 
 /// Opens a channel to `host:port`. Made at once, so that what is wrong is told at once.
@@ -53,7 +108,7 @@ pub async fn connect(
     host: &str,
     port: u16,
     tls: Arc<ClientConfig>,
-) -> Result<Channel, ConnectError> {
+) -> Result<Connection, ConnectError> {
     let address = format!("{host}:{port}");
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| ConnectError::Address { address: address.clone() })?;
@@ -63,12 +118,14 @@ pub async fn connect(
     };
     // The first connection is made here, where its error still has its type; tonic gets it
     // ready-made and asks for another only after it has broken.
-    let first = dial(&address, name.clone(), tls.clone());
+    let faults = Faults::default();
+    let first = dial(&address, name.clone(), tls.clone(), faults.clone());
     let first = tokio::time::timeout(DEADLINE, first).await.map_err(|_| late())??;
     let first = Arc::new(std::sync::Mutex::new(Some(first)));
     let uri: Uri = format!("https://{address}")
         .parse()
         .map_err(|_| ConnectError::Address { address: address.clone() })?;
+    let (called, noted) = (address.clone(), faults.clone());
     let endpoint = Endpoint::from(uri)
         .http2_keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1)
@@ -76,39 +133,47 @@ pub async fn connect(
         .initial_stream_window_size(2 << 20)
         .initial_connection_window_size(4 << 20);
     let connector = tower::service_fn(move |_: Uri| {
-        let (first, address) = (first.clone(), address.clone());
+        let (first, address, faults) = (first.clone(), address.clone(), faults.clone());
         async move {
             let taken = first.lock().ok().and_then(|mut first| first.take());
             // A broken channel is not mended here: the link makes a new one, and says so.
-            let broken = || ConnectError::Unreachable { address, reason: "it broke".into() };
+            let broken = || match faults.last() {
+                Some(problem) => distrust(address, &problem),
+                None => ConnectError::Broken { reason: "the other side closed it".into() },
+            };
             taken.map(TokioIo::new).ok_or_else(broken)
         }
     });
-    endpoint.connect_with_connector(connector).await.map_err(|error| ConnectError::Unreachable {
-        address: format!("{host}:{port}"),
-        reason: crate::chain(&error),
-    })
+    match endpoint.connect_with_connector(connector).await {
+        Ok(channel) => Ok(Connection { channel, address: called, faults: noted }),
+        Err(error) => {
+            Err(ConnectError::Unreachable { address: called, reason: crate::chain(&error) })
+        }
+    }
 }
 
 async fn dial(
     address: &str,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+    faults: Faults,
+) -> Result<Watched<tokio_rustls::client::TlsStream<TcpStream>>, ConnectError> {
     let unreachable = |error: std::io::Error| ConnectError::Unreachable {
         address: address.to_owned(),
         reason: error.to_string(),
     };
     let stream = TcpStream::connect(address).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
-    TlsConnector::from(tls).connect(name, stream).await.map_err(|error| {
-        match shoal_tls::diagnose(&error) {
-            Some(problem) => {
-                ConnectError::Trust { address: address.to_owned(), reason: problem.to_string() }
-            }
-            None => unreachable(error),
-        }
-    })
+    let secured = TlsConnector::from(tls).connect(name, stream).await;
+    let stream = secured.map_err(|error| match diagnose(&error) {
+        Some(problem) => distrust(address.to_owned(), &problem),
+        None => unreachable(error),
+    })?;
+    Ok(Watched::new(stream, faults))
+}
+
+fn distrust(address: String, problem: &HandshakeProblem) -> ConnectError {
+    ConnectError::Trust { address, reason: problem.to_string() }
 }
 
 /// Splits `HOST[:PORT]`.

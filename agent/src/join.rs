@@ -6,7 +6,7 @@ use shoal_proto::v1;
 use shoal_proto::v1::enrol_client::EnrolClient;
 use shoal_tls::JoinToken;
 
-use crate::connect::{ConnectError, connect, split_address};
+use crate::connect::{ConnectError, Connection, connect, split_address};
 use crate::identity::{self, About, Identity, IdentityError};
 use crate::paths::Paths;
 
@@ -49,6 +49,11 @@ pub enum JoinError {
     /// No connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The connection broke before the answer came.
+    #[error(
+        "{0}; run the same command again: should the token be used by now, it was by this host"
+    )]
+    Unanswered(ConnectError),
     /// The controller said no.
     #[error("the controller refused: {0}")]
     Refused(String),
@@ -80,20 +85,28 @@ pub async fn join(paths: &Paths, join: Join) -> Result<About, JoinError> {
     let key = identity::key(paths)?;
     // The handshake proves that this is the controller of the token before the secret goes out.
     let tls = shoal_tls::join_client_config(token.ca_spki_sha256());
-    let channel = connect(&host, enrol_port, tls).await?;
+    let connection = connect(&host, enrol_port, tls).await?;
     let request = v1::JoinRequest {
         token_id: token.id().to_owned(),
         token_secret: token.secret().to_vec().into(),
         host_name: name.to_string(),
         csr: key.csr_der()?.into(),
     };
-    let answer = EnrolClient::new(channel).join(request).await;
-    let answer = answer.map_err(|status| JoinError::Refused(status.message().to_owned()))?;
+    let answer = EnrolClient::new(connection.channel.clone()).join(request).await;
+    let answer = answer.map_err(|status| refused(&connection, &status))?;
     let v1::JoinResponse { host_id, certificate_chain, ca, trust_domain: _ } = answer.into_inner();
     let host_id = parse("host_id", &host_id)?;
     let about = About::new(host_id, name, host, join.link_port, enrol_port);
     identity::save(paths, &about, &certificate_chain, &ca)?;
     Ok(about)
+}
+
+fn refused(connection: &Connection, status: &tonic::Status) -> JoinError {
+    match connection.lost(status) {
+        Some(broken @ ConnectError::Broken { .. }) => JoinError::Unanswered(broken),
+        Some(error) => error.into(),
+        None => JoinError::Refused(status.message().to_owned()),
+    }
 }
 
 fn host_name(given: Option<String>) -> Result<HostName, JoinError> {

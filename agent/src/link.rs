@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use crate::connect::connect;
+use crate::connect::{connect, reason};
 use crate::host::facts::disk;
 use crate::identity::Identity;
 use crate::ledger::Ledger;
@@ -68,24 +68,35 @@ enum End {
     Stopped,
     /// The stream broke, or was never there.
     Lost(String),
-    /// The certificate is new: the next stream shows it.
-    Renewed,
+    /// The certificate is new: the next stream shows it. This one stays until then, so that the
+    /// host is online all the time.
+    Renewed(Box<Stream>),
+}
+
+/// An open stream, both ways.
+struct Stream {
+    up: mpsc::Sender<v1::AgentMessage>,
+    down: tonic::Streaming<v1::ControllerMessage>,
 }
 
 impl Link {
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = PAUSES.0;
+        let mut old = None;
         loop {
             let began = tokio::time::Instant::now();
             let end = tokio::select! {
                 () = stop.cancelled() => End::Stopped,
-                end = self.once() => end,
+                end = self.once(old.take()) => end,
             };
             self.channel.send_replace(None);
             match end {
                 End::Stopped => return,
-                End::Renewed => continue,
+                End::Renewed(stream) => {
+                    old = Some(stream);
+                    continue;
+                }
                 End::Lost(why) => warn!(why, "no stream to the controller; trying again"),
             }
             if began.elapsed() > PAUSES.1 {
@@ -99,27 +110,30 @@ impl Link {
         }
     }
 
-    /// One stream, from dialling to its end.
-    async fn once(&mut self) -> End {
+    /// One stream, from dialling to its end. It takes the place of `old`, where there is one.
+    async fn once(&mut self, old: Option<Box<Stream>>) -> End {
         if let Err(why) = renew::recover_if_expired(&self.identity, &self.paths).await {
             return End::Lost(why);
         }
         let tls = shoal_tls::client_config(&self.identity.roots, &self.identity.certificate);
         let about = &self.identity.about;
-        let channel = match connect(&about.controller, about.link_port, tls).await {
-            Ok(channel) => channel,
+        let connection = match connect(&about.controller, about.link_port, tls).await {
+            Ok(connection) => connection,
             Err(error) => return End::Lost(crate::chain(&error)),
         };
         let (up, receiver) = mpsc::channel(WAITING);
         let hello = self.hello();
         // Cannot fail: the receiver is right here and the channel is empty.
         let _ = up.send(message(agent_message::Message::Hello(hello))).await;
-        let mut client = client(channel.clone());
+        let mut client = client(connection.channel.clone());
         let down = match client.connect(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return End::Lost(status.message().to_owned()),
+            Err(status) => {
+                let lost = connection.lost(&status).map(|error| crate::chain(&error));
+                return End::Lost(lost.unwrap_or_else(|| status.message().to_owned()));
+            }
         };
-        self.talk(channel, up, down).await
+        self.talk(connection.channel, Stream { up, down }, old).await
     }
 
     fn hello(&self) -> v1::Hello {
@@ -134,19 +148,20 @@ impl Link {
     async fn talk(
         &mut self,
         channel: Channel,
-        up: mpsc::Sender<v1::AgentMessage>,
-        mut down: tonic::Streaming<v1::ControllerMessage>,
+        Stream { up, mut down }: Stream,
+        old: Option<Box<Stream>>,
     ) -> End {
         let welcome = match tokio::time::timeout(WELCOME, down.message()).await {
             Ok(Ok(Some(first))) => self.welcomed(first),
             Ok(Ok(None)) => Err("the controller ended the stream".into()),
-            Ok(Err(status)) => Err(status.message().to_owned()),
+            Ok(Err(status)) => Err(reason(&status)),
             Err(_) => Err(format!("the controller said no welcome within {WELCOME:?}")),
         };
         let heartbeat = match welcome {
             Ok(heartbeat) => heartbeat,
             Err(why) => return End::Lost(why),
         };
+        drop(old);
         self.channel.send_replace(Some(channel.clone()));
         let mut beats = tokio::time::interval(heartbeat);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -160,7 +175,7 @@ impl Link {
                 received = down.message() => match received {
                     Ok(Some(received)) => self.received(received, &channel, &up).await,
                     Ok(None) => return End::Lost("the controller ended the stream".into()),
-                    Err(status) => return End::Lost(status.message().to_owned()),
+                    Err(status) => return End::Lost(reason(&status)),
                 },
                 changed = self.status.changed() => {
                     if changed.is_err() { return End::Stopped }
@@ -172,7 +187,7 @@ impl Link {
                     up.send(message(agent_message::Message::Heartbeat(beat))).await.is_ok()
                 },
                 () = &mut renewal => match renew::renew(&self.identity, &self.paths, &channel).await {
-                    Ok(()) => return End::Renewed,
+                    Ok(()) => return End::Renewed(Box::new(Stream { up, down })),
                     Err(why) => {
                         warn!(why, "cannot renew the certificate; trying again");
                         renewal.set(tokio::time::sleep(renew::due_in(&self.identity)));
@@ -274,9 +289,9 @@ impl Source for ControllerSource {
         let digest = shoal_proto::convert::digest_bytes(digest);
         let request = v1::FetchImageRequest { digest, offset };
         let response = client(channel).fetch_image(request).await;
-        let stream = response.map_err(|status| status.message().to_owned())?.into_inner();
+        let stream = response.map_err(|status| reason(&status))?.into_inner();
         let bytes = |chunk: Result<v1::ImageChunk, tonic::Status>| {
-            chunk.map(|c| c.data).map_err(|status| status.message().to_owned())
+            chunk.map(|c| c.data).map_err(|status| reason(&status))
         };
         Ok(stream.map(bytes).boxed())
     }

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use tracing::info;
 
 use crate::clock;
-use crate::connect::connect;
+use crate::connect::{connect, reason};
 use crate::identity::Identity;
 use crate::paths::Paths;
 
@@ -35,7 +35,7 @@ pub async fn renew(identity: &Identity, paths: &Paths, channel: &Channel) -> Res
     let csr = identity.key.csr_der().map_err(|e| crate::chain(&e))?.into();
     let mut client = AgentLinkClient::new(channel.clone());
     let answer = client.renew(v1::RenewRequest { csr }).await;
-    let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    let answer = answer.map_err(|status| reason(&status))?.into_inner();
     let v1::RenewResponse { certificate_chain, ca } = answer;
     identity.renew(paths, &certificate_chain, &ca).map_err(|e| crate::chain(&e))?;
     info!(expires = %expiry(identity), "renewed the certificate");
@@ -59,14 +59,14 @@ pub async fn recover_if_expired(identity: &Identity, paths: &Paths) -> Result<()
     }
     let about = &identity.about;
     let tls = shoal_tls::anonymous_client_config(&identity.roots);
-    let channel = connect(&about.controller, about.enrol_port, tls).await;
-    let channel = channel.map_err(|e| crate::chain(&e))?;
+    let connection = connect(&about.controller, about.enrol_port, tls).await;
+    let channel = connection.map_err(|e| crate::chain(&e))?.channel;
     let request = v1::RecoverRequest {
         certificate: identity.certificate_der().map_err(|e| crate::chain(&e))?.into(),
         csr: identity.key.csr_der().map_err(|e| crate::chain(&e))?.into(),
     };
     let answer = EnrolClient::new(channel).recover(request).await;
-    let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    let answer = answer.map_err(|status| reason(&status))?.into_inner();
     let v1::CertificateResponse { certificate_chain, ca } = answer;
     identity.renew(paths, &certificate_chain, &ca).map_err(|e| crate::chain(&e))?;
     info!("recovered an expired certificate");

@@ -6,7 +6,6 @@
 //! in [`Faults`], where [`crate::client`] finds it.
 
 mod address;
-mod watched;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +14,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use shoal_tls::{
-    HandshakeProblem, ReloadError, ReloadableIdentity, Roots, RootsError, client_config, diagnose,
+    Faults, HandshakeProblem, ReloadError, ReloadableIdentity, Roots, RootsError, Watched,
+    client_config, diagnose,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,8 +24,6 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::context::Context;
 pub(crate) use address::Address;
-pub(crate) use watched::Faults;
-use watched::Watched;
 
 /// How long connecting may take in all: finding the address, TCP and TLS.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -21,6 +21,7 @@ mod recovery;
 mod reload;
 mod roots;
 mod token;
+mod watched;
 
 pub use ca::{Ca, CaError, IssuedCertificate, IssuedServer};
 pub use certificate::{CertificateInfo, CertificateInfoError};
@@ -39,6 +40,7 @@ pub use recovery::{RecoveryError, verify_for_recovery};
 pub use reload::{ReloadError, ReloadableIdentity};
 pub use roots::{Roots, RootsError};
 pub use token::{JoinToken, TokenError};
+pub use watched::{Faults, Watched};
 
 use std::time::Duration;
 

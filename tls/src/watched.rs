@@ -1,24 +1,28 @@
 //! A stream that remembers what TLS said when it broke, which HTTP/2 would swallow.
+//!
+//! Way in: [`Watched`]. In TLS 1.3 a server's refusal of the client's certificate comes after the
+//! client's handshake has ended, and so in the midst of its first request.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use shoal_tls::{HandshakeProblem, diagnose};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::problem::{HandshakeProblem, diagnose};
 
 /// The last thing that TLS complained of, on any connection of one channel.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Faults(Arc<Mutex<Option<HandshakeProblem>>>);
+pub struct Faults(Arc<Mutex<Option<HandshakeProblem>>>);
 
 impl Faults {
     /// What TLS complained of, if anything.
-    pub(crate) fn last(&self) -> Option<HandshakeProblem> {
+    pub fn last(&self) -> Option<HandshakeProblem> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn note(&self, error: &io::Error) {
+    fn note(&self, error: &io::Error) {
         if let Some(problem) = diagnose(error) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
         }
@@ -27,13 +31,14 @@ impl Faults {
 
 /// A stream whose failures are noted.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub struct Watched<S> {
     stream: S,
     faults: Faults,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, faults: Faults) -> Self {
+    /// Notes the failures of `stream` in `faults`.
+    pub fn new(stream: S, faults: Faults) -> Self {
         Self { stream, faults }
     }
 
