@@ -2,7 +2,7 @@
 //! teaches.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -51,14 +51,22 @@ pub(crate) fn down() -> Result<()> {
 }
 
 fn say(text: &str) {
-    println!("\n\x1b[1m# {text}\x1b[0m");
+    println!("\n{}", coloured("1", &format!("# {text}")));
     let _ = std::io::stdout().flush();
 }
 
 fn show(place: &str, words: &[&str]) {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    println!("\x1b[36m{place}$\x1b[0m {}", words.join(" "));
+    println!("{} {}", coloured("36", &format!("{place}$")), words.join(" "));
     let _ = std::io::stdout().flush();
+}
+
+/// A text in a colour of ECMA-48, where someone is looking at a terminal.
+fn coloured(code: &str, text: &str) -> String {
+    if std::io::stdout().is_terminal() {
+        return format!("\x1b[{code}m{text}\x1b[0m");
+    }
+    text.to_owned()
 }
 
 /// A word as a shell would need it.
@@ -236,7 +244,7 @@ impl Stage {
         let get = format!(
             "exec 3<>/dev/tcp/127.0.0.1/8001; printf 'GET /{page} HTTP/1.0\\r\\nHost: h1\\r\\n\\r\\n' >&3; cat <&3"
         );
-        show("h1", &["curl", &url]);
+        println!("{} a visitor gets {url}", coloured("36", "h1:"));
         let output = self.deployment.lab().host(0).run(&["bash", "-c", &get])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let body = text.split_once("\r\n\r\n").context("no answer from the server")?.1;
