@@ -1,6 +1,7 @@
 //! Who this agent is: its key, its certificate, its controller. Under `/var/lib/shoal/agent`.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use shoal_core::name::{HostId, HostName};
@@ -62,7 +63,8 @@ pub struct Identity {
     pub certificate: ReloadableIdentity,
     /// Whom it trusts.
     pub roots: Roots,
-    chain_pem: String,
+    /// The certificate in use, in PEM.
+    chain_pem: Mutex<String>,
 }
 
 impl About {
@@ -150,7 +152,7 @@ impl Identity {
             .map_err(|e| damaged(paths, "certificate.pem")(crate::chain(&e)))?;
         let roots = Roots::from_pem(&read(paths, "ca.pem")?)
             .map_err(|e| damaged(paths, "ca.pem")(crate::chain(&e)))?;
-        Ok(Self { about, key, certificate, roots, chain_pem })
+        Ok(Self { about, key, certificate, roots, chain_pem: Mutex::new(chain_pem) })
     }
 
     /// Takes a renewed certificate into use, after keeping it.
@@ -158,20 +160,24 @@ impl Identity {
     /// # Errors
     /// Where it can't be kept, or is not for this key.
     pub fn renew(&self, paths: &Paths, chain: &str, ca: &str) -> Result<(), IdentityError> {
+        // Whatever is kept is read again at the next start: nothing goes there unread.
+        Roots::from_pem(ca).map_err(|e| damaged(paths, "ca.pem")(crate::chain(&e)))?;
         let key = self.key.to_pem();
         self.certificate
             .reload(chain, &key)
             .map_err(|e| damaged(paths, "certificate.pem")(crate::chain(&e)))?;
+        chain.clone_into(&mut self.chain_pem.lock().unwrap_or_else(PoisonError::into_inner));
         save_certificate(paths, chain, ca)
     }
 
-    /// The certificate that was on the disk when this was loaded, in DER.
+    /// The certificate in use, in DER.
     ///
     /// # Errors
-    /// Where the file holds no certificate.
+    /// Where its file held no certificate.
     pub fn certificate_der(&self) -> Result<Vec<u8>, rustls_pki_types::pem::Error> {
         use rustls_pki_types::pem::PemObject;
-        let der = rustls_pki_types::CertificateDer::from_pem_slice(self.chain_pem.as_bytes())?;
+        let chain = self.chain_pem.lock().unwrap_or_else(PoisonError::into_inner);
+        let der = rustls_pki_types::CertificateDer::from_pem_slice(chain.as_bytes())?;
         Ok(der.to_vec())
     }
 }

@@ -126,9 +126,11 @@ impl Link {
         // Cannot fail: the receiver is right here and the channel is empty.
         let _ = up.send(message(agent_message::Message::Hello(hello))).await;
         let mut client = client(connection.channel.clone());
-        let down = match client.connect(ReceiverStream::new(receiver)).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => {
+        let connected = client.connect(ReceiverStream::new(receiver));
+        let down = match tokio::time::timeout(WELCOME, connected).await {
+            Err(_) => return End::Lost(format!("the controller did not answer in {WELCOME:?}")),
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
                 let lost = connection.lost(&status).map(|error| crate::chain(&error));
                 return End::Lost(lost.unwrap_or_else(|| status.message().to_owned()));
             }
@@ -190,7 +192,7 @@ impl Link {
                     Ok(()) => return End::Renewed(Box::new(Stream { up, down })),
                     Err(why) => {
                         warn!(why, "cannot renew the certificate; trying again");
-                        renewal.set(tokio::time::sleep(renew::due_in(&self.identity)));
+                        renewal.set(tokio::time::sleep(renew::again_in(&self.identity)));
                         true
                     }
                 },
