@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use shoal_core::fleet::FleetSpec;
-use shoal_core::rollout::{HostProgress, Outcome, Rollout, State};
+use shoal_core::rollout::{HostProgress, Rollout, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::rollout_record;
 use shoal_proto::v1::ApplyRequest;
