@@ -3,7 +3,7 @@
 
 use shoal_core::name::MachineName;
 
-use super::mount::{MountError, let_go, unmount};
+use super::mount::{MountError, let_go};
 use crate::files::{names, remove_tree};
 use crate::paths::Paths;
 
@@ -17,8 +17,9 @@ pub fn clean(paths: &Paths, machine: &MachineName) -> Result<(), MountError> {
     let_go(&run.join("root"))?;
     let_go(&run.join("lower"))?;
     for name in names(&data)? {
-        // Unmounted before anything is removed: a removal must never reach into a volume.
-        unmount(&data.join(&name))?;
+        // Unmounted before anything is removed: a removal must never reach into a volume. Who
+        // follows the journal has its mount open, and must not keep the instance from starting.
+        let_go(&data.join(&name))?;
         std::fs::remove_dir(data.join(&name))
             .map_err(crate::files::failed("remove", &data.join(&name)))?;
     }
