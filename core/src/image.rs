@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ImageName, InvalidName, Tag};
+use crate::text::as_text;
 
 /// The SHA-256 of a whole image file, as `sha256sum` shows it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,20 +48,6 @@ impl FromStr for Digest {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let bytes = crate::image::hex_decode(hex).ok_or_else(invalid)?;
         Ok(Self(bytes.try_into().map_err(|_| invalid())?))
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = InvalidDigest;
-
-    fn try_from(text: String) -> Result<Self, InvalidDigest> {
-        text.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
     }
 }
 
@@ -109,20 +96,6 @@ impl FromStr for ImageRef {
     }
 }
 
-impl TryFrom<String> for ImageRef {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        text.parse()
-    }
-}
-
-impl From<ImageRef> for String {
-    fn from(image: ImageRef) -> String {
-        image.to_string()
-    }
-}
-
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}:{}", self.name, self.tag))
@@ -152,6 +125,8 @@ pub struct Platform {
     /// The architecture of its programs in systemd's spelling: `x86-64`, `arm64`.
     pub architecture: Option<String>,
 }
+
+as_text!(Digest, ImageRef);
 
 #[cfg(test)]
 mod tests {

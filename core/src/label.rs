@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::name::HostName;
+use crate::text::as_text;
 
 /// A host's labels.
 pub type Labels = BTreeMap<String, String>;
@@ -97,20 +98,6 @@ fn parse_term(term: &str, whole: &str) -> Result<Term, InvalidLabel> {
     }
 }
 
-impl TryFrom<String> for Selector {
-    type Error = InvalidLabel;
-
-    fn try_from(text: String) -> Result<Self, InvalidLabel> {
-        text.parse()
-    }
-}
-
-impl From<Selector> for String {
-    fn from(selector: Selector) -> String {
-        selector.text
-    }
-}
-
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -159,6 +146,8 @@ impl fmt::Display for HostMatch {
         }
     }
 }
+
+as_text!(Selector);
 
 #[cfg(test)]
 mod tests {

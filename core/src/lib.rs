@@ -20,5 +20,6 @@ pub mod render;
 pub mod rollout;
 pub mod spec;
 pub mod status;
+mod text;
 pub mod time;
 pub mod uidrange;

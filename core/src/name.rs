@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::text::as_text;
 use serde::{Deserialize, Serialize};
 
 /// Why a text is not a name of the wanted kind.
@@ -28,9 +29,15 @@ struct Rule {
     /// Characters allowed besides `a-z` and `0-9`.
     extra: &'static str,
     first_letter_only: bool,
+    /// Whether `A-Z` is allowed too.
+    capitals: bool,
 }
 
 impl Rule {
+    const fn new(kind: &'static str, longest: usize, extra: &'static str) -> Self {
+        Self { kind, longest, extra, first_letter_only: false, capitals: false }
+    }
+
     fn check(&self, text: &str) -> Result<(), InvalidName> {
         self.problem(text).map_or(Ok(()), |problem| {
             Err(InvalidName { kind: self.kind, text: text.chars().take(80).collect(), problem })
@@ -60,15 +67,14 @@ impl Rule {
     }
 
     fn allows(&self, c: char) -> bool {
-        c.is_ascii_lowercase() || c.is_ascii_digit() || self.extra.contains(c)
+        let letter = c.is_ascii_lowercase() || (self.capitals && c.is_ascii_uppercase());
+        letter || c.is_ascii_digit() || self.extra.contains(c)
     }
 
     fn allowed(&self) -> String {
         let extra: Vec<String> = self.extra.chars().map(|c| format!("{c:?}")).collect();
-        if extra.is_empty() {
-            return "a-z and 0-9".into();
-        }
-        format!("a-z, 0-9 and {}", extra.join(" "))
+        let letters = if self.capitals { "A-Z, a-z" } else { "a-z" };
+        format!("{letters}, 0-9 and {}", extra.join(" "))
     }
 }
 
@@ -97,19 +103,7 @@ macro_rules! name {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = InvalidName;
-
-            fn try_from(text: String) -> Result<Self, InvalidName> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> String {
-                name.0
-            }
-        }
+        as_text!($name);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,90 +122,57 @@ macro_rules! name {
 name!(
     /// The name of a fleet: at most 31 bytes of `a-z0-9-`, so that a machine name fits machined.
     FleetName,
-    Rule { kind: "fleet name", longest: 31, extra: "-", first_letter_only: true }
+    Rule { first_letter_only: true, ..Rule::new("fleet name", 31, "-") }
 );
 name!(
     /// The name of an instance within its fleet: at most 31 bytes of `a-z0-9-`.
     InstanceName,
-    Rule { kind: "instance name", longest: 31, extra: "-", first_letter_only: true }
+    Rule { first_letter_only: true, ..Rule::new("instance name", 31, "-") }
 );
 name!(
     /// The name of a data volume within its instance.
     VolumeName,
-    Rule { kind: "data volume name", longest: 31, extra: "-_", first_letter_only: true }
+    Rule { first_letter_only: true, ..Rule::new("data volume name", 31, "-_") }
 );
 name!(
     /// The name of a host, as people write it; unique among the enrolled hosts.
     HostName,
-    Rule { kind: "host name", longest: 63, extra: "-.", first_letter_only: false }
+    Rule::new("host name", 63, "-.")
 );
 name!(
     /// The controller's own name for a host; never used again after the host is removed.
     HostId,
-    Rule { kind: "host id", longest: 32, extra: "-", first_letter_only: false }
+    Rule::new("host id", 32, "-")
 );
 name!(
     /// The name of a person, as in certificates and roles.
     UserName,
-    Rule { kind: "user name", longest: 63, extra: "-._", first_letter_only: false }
+    Rule::new("user name", 63, "-._")
 );
 name!(
     /// The name part of an image reference.
     ImageName,
-    Rule { kind: "image name", longest: 63, extra: "-_.", first_letter_only: false }
+    Rule::new("image name", 63, "-_.")
 );
 
-/// The tag part of an image reference: at most 63 bytes of `A-Za-z0-9._-`.
-///
-/// Tags are often version numbers of others' making, so capitals are allowed here only.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Tag(String);
+name!(
+    /// The tag part of an image reference: at most 63 bytes of `A-Za-z0-9._-`.
+    ///
+    /// Tags are often version numbers of others' making, so capitals are allowed here only.
+    Tag,
+    Rule { capitals: true, ..Rule::new("tag", 63, "-_.") }
+);
+name!(
+    /// The name of a running object of systemd-machined: `<fleet>-<instance>`.
+    MachineName,
+    Rule { first_letter_only: true, ..Rule::new("machine name", 63, "-") }
+);
 
-impl Tag {
-    /// The tag as text.
+impl MachineName {
+    /// The systemd unit that runs this machine.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Tag {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        const RULE: Rule =
-            Rule { kind: "tag", longest: 63, extra: "-_.", first_letter_only: false };
-        match RULE.check(&text.to_ascii_lowercase()) {
-            Ok(()) => Ok(Self(text.to_owned())),
-            Err(error) => Err(InvalidName { text: text.chars().take(80).collect(), ..error }),
-        }
-    }
-}
-
-impl TryFrom<String> for Tag {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        text.parse()
-    }
-}
-
-impl From<Tag> for String {
-    fn from(tag: Tag) -> String {
-        tag.0
-    }
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+    pub fn unit(&self) -> String {
+        format!("shoal-instance@{}.service", self.0)
     }
 }
 
@@ -251,20 +212,6 @@ impl FromStr for InstanceId {
     }
 }
 
-impl TryFrom<String> for InstanceId {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        text.parse()
-    }
-}
-
-impl From<InstanceId> for String {
-    fn from(id: InstanceId) -> String {
-        id.to_string()
-    }
-}
-
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}/{}", self.fleet, self.instance))
@@ -277,61 +224,7 @@ impl fmt::Debug for InstanceId {
     }
 }
 
-/// The name of a running object of systemd-machined: `<fleet>-<instance>`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MachineName(String);
-
-impl MachineName {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The systemd unit that runs this machine.
-    #[must_use]
-    pub fn unit(&self) -> String {
-        format!("shoal-instance@{}.service", self.0)
-    }
-}
-
-impl FromStr for MachineName {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        const RULE: Rule =
-            Rule { kind: "machine name", longest: 63, extra: "-", first_letter_only: true };
-        RULE.check(text)?;
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for MachineName {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, InvalidName> {
-        text.parse()
-    }
-}
-
-impl From<MachineName> for String {
-    fn from(name: MachineName) -> String {
-        name.0
-    }
-}
-
-impl fmt::Display for MachineName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for MachineName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
+as_text!(InstanceId);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::PinnedImage;
 use crate::name::{InstanceId, VolumeName};
+use crate::text::as_text;
 
 /// Everything that a fleet file says about an instance but its image and its hosts.
 ///
@@ -105,19 +106,7 @@ macro_rules! checked_text {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = InvalidValue;
-
-            fn try_from(text: String) -> Result<Self, InvalidValue> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.0
-            }
-        }
+        as_text!($name);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -195,20 +184,6 @@ impl FromStr for Owner {
         let parts = text.split_once(':').and_then(|(u, g)| Some((number(u)?, number(g)?)));
         let (uid, gid) = parts.ok_or_else(|| invalid(text, problem))?;
         Ok(Self { uid, gid })
-    }
-}
-
-impl TryFrom<String> for Owner {
-    type Error = InvalidValue;
-
-    fn try_from(text: String) -> Result<Self, InvalidValue> {
-        text.parse()
-    }
-}
-
-impl From<Owner> for String {
-    fn from(owner: Owner) -> String {
-        owner.to_string()
     }
 }
 
@@ -409,6 +384,8 @@ pub enum RunState {
     /// An operator has stopped it; it stays stopped, through reboots, until started.
     Stopped,
 }
+
+as_text!(Owner);
 
 #[cfg(test)]
 mod tests {
