@@ -130,7 +130,9 @@ fn spawn(source: &Source, query: &Query) -> std::io::Result<mpsc::Receiver<Entry
     match source {
         Source::Unit(unit) => command.arg("--unit").arg(unit),
         Source::UnitWithoutConsole(unit) => command.arg("--unit").arg(unit),
-        Source::Directory(path) => command.arg("--directory").arg(path),
+        // `--merge`: without it, following shows one boot only, and a container that is restarted
+        // boots anew (systemd 252; `--boot=all` does not help).
+        Source::Directory(path) => command.arg("--merge").arg("--directory").arg(path),
     };
     let console = !matches!(source, Source::UnitWithoutConsole(_));
     let mut child =
