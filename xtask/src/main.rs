@@ -10,6 +10,7 @@ mod run;
 mod test;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -46,9 +47,19 @@ enum DemoVerb {
     Down,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match carry_out(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(task: Task) -> Result<()> {
     let root = root();
-    match Arguments::parse().task {
+    match task {
         Task::Demo { verb: Some(DemoVerb::Down), .. } => demo::down(),
         Task::Demo { keep, verb: None } => demo::demo(&root, keep),
         Task::Test => test::test(&root),
