@@ -181,3 +181,34 @@ impl Identity {
         Ok(der.to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_on_disk_stays() {
+        let golden = r#"{"version":1,"host-id":"ab12","host-name":"h1","controller":"c.example.org","link-port":7443,"enrol-port":7444}"#;
+        let about: About = serde_json::from_str(golden).unwrap();
+        assert_eq!(serde_json::to_string(&about).unwrap(), golden);
+    }
+
+    #[test]
+    fn a_host_that_has_not_joined_is_told_how_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        let error = Identity::load(&paths).unwrap_err();
+        assert!(error.to_string().contains("shoal host token create"), "{error}");
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        let first = key(&paths).unwrap();
+        assert_eq!(key(&paths).unwrap().spki_sha256(), first.spki_sha256());
+        let file = std::fs::metadata(paths.agent().join("key.pem")).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    }
+}
