@@ -126,9 +126,11 @@ async fn until<T>(
     shutdown: &CancellationToken,
 ) -> Ended {
     tokio::select! {
+        // The controller's end also ends the agents' sessions, which must not pass for theirs.
+        biased;
+        () = shutdown.cancelled() => Err(Refusal::Unavailable(SHUTTING_DOWN.into())),
         ended = carry => ended,
         () = out.closed() => Ok(()),
-        () = shutdown.cancelled() => Err(Refusal::Unavailable(SHUTTING_DOWN.into())),
     }
 }
 

@@ -210,6 +210,21 @@ async fn logs_name_their_host_and_say_how_they_ended() {
 }
 
 #[tokio::test]
+async fn logs_that_the_controllers_end_cuts_off_are_not_over() {
+    // Often, because chance would have it right at times.
+    for _ in 0..32 {
+        let (agent, _down, session) = session();
+        let (out, mut answers) = mpsc::channel(1);
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        drop(agent);
+        pipe::logs(session, "h1".parse().unwrap(), || true, out, shutdown).await;
+        let status = answers.recv().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_slows_the_agent() {
     let (agent, _down, session) = session();
     let (out, mut answers) = mpsc::channel(1);
