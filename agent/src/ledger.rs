@@ -9,12 +9,25 @@ use crate::paths::Paths;
 
 const VERSION: u32 = 1;
 
+/// The version of this agent.
+const AGENT: &str = env!("CARGO_PKG_VERSION");
+
 /// What the ledger's file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Content {
     version: u32,
     epoch: u64,
+    /// Version of the agent that accepted `desired`. An older agent keeps only what it knows of a
+    /// desired state, so that the same generation may hold more for a newer one.
+    #[serde(default)]
+    agent: String,
     desired: Option<HostSpec>,
+}
+
+impl Content {
+    fn empty() -> Self {
+        Self { version: VERSION, epoch: 0, agent: AGENT.to_owned(), desired: None }
+    }
 }
 
 /// Why the ledger did not take something, or can't be used.
@@ -62,10 +75,7 @@ impl Ledger {
         make_private_dir(&paths.agent())?;
         let path = paths.agent().join("ledger.json");
         let Some(bytes) = read_if_there(&path)? else {
-            return Ok(Self {
-                path,
-                content: Content { version: VERSION, epoch: 0, desired: None },
-            });
+            return Ok(Self { path, content: Content::empty() });
         };
         let damaged = |source| LedgerError::Damaged { path: path.display().to_string(), source };
         let content: Content = serde_json::from_slice(&bytes).map_err(|e| damaged(Some(e)))?;
@@ -107,10 +117,15 @@ impl Ledger {
     /// # Errors
     /// Where its generation is older, or the same with other content; the ledger stays as it was.
     pub fn accept(&mut self, offered: HostSpec) -> Result<bool, LedgerError> {
-        if !accept(self.content.desired.as_ref(), &offered)? {
-            return Ok(false);
+        let upgraded = self.content.agent != AGENT;
+        match accept(self.content.desired.as_ref(), &offered) {
+            Ok(true) => {}
+            Err(SpecRefused::Differs { .. }) if upgraded => {}
+            Ok(false) => return Ok(false),
+            Err(refused) => return Err(refused.into()),
         }
-        self.save(Content { desired: Some(offered), ..self.content.clone() })?;
+        let (agent, desired) = (AGENT.to_owned(), Some(offered));
+        self.save(Content { agent, desired, ..self.content.clone() })?;
         Ok(true)
     }
 
@@ -147,6 +162,28 @@ mod tests {
     }
 
     #[test]
+    fn an_upgraded_agent_takes_the_same_generation_in_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        Ledger::open(&paths).unwrap().accept(spec(2)).unwrap();
+        let instance = serde_json::json!({
+            "id": "shop/main", "revision": 1, "run": "running", "restarts": 0,
+            "config": {
+                "image": {"reference": "app:1", "digest": "07".repeat(32), "size": 1},
+                "settings": {"start": "boot", "network": "host"},
+            },
+        });
+        let fuller =
+            HostSpec { generation: 2, instances: vec![serde_json::from_value(instance).unwrap()] };
+        let mut same = Ledger::open(&paths).unwrap();
+        assert!(matches!(same.accept(fuller.clone()), Err(LedgerError::Refused(_))));
+        let file = paths.agent().join("ledger.json");
+        let older = std::fs::read_to_string(&file).unwrap().replace(AGENT, "0.0.1");
+        std::fs::write(&file, older).unwrap();
+        assert!(Ledger::open(&paths).unwrap().accept(fuller).unwrap());
+    }
+
+    #[test]
     fn damage_is_named_and_not_papered_over() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths { state: dir.path().into(), ..Paths::default() };
@@ -157,7 +194,8 @@ mod tests {
 
     #[test]
     fn the_form_on_disk_stays() {
-        let golden = r#"{"version":1,"epoch":3,"desired":{"generation":2,"instances":[]}}"#;
+        let golden =
+            r#"{"version":1,"epoch":3,"agent":"0.1.0","desired":{"generation":2,"instances":[]}}"#;
         let content: Content = serde_json::from_str(golden).unwrap();
         assert_eq!(serde_json::to_string(&content).unwrap(), golden);
     }
