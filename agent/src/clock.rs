@@ -1,6 +1,6 @@
 //! The one place that asks what time it is.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use shoal_core::time::Timestamp;
 
@@ -11,9 +11,8 @@ pub fn system_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// Now, as the domain has it; before 1970 counts as 1970.
+/// Now, as the domain has it.
 #[must_use]
 pub fn now() -> Timestamp {
-    let since = system_time().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    system_time().into()
 }

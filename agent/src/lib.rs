@@ -23,18 +23,4 @@ pub mod sessions;
 pub mod stage;
 pub mod status;
 
-/// An error with everything that caused it, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Transparent errors repeat what they wrap.
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
+pub(crate) use shoal_core::cause::chain;

@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", shoal_agent::chain(error.as_ref()));
+            eprintln!("error: {}", shoal_core::cause::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

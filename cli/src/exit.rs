@@ -3,7 +3,7 @@
 //! The codes are documented in `docs/exit-codes.md` and stable: scripts depend on them. This is
 //! the only place that maps errors to them.
 
-use std::error::Error;
+use shoal_core::cause::chain;
 use std::fmt::Write as _;
 
 use crate::client::{RemoteError, ReplyError};
@@ -176,21 +176,6 @@ impl Failure {
             _ => Some(format!("error: {}", chain(self))),
         }
     }
-}
-
-/// An error with everything that caused it, in one text.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Libraries' errors often repeat their cause in their own text.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn connect(error: &ConnectError) -> Exit {

@@ -17,7 +17,8 @@ use shoal_image::{DirectoryError, ImageInfo, Partial, PartialError, Problem, Sha
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
+use shoal_core::cause::chain;
 
 /// Bytes that stay free on the disk whatever is pushed: the store may be on it.
 const RESERVE: u64 = 64 << 20;

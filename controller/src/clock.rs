@@ -1,6 +1,6 @@
 //! The one place that asks what time it is.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use shoal_core::time::Timestamp;
 
@@ -14,12 +14,5 @@ pub fn system_time() -> SystemTime {
 /// Now, as the domain has it.
 #[must_use]
 pub fn now() -> Timestamp {
-    timestamp(system_time())
-}
-
-/// A point in time as the domain has it; before 1970 counts as 1970.
-#[must_use]
-pub fn timestamp(at: SystemTime) -> Timestamp {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    system_time().into()
 }

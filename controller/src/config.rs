@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Config, String> {
-        Config::parse(text, FILE.into()).map_err(|error| crate::refusal::chain(&error))
+        Config::parse(text, FILE.into()).map_err(|error| shoal_core::cause::chain(&error))
     }
 
     #[test]

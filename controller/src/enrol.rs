@@ -20,9 +20,10 @@ use tonic::{Request, Response, Status};
 use crate::access::Caller;
 use crate::app::App;
 use crate::hosts_api::parse_name;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 use crate::store::{Batch, Stored};
 use crate::{audit, clock};
+use shoal_core::cause::chain;
 
 /// How long a refusal of a secret or of a certificate is held back, so that guessing is slow.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -315,7 +316,7 @@ fn key_of(csr: &[u8]) -> Result<[u8; 32], Refusal> {
 }
 
 fn ends(issued: &IssuedCertificate) -> u64 {
-    clock::timestamp(issued.info.not_after).0
+    shoal_core::time::Timestamp::from(issued.info.not_after).0
 }
 
 impl App {

@@ -21,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::clock;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 use crate::sessions::{Session, Sessions};
 use crate::store::{Batch, CommitError, RecordError, Records};
+use shoal_core::cause::chain;
 
 /// The pause before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);

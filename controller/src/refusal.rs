@@ -1,5 +1,6 @@
 //! Why a call was not carried out. The only place that knows which `tonic::Code` says so.
 
+use shoal_core::cause::chain;
 use tonic::{Code, Status};
 
 use crate::store::{CommitError, RecordError, StoreError};
@@ -92,16 +93,4 @@ impl From<CommitError> for Refusal {
             other => Self::Internal(chain(&other)),
         }
     }
-}
-
-/// An error with everything that caused it, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

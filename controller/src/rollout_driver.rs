@@ -28,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 use crate::fleets_api::revision::Revision;
 use crate::fleets_api::{superseded, world};
 use crate::live::Live;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 use crate::store::{Batch, CommitError, RecordWatch, Records, Stored};
 use crate::{clock, inventory};
+use shoal_core::cause::chain;
 
 /// How often deadlines are looked at when nothing happens.
 const TICK: Duration = Duration::from_secs(1);

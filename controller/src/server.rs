@@ -37,10 +37,10 @@ use crate::images_api::{self, Images};
 use crate::instances_api::Instances;
 use crate::link::{LinkApi, desired};
 use crate::listener::{Connections, Limits, ListenError, Listener, Setup};
-use crate::refusal::chain;
 use crate::rollout_driver;
 use crate::rollouts_api::Rollouts;
 use crate::store::{CommitError, StoreError};
+use shoal_core::cause::chain;
 
 /// How often a connection without traffic is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);

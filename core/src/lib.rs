@@ -5,6 +5,7 @@
 //! [`fleet::FleetSpec`]), [`placement::place`] (a fleet onto hosts), [`plan::plan`] (one host's
 //! next steps) and [`rollout::step`] (a fleet's move to a revision).
 
+pub mod cause;
 pub mod diff;
 pub mod fleet;
 pub mod fleetfile;

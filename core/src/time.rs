@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: a way to ask what time it is. The edges do that and hand it in.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
+
+impl From<SystemTime> for Timestamp {
+    /// Before 1970 counts as 1970.
+    fn from(at: SystemTime) -> Self {
+        Self::default().after(at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+    }
+}
 
 impl Timestamp {
     /// This point, later by `by`; saturates.

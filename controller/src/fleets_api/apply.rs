@@ -18,8 +18,9 @@ use super::world::{Newest, World};
 use crate::audit;
 use crate::inventory;
 use crate::records::revision_id;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 use crate::store::{Batch, CommitError, Records};
+use shoal_core::cause::chain;
 
 /// How long a rollout may take where nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10 * 60);

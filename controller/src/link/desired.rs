@@ -9,8 +9,8 @@ use futures_util::StreamExt;
 use shoal_proto::v1::store::HostSpecRecord;
 
 use crate::app::App;
-use crate::refusal::chain;
 use crate::store::{Prefix, Record, RecordError};
+use shoal_core::cause::chain;
 
 /// The pause before a watch that failed begins again.
 const RETRY: Duration = Duration::from_secs(1);

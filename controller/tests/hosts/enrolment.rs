@@ -44,7 +44,10 @@ async fn a_token_enrols_a_host_with_its_labels() {
     let host = stand.show("web-1").await;
     assert_eq!(host.id, agent.id.as_str());
     assert_eq!(host.labels["role"], "web");
-    assert_eq!(host.certificate_expires_ms, clock::timestamp(agent.info().not_after).0);
+    assert_eq!(
+        host.certificate_expires_ms,
+        shoal_core::time::Timestamp::from(agent.info().not_after).0
+    );
     assert!(!host.online && host.last_heard_ms == 0);
 
     let of = async |selector: &str| {
@@ -175,7 +178,7 @@ async fn renewal_keeps_the_key_and_moves_the_end() {
     assert_eq!(info.spki_sha256, agent.info().spki_sha256);
     assert_ne!(info.serial, agent.info().serial);
     let shown = stand.show("web-1").await.certificate_expires_ms;
-    assert_eq!(shown, clock::timestamp(info.not_after).0);
+    assert_eq!(shown, shoal_core::time::Timestamp::from(info.not_after).0);
 
     let csr = key().csr_der().unwrap().into();
     let status = link.renew(RenewRequest { csr }).await.unwrap_err();
