@@ -95,12 +95,13 @@ pub(crate) enum Command {
     Stop(instance::RunArgs),
     /// Restart an instance
     Restart(instance::RunArgs),
-    /// Show the journal of an instance
+    /// Show the journal of an instance; with -o json, one object a line
     Logs(instance::LogsArgs),
     /// Run a command inside an instance
     ///
     /// Standard output and error stay separate, and it exits with the command's own code (126:
-    /// found but not executable, 127: not found). Where `shoal` itself fails, it exits 125.
+    /// found but not executable, 127: not found). Where `shoal` itself fails, it exits 125. The
+    /// command gets no terminal: pipe a script into `-- /bin/sh` rather than typing into one.
     Exec(instance::ExecArgs),
     /// Data volumes that outlived their instances
     #[command(subcommand)]

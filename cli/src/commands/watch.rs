@@ -34,7 +34,8 @@ pub(crate) enum WatchError {
     )]
     Partial { what: String, hosts: Vec<String> },
     #[error(
-        "the rollout of {what} timed out; not ready:{}\n`shoal status {fleet}` says how it is now",
+        "the rollout of {what} timed out; not ready:{}\n`shoal status {fleet}` says \
+         how it is now, `shoal logs` what happened",
         indented(.hosts)
     )]
     TimedOut { what: String, fleet: String, hosts: Vec<String> },

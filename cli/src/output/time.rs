@@ -27,7 +27,7 @@ impl At {
 
     /// How far off it is: `in 23h`, or `3m ago`.
     pub(crate) fn relative(self, now: Timestamp) -> String {
-        if self.0 > now { format!("in {}", span(self.0.since(now))) } else { self.ago(now) }
+        if self.0 > now { format!("in {}", ahead(self.0.since(now))) } else { self.ago(now) }
     }
 }
 
@@ -45,6 +45,17 @@ impl Serialize for At {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// As [`span`], but to the nearest: what was made for 15 minutes just now ends in `15m`.
+fn ahead(duration: Duration) -> String {
+    let half = match duration.as_secs() {
+        0..60 => Duration::from_millis(500),
+        60..3600 => Duration::from_secs(30),
+        3600..172_800 => Duration::from_secs(1800),
+        _ => Duration::from_secs(43_200),
+    };
+    span(duration + half)
 }
 
 /// A duration in its largest unit: `12s`, `5m`, `3h`, `12d`.
@@ -86,6 +97,11 @@ mod tests {
         assert_eq!(at.ago(Timestamp(1_800_000_180_123)), "3m ago");
         assert_eq!(at.ago(Timestamp(0)), "0s ago");
         assert_eq!(at.relative(Timestamp(1_800_000_000_123 - 7_200_000)), "in 2h");
+        for (seconds, wanted) in
+            [(899, "15m"), (59, "59s"), (3599, "1h"), (86_399, "24h"), (31_535_999, "365d")]
+        {
+            assert_eq!(ahead(Duration::from_millis(seconds * 1000 + 400)), wanted);
+        }
         assert_eq!(At::unless_never(0), None);
         assert_eq!(At::new(u64::MAX).to_string(), "a time after the year 9999");
     }

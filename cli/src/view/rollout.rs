@@ -34,7 +34,7 @@ pub(crate) struct HostProgress {
     pub(crate) host: String,
     pub(crate) outcome: Outcome,
     pub(crate) reason: String,
-    generation: Option<u64>,
+    pub(crate) generation: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -195,8 +195,8 @@ impl RolloutView {
         not_ready.map(HostProgress::line).collect()
     }
 
-    /// Lines for the hosts that differ from `before`.
-    pub(crate) fn news(&self, before: Option<&Self>) -> Vec<String> {
+    /// The hosts that differ from `before`.
+    pub(crate) fn news(&self, before: Option<&Self>) -> Vec<&HostProgress> {
         let known = |host: &HostProgress| {
             before.is_some_and(|before| {
                 before.hosts.iter().any(|old| {
@@ -205,7 +205,7 @@ impl RolloutView {
                 })
             })
         };
-        self.hosts.iter().filter(|host| !known(host)).map(HostProgress::line).collect()
+        self.hosts.iter().filter(|host| !known(host)).collect()
     }
 
     /// Whether nothing more will happen.

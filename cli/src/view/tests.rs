@@ -7,7 +7,7 @@ use super::host::HostsView;
 use super::image::ImagesView;
 use super::instance::{DataView, InstanceView, InstancesView};
 use super::plan::PlanView;
-use super::rollout::{RolloutView, RolloutsView};
+use super::rollout::{HostProgress, RolloutView, RolloutsView};
 use super::samples::{self, MINUTE, NOW};
 
 fn now() -> Timestamp {
@@ -143,14 +143,18 @@ fn rollouts() {
     insta::assert_snapshot!("rollouts-table", list.table(now(), false));
     let view = RolloutView::try_from(wire).unwrap();
     insta::assert_snapshot!("rollout-json", json(&view));
-    insta::assert_snapshot!("rollout-news", view.news(None).join("\n"));
+    insta::assert_snapshot!("rollout-news", lines(view.news(None)).join("\n"));
     assert!(view.news(Some(&view)).is_empty());
     let before = RolloutView::try_from(samples::rollout(
         RolloutState::Changing,
         &[("h1", OutcomeKind::Changing, "x"), hosts[2], hosts[3], hosts[0]],
     ))
     .unwrap();
-    assert_eq!(view.news(Some(&before)), ["h1: ready"]);
+    assert_eq!(lines(view.news(Some(&before))), ["h1: ready"]);
+}
+
+fn lines(news: Vec<&HostProgress>) -> Vec<String> {
+    news.into_iter().map(HostProgress::line).collect()
 }
 
 #[test]
