@@ -33,8 +33,8 @@ use shoal_proto::v1::{
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, async_trait};
 
-pub(crate) use self::apply::superseded;
-use self::apply::{Wanted, apply, fleet_spec, known, planned};
+use self::apply::{Wanted, apply, fleet_spec, planned};
+pub(crate) use self::apply::{known, superseded};
 use self::plan::{Change, Need};
 use self::world::{Newest, World};
 use crate::access;

@@ -37,7 +37,7 @@ use crate::app::App;
 use crate::live::Live;
 use crate::refusal::Refusal;
 use crate::store::{Batch, Records};
-use crate::{access, audit, clock};
+use crate::{access, audit, clock, fleets_api};
 
 /// How long a caller has to say what to run.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,6 +75,10 @@ impl Instances {
         request: ListInstancesRequest,
     ) -> Result<ListInstancesResponse, Refusal> {
         let ListInstancesRequest { fleet, selector } = request;
+        if !fleet.is_empty() {
+            // A mistyped name must not look like a fleet that runs nowhere.
+            fleets_api::known(&self.records, &fleet).await?;
+        }
         let mut hosts = self.views().await?;
         if !selector.is_empty() {
             let selector: Selector =
@@ -98,7 +102,8 @@ impl Instances {
         let mut done = Vec::new();
         for target in targets(&hosts, &instance, host.as_deref(), There::Wanted)? {
             // A transaction for each host: their desired states may be large.
-            done.push(run::set(&self.records, &target, verb, who, now).await?);
+            let seen = self.live.status(&target.host).map_or(0, |s| s.observed_generation);
+            done.push(run::set(&self.records, &target, seen, verb, who, now).await?);
         }
         Ok(SetRunResponse { targets: done })
     }

@@ -141,7 +141,7 @@ pub fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String
     let distances = known.into_iter().map(|name| (strsim::damerau_levenshtein(word, name), name));
     match distances.min() {
         Some((distance, name)) if distance <= 1 + word.len() / 4 => {
-            format!("; did you mean {name}?")
+            format!(" (did you mean {name}?)")
         }
         _ => String::new(),
     }
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn the_nearest_name_is_offered_and_no_other() {
         let known = ["shop/main", "shop/db", "mail/main"];
-        assert_eq!(meant("shop/mian", known), "; did you mean shop/main?");
+        assert_eq!(meant("shop/mian", known), " (did you mean shop/main?)");
         assert_eq!(meant("wholly/other", known), "");
         assert_eq!(meant("x", []), "");
     }

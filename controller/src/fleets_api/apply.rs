@@ -260,7 +260,10 @@ fn rollout(revision: &Revision, timeout: Duration) -> Rollout {
 }
 
 /// The newest revision of a fleet that has to be there.
-pub(super) async fn known(records: &Records, name: &str) -> Result<Newest, Refusal> {
+///
+/// # Errors
+/// [`Refusal::NotFound`] where there is none, with the name that is nearest.
+pub(crate) async fn known(records: &Records, name: &str) -> Result<Newest, Refusal> {
     let fleet = name.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
     if let Some(newest) = Newest::load(records, &fleet).await? {
         return Ok(newest);

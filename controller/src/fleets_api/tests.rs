@@ -345,5 +345,5 @@ async fn fleets_are_listed_with_their_rollouts_and_instances() {
     assert_eq!(status.instances.len(), 2);
     assert!(status.instances[0].wanted.is_some() && status.instances[0].observed.is_none());
     let error = lab.fleets().status(request("shpo")).await.unwrap_err();
-    assert_eq!(error.to_string(), "there is no fleet shpo; did you mean shop?");
+    assert_eq!(error.to_string(), "there is no fleet shpo (did you mean shop?)");
 }

@@ -69,10 +69,12 @@ impl Verb {
     }
 }
 
-/// Does `verb` to one instance on one host, on record.
+/// Does `verb` to one instance on one host, on record. `seen` is the newest generation that the
+/// host has reported.
 pub(super) async fn set(
     records: &Records,
     target: &Target,
+    seen: u64,
     verb: Verb,
     who: &str,
     now: Timestamp,
@@ -82,7 +84,10 @@ pub(super) async fn set(
     for _ in 0..ATTEMPTS {
         let stored = records.get::<HostSpecRecord>(host.as_str()).await?.ok_or_else(gone)?;
         let before = inventory::spec(&stored)?;
-        let after = verb.done(&before, id).ok_or_else(gone)?;
+        let mut after = verb.done(&before, id).ok_or_else(gone)?;
+        if after != before {
+            after = before.followed_by(after, seen);
+        }
         let told = RunTarget {
             host: host_name.to_string(),
             generation: after.generation,

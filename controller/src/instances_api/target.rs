@@ -94,6 +94,6 @@ fn not_on(hosts: &[View], id: &InstanceId, host: &str, with: &[&View]) -> Refusa
     if hosts.iter().any(|view| view.host.name.as_str() == host) {
         return Refusal::NotFound(format!("{id} does not run on host {host}; it runs on {names}"));
     }
-    let meant = meant(host, hosts.iter().map(|view| view.host.name.as_str()));
+    let meant = meant(host, with.iter().map(|view| view.host.name.as_str()));
     Refusal::NotFound(format!("there is no host {host}{meant}; {id} runs on {names}"))
 }

@@ -75,7 +75,9 @@ async fn a_list_joins_what_is_wanted_with_what_is_there() {
     assert!(all.instances[1].host_online);
     assert_eq!(all.retained[0].host, "h3");
     assert_eq!(list("", "role=db").await.instances.len(), 1);
-    assert_eq!(list("mail", "").await, ListInstancesResponse::default());
+    let unknown = ListInstancesRequest { fleet: "shpo".into(), ..Default::default() };
+    let error = instances.list(unknown).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no fleet shpo (did you mean shop?)");
     let bad = ListInstancesRequest { selector: "role=".into(), ..Default::default() };
     assert!(matches!(instances.list(bad).await, Err(Refusal::Invalid(_))));
 }
@@ -120,8 +122,8 @@ async fn a_stopped_instance_stays_so_through_a_new_revision() {
 async fn names_that_are_not_there_are_refused_with_the_nearest() {
     let (_lab, instances) = running().await;
     for (instance, host, wanted) in [
-        ("shop/mian", None, "there is no instance shop/mian; did you mean shop/main?"),
-        ("shop/main", Some("h4"), "there is no host h4; did you mean h1?"),
+        ("shop/mian", None, "there is no instance shop/mian (did you mean shop/main?)"),
+        ("shop/main", Some("h4"), "there is no host h4 (did you mean h1?); shop/main runs on"),
         ("shop/main", Some("h3"), "shop/main does not run on host h3; it runs on h1, h2"),
     ] {
         let error = set(&instances, instance, host, RunVerb::Stop).await.unwrap_err();
