@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::authority::{Authority, AuthorityError};
 use crate::blobs::Blobs;
+use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::live::Live;
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
@@ -102,7 +103,10 @@ async fn open_store(dir: &Path) -> Result<Records, AppError> {
 async fn next_epoch(records: &Records, dir: &Path) -> Result<u64, AppError> {
     let stored = records.get::<EpochRecord>(EPOCH).await?;
     let stored = stored.ok_or_else(|| AppError::NoEpoch { dir: dir.into() })?;
-    let epoch = stored.record.epoch.saturating_add(1);
+    // At least the time: a store that was restored from a backup must not fall behind what its
+    // agents have seen, or none would listen to it.
+    let seconds = clock::now().0 / 1000;
+    let epoch = stored.record.epoch.saturating_add(1).max(seconds);
     let mut batch = Batch::new();
     batch.replace(&stored, &EpochRecord { epoch })?;
     records.commit(batch).await?;

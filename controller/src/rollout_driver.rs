@@ -221,6 +221,8 @@ impl<'a> Pass<'a> {
         let nothing = BTreeMap::new();
         let configs = revision.hosts.get(host).unwrap_or(&nothing);
         let after = with_fleet(&spec, &revision.fleet, revision.number, configs);
+        let seen = self.live.status(host).map_or(0, |status| status.observed_generation);
+        let after = spec.followed_by(after, seen);
         let generation = after.generation;
         let mut batch = Batch::new();
         batch.exists::<HostRecord>(host.as_str())?;

@@ -53,6 +53,15 @@ pub struct HostSpec {
     pub instances: Vec<InstanceSpec>,
 }
 
+impl HostSpec {
+    /// `after`, which takes the place of this one, under a generation that the host takes too:
+    /// it has `seen` newer ones than this where the store was restored from a backup.
+    #[must_use]
+    pub fn followed_by(&self, after: Self, seen: u64) -> Self {
+        if seen > self.generation { Self { generation: seen + 1, ..after } } else { after }
+    }
+}
+
 /// Why an agent refuses a desired state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecRefused {
@@ -97,6 +106,15 @@ pub fn accept(accepted: Option<&HostSpec>, offered: &HostSpec) -> Result<bool, S
 mod tests {
     use super::*;
     use crate::spec::tests_support::instance;
+
+    #[test]
+    fn a_restored_store_catches_up_with_its_hosts() {
+        let spec = |generation| HostSpec { generation, instances: vec![] };
+        assert_eq!(spec(5).followed_by(spec(6), 5), spec(6));
+        assert_eq!(spec(5).followed_by(spec(5), 4), spec(5));
+        assert_eq!(spec(5).followed_by(spec(6), 9), spec(10), "above what the host has seen");
+        assert_eq!(spec(5).followed_by(spec(5), 9), spec(10), "also where nothing else changed");
+    }
 
     #[test]
     fn a_generation_is_accepted_once_and_never_backwards() {

@@ -51,7 +51,7 @@ async fn the_admin_of_init_is_known() {
     let stand = Stand::new().await;
     let version = stand.controller().await.get_version(GetVersionRequest {}).await.unwrap();
     let version = version.into_inner();
-    assert_eq!((version.trust_domain.as_str(), version.epoch), ("shoal.test", 1));
+    assert_eq!((version.trust_domain.as_str(), version.epoch), ("shoal.test", stand.app().epoch));
     assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
 }
 

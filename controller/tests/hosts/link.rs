@@ -30,7 +30,7 @@ async fn a_hello_is_welcomed_and_what_it_says_is_shown() {
     let controller_message::Message::Welcome(welcome) = stream.hear().await else {
         panic!("no welcome")
     };
-    assert_eq!((welcome.host_name.as_str(), welcome.epoch), ("web-1", 1));
+    assert_eq!((welcome.host_name.as_str(), welcome.epoch), ("web-1", stand.app().epoch));
     assert_eq!(welcome.heartbeat_ms, 5000);
 
     let host = stand.show("web-1").await;
