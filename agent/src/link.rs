@@ -85,12 +85,12 @@ impl Link {
         let mut pause = PAUSES.0;
         let mut old = None;
         loop {
-            let began = tokio::time::Instant::now();
             let end = tokio::select! {
                 () = stop.cancelled() => End::Stopped,
                 end = self.once(old.take()) => end,
             };
-            self.channel.send_replace(None);
+            // There is a channel from the controller's welcome on.
+            let welcomed = self.channel.send_replace(None).is_some();
             match end {
                 End::Stopped => return,
                 End::Renewed(stream) => {
@@ -99,7 +99,7 @@ impl Link {
                 }
                 End::Lost(why) => warn!(why, "no stream to the controller; trying again"),
             }
-            if began.elapsed() > PAUSES.1 {
+            if welcomed {
                 pause = PAUSES.0;
             }
             tokio::select! {

@@ -67,7 +67,7 @@ pub struct HostProgress {
     pub generation: Option<u64>,
     /// What is known of it.
     pub outcome: Outcome,
-    /// Since when an instance there has been failing without a break.
+    /// Since when instances there have failed, without all being ready in between.
     pub failing_since: Option<Timestamp>,
 }
 
@@ -104,8 +104,8 @@ pub struct Observation<'a> {
     pub status: Option<&'a HostStatus>,
 }
 
-/// How long an instance must be failing without a break before it counts: agents try again by
-/// themselves, and a service that needs two attempts at boot is no failure.
+/// How long after its first failure an instance that fails again is called failed: agents try
+/// again by themselves, and a service that needs two attempts at boot is no failure.
 pub const FAILURE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a rollout asks the controller to do.
@@ -160,10 +160,13 @@ pub fn step<'a>(
     rollout
 }
 
-/// Takes a host's outcome; a failure counts only when it has lasted.
+/// Takes a host's outcome; a failure counts only when it has lasted. Being started once more is
+/// no end of it: what fails over and over does that all the time.
 fn note(progress: &mut HostProgress, outcome: Outcome, now: Timestamp) {
     let Outcome::Failed(why) = outcome else {
-        progress.failing_since = None;
+        if outcome == Outcome::Ready {
+            progress.failing_since = None;
+        }
         progress.outcome = outcome;
         return;
     };

@@ -108,10 +108,24 @@ fn a_failure_late_in_a_rollout_gets_the_same_patience() {
     let slow = seen(all_told(rollout(&["h1"])), &[("h1", starting.clone())], MINUTE);
     let first = seen(slow, &[("h1", failed.clone())], MINUTE + 1000);
     assert_eq!(first.state, State::Changing);
-    let again = seen(first, &[("h1", starting)], MINUTE + 2000);
-    let second = seen(again, &[("h1", failed.clone())], MINUTE + 17_000);
-    assert_eq!(second.state, State::Changing, "a break in between begins it anew");
-    assert_eq!(seen(second, &[("h1", failed)], MINUTE + 32_000).state, State::Failed);
+    let again = seen(first, &[("h1", starting.clone())], MINUTE + 2000);
+    let second = seen(again, &[("h1", failed.clone())], MINUTE + 10_000);
+    assert_eq!(second.state, State::Changing);
+    let third = seen(second, &[("h1", starting)], MINUTE + 17_000);
+    assert_eq!(third.state, State::Changing, "a start is no failure");
+    assert_eq!(seen(third, &[("h1", failed)], MINUTE + 18_000).state, State::Failed);
+}
+
+#[test]
+fn being_ready_in_between_begins_the_patience_anew() {
+    let healthy = status(5, InstanceState::Running, Health::Healthy);
+    let starting = status(5, InstanceState::Starting, Health::None);
+    let failed = status(5, InstanceState::Failed, Health::None);
+    let both = |first: &HostStatus| vec![("h1", first.clone()), ("h2", starting.clone())];
+    let first = seen(all_told(rollout(&["h1", "h2"])), &both(&failed), 1000);
+    let well = seen(first, &both(&healthy), 5000);
+    let ill = seen(well, &both(&failed), 20_000);
+    assert_eq!(ill.hosts[&id("h1")].failing_since, Some(Timestamp(20_000)));
 }
 
 #[test]
