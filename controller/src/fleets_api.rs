@@ -130,7 +130,7 @@ impl Fleets {
 fn instance_change(change: Change, host_online: bool) -> v1::InstanceChange {
     let Change { host: _, host_name, instance, action } = change;
     let (kind, fields) = match action {
-        Action::Create => (ChangeKind::Create, vec![]),
+        Action::Create(fields) => (ChangeKind::Create, fields),
         Action::Replace(fields) => (ChangeKind::Replace, fields),
         Action::Remove => (ChangeKind::Remove, vec![]),
         Action::Keep => (ChangeKind::Keep, vec![]),

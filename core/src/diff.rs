@@ -27,15 +27,27 @@ impl fmt::Display for FieldChange {
     }
 }
 
+/// Every field of a configuration that is new as a whole.
+#[must_use]
+pub fn config_fields(config: &InstanceConfig) -> Vec<FieldChange> {
+    let mut changes = Vec::new();
+    push(&mut changes, "image", None, shown_image(config));
+    for (name, field) in fields(&config.settings) {
+        push(&mut changes, &name, None, Some(field.shown));
+    }
+    changes
+}
+
+fn shown_image(config: &InstanceConfig) -> Option<String> {
+    Some(format!("{} ({})", config.image.reference, config.image.digest.short()))
+}
+
 /// Every field in which `to` differs from `from`; empty where both make the same container.
 #[must_use]
 pub fn config_changes(from: &InstanceConfig, to: &InstanceConfig) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     if from.image.digest != to.image.digest {
-        let show = |c: &InstanceConfig| {
-            Some(format!("{} ({})", c.image.reference, c.image.digest.short()))
-        };
-        push(&mut changes, "image", show(from), show(to));
+        push(&mut changes, "image", shown_image(from), shown_image(to));
     }
     let (old, new) = (fields(&from.settings), fields(&to.settings));
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
@@ -166,6 +178,15 @@ mod tests {
                 "files./etc/x.owner: 0:0 (new)",
             ]
         );
+    }
+
+    #[test]
+    fn a_new_configuration_is_all_its_fields() {
+        let fields = config_fields(&instance("a/b", 1).config);
+        let shown: Vec<String> = fields.iter().map(ToString::to_string).collect();
+        let wanted =
+            ["image: app:1 (010101010101) (new)", "boot: true (new)", "network: host (new)"];
+        assert_eq!(shown, wanted);
     }
 
     #[test]

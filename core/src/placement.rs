@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::diff::{FieldChange, config_changes};
+use crate::diff::{FieldChange, config_changes, config_fields};
 use crate::fleet::{DeclaredInstance, FleetSpec};
 use crate::host::{Host, HostSpec};
 use crate::image::{ImageRef, PinnedImage};
@@ -164,8 +164,8 @@ pub fn with_fleet(
 /// What a new revision does to one instance on one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// It is not there yet.
-    Create,
+    /// It is not there yet; these are its fields.
+    Create(Vec<FieldChange>),
     /// Its container is recreated, for these reasons; its data stays.
     Replace(Vec<FieldChange>),
     /// It is stopped and taken away; its data stays and is listed.
@@ -193,10 +193,13 @@ pub fn host_actions(
         .map(|name| ((*name).clone(), Action::Remove))
         .collect();
     for (name, config) in configs {
-        let action = there.get(name).map_or(Action::Create, |before| {
-            let changes = config_changes(&before.config, config);
-            if changes.is_empty() { Action::Keep } else { Action::Replace(changes) }
-        });
+        let action = match there.get(name) {
+            None => Action::Create(config_fields(config)),
+            Some(before) => match config_changes(&before.config, config) {
+                changes if changes.is_empty() => Action::Keep,
+                changes => Action::Replace(changes),
+            },
+        };
         actions.insert(name.clone(), action);
     }
     actions
@@ -300,7 +303,7 @@ mod tests {
         let of = |name: &str| &actions[&name.parse::<InstanceName>().unwrap()];
         assert_eq!(of("keep"), &Action::Keep);
         assert_eq!(of("gone"), &Action::Remove);
-        assert_eq!(of("fresh"), &Action::Create);
+        assert!(matches!(of("fresh"), Action::Create(fields) if fields.len() == 3));
         assert!(matches!(of("new-image"), Action::Replace(changes) if changes.len() == 1));
     }
 }
