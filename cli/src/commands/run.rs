@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(400);
 pub(crate) enum RunError {
     #[error("no host runs {instance}, so there is nothing to {verb}; see `shoal ps`")]
     NoTarget { instance: String, verb: &'static str },
-    #[error("cannot {verb} {instance}: {}; `shoal logs {instance}` says more", .hosts.join("; "))]
-    Failed { instance: String, verb: &'static str, hosts: Vec<String> },
+    #[error("cannot {verb} {instance}: {}; `shoal logs {instance}@{first}` says more", .hosts.join("; "))]
+    Failed { instance: String, verb: &'static str, hosts: Vec<String>, first: String },
     #[error(
         "not done in time, {verb} {instance}: {}; it is recorded and goes on", .hosts.join("; ")
     )]
@@ -213,8 +213,10 @@ fn conclude(view: &RunView, verb: RunVerb) -> Result<(), RunError> {
     };
     let (failed, late, offline) =
         (those(Outcome::Failed), those(Outcome::TimedOut), those(Outcome::Offline));
-    if !failed.is_empty() {
-        return Err(RunError::Failed { instance, verb, hosts: failed });
+    let first = view.hosts.iter().find(|host| host.outcome == Outcome::Failed);
+    // Logs are of one host, so one is named.
+    if let Some(first) = first.map(|host| host.host.clone()) {
+        return Err(RunError::Failed { instance, verb, hosts: failed, first });
     }
     if !late.is_empty() {
         return Err(RunError::TimedOut { instance, verb, hosts: late });
