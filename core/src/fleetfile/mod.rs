@@ -39,7 +39,8 @@ pub const LARGEST_SPEC: usize = 768 << 10;
 /// Keys of the whole fleet file that this version does not know yet.
 const LATER: &[&str] = &["rollout"];
 
-const INSTANCE: &str = "an instance, such as [instance.main], with image, hosts and boot = true";
+const INSTANCE: &str = "an instance, such as [instance.main], with image, hosts and boot = true; or \
+                        an empty [instance] to take every instance of the fleet away";
 
 /// A text and where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,10 +121,7 @@ impl Reader<'_, '_> {
     fn instances(&mut self, item: &Item<'_>) -> BTreeMap<InstanceName, DeclaredInstance> {
         let mut found = BTreeMap::new();
         let Some(section) = item.section(&mut self.report) else { return found };
-        if section.is_empty() {
-            let help = format!("add {INSTANCE}");
-            self.report.error_help(&item.key, "the fleet has no instances", help);
-        }
+        // An empty table says so on purpose: a fleet that is to have no instances any more.
         for item in section.entries() {
             let name: Option<InstanceName> = item.named(&mut self.report);
             let declared = self.instance(&item);

@@ -194,6 +194,11 @@ fn files_take_in_what_they_name() {
 }
 
 #[test]
+fn a_fleet_may_be_emptied_on_purpose() {
+    assert!(parsed("fleet = \"shop\"\n[instance]\n").instances.is_empty());
+}
+
+#[test]
 fn another_variable_changes_no_instance() {
     let changed = EXAMPLE.replace("unused = 7", "unused = 8\nmore = [1, { a = true }]");
     assert_eq!(parsed(EXAMPLE), parsed(&changed));
@@ -332,7 +337,6 @@ snapshot!(
     [
         "",
         "fleet = \"shop\"\n",
-        "fleet = \"shop\"\n[instance]\n",
         "fleet = \"shop\"\n[instance.main]\n",
         "fleet = \"shop\"\ninstance = { main = {} }\n",
         booted("[instance.main.data.var]\n[instance.main.files.\"/etc/x\"]\n"),
