@@ -134,10 +134,6 @@ impl<'t> Section<'t> {
         Self { path: String::new(), key: 0..0, table, asked: Vec::new(), lacks: Vec::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
     /// Where its key is.
     pub(super) fn key(&self) -> &Span {
         &self.key
