@@ -86,6 +86,16 @@ fn name(error: &rustls::Error) -> Option<HandshakeProblem> {
     }
 }
 
+/// A name of a certificate that someone may dial, from rustls' way to show it, such as
+/// `DnsName("a.example")`; `None` for an identity, which nobody dials.
+fn dialled(shown: &str) -> Option<String> {
+    if shown.starts_with("UniformResourceIdentifier") {
+        return None;
+    }
+    let inside = shown.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    Some(inside.unwrap_or(shown).trim_matches('"').to_owned())
+}
+
 fn certificate_problem(error: &CertificateError) -> HandshakeProblem {
     match error {
         CertificateError::Other(other) => match other.0.downcast_ref::<PinError>() {
@@ -95,7 +105,7 @@ fn certificate_problem(error: &CertificateError) -> HandshakeProblem {
         CertificateError::NotValidForNameContext { expected, presented } => {
             HandshakeProblem::ServerName {
                 expected: expected.to_str().into_owned(),
-                presented: presented.clone(),
+                presented: presented.iter().filter_map(|name| dialled(name)).collect(),
             }
         }
         CertificateError::UnknownIssuer => HandshakeProblem::UnknownCa,

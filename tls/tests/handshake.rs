@@ -193,7 +193,8 @@ async fn a_server_under_another_name_is_refused() {
         panic!("another problem");
     };
     assert_eq!(expected, "elsewhere.test");
-    assert!(presented.iter().any(|name| name.contains(NAME)), "{presented:?}");
+    assert!(presented.contains(&NAME.to_owned()), "{presented:?}");
+    assert!(!presented.iter().any(|name| name.contains("spiffe:")), "{presented:?}");
 }
 
 #[tokio::test]
