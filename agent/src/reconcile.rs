@@ -288,28 +288,15 @@ async fn take<H: Host>(
 ) -> (Vec<Action>, Option<String>) {
     let mut taken = Vec::new();
     for step in steps {
-        info!(machine = %machine, step = name(&step.action), reason = %step.reason, "taking a step");
+        info!(machine = %machine, step = step.action.name(), reason = %step.reason, "taking a step");
         if let Err(error) = host.carry_out(machine, &step.action).await {
             let error = crate::chain(&error);
-            warn!(machine = %machine, step = name(&step.action), error = %error, "a step failed");
-            return (taken, Some(format!("can't {}: {error}", name(&step.action))));
+            warn!(machine = %machine, step = step.action.name(), error = %error, "a step failed");
+            return (taken, Some(format!("can't {}: {error}", step.action.name())));
         }
         taken.push(step.action.clone());
     }
     (taken, None)
-}
-
-fn name(action: &Action) -> &'static str {
-    match action {
-        Action::Stage(_) => "stage",
-        Action::Write(_) => "write",
-        Action::Enable => "enable",
-        Action::Disable => "disable",
-        Action::Start => "start",
-        Action::Stop => "stop",
-        Action::Remove => "remove",
-        Action::Unmount(_) => "unmount",
-    }
 }
 
 #[cfg(test)]

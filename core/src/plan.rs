@@ -124,6 +124,23 @@ pub enum Action {
     Unmount(Digest),
 }
 
+impl Action {
+    /// What it is called in logs and messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Stage(_) => "stage",
+            Self::Write(_) => "write",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Remove => "remove",
+            Self::Unmount(_) => "unmount",
+        }
+    }
+}
+
 /// An action, what it is done to and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {

@@ -38,20 +38,7 @@ fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
 
 fn names(plan: &Plan) -> Vec<&'static str> {
     let machines = plan.machines.values().flatten();
-    machines.chain(&plan.stage).chain(&plan.host).map(|s| name(&s.action)).collect()
-}
-
-fn name(action: &Action) -> &'static str {
-    match action {
-        Action::Stage(_) => "stage",
-        Action::Write(_) => "write",
-        Action::Enable => "enable",
-        Action::Disable => "disable",
-        Action::Start => "start",
-        Action::Stop => "stop",
-        Action::Remove => "remove",
-        Action::Unmount(_) => "unmount",
-    }
+    machines.chain(&plan.stage).chain(&plan.host).map(|s| s.action.name()).collect()
 }
 
 #[test]
