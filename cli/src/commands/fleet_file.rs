@@ -22,7 +22,7 @@ pub(crate) enum FleetFileError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} is not a text file: a fleet file is TOML in UTF-8")]
+    #[error("{path} is not a text file: a fleet file is TOML or JSON, in UTF-8")]
     NotText { path: PathBuf },
     #[error("{0}")]
     Problems(Box<Problems>),

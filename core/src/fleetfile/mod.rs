@@ -1,4 +1,4 @@
-//! The fleet file: from TOML text to a [`FleetSpec`].
+//! The fleet file: from text, TOML or JSON, to a [`FleetSpec`].
 //!
 //! The way in is [`parse`]. It finds every problem of a file at once, each with its place, the
 //! line and, where one is near, the word that was meant. A section is read by taking the keys that
@@ -12,6 +12,7 @@ mod files;
 mod health;
 mod hosts;
 mod instance;
+mod json;
 mod paths;
 mod problem;
 mod report;
@@ -68,17 +69,23 @@ pub fn parse(
         report.error(&(0..0), message);
         return Err(report.into_problems());
     }
-    let (document, errors) = DeTable::parse_recoverable(source.text);
-    report.syntax(&errors);
-    if !report.is_clean() {
-        return Err(report.into_problems());
-    }
+    let Some(document) = tree(source, &mut report) else { return Err(report.into_problems()) };
     let mut reader = Reader { report, read, vars: Variables::default(), fleet: None, bytes: 0 };
-    let spec = reader.document(Section::top(document.get_ref()));
+    let spec = reader.document(Section::top(&document));
     match spec {
         Some(spec) if reader.report.is_clean() => Ok(spec),
         _ => Err(reader.report.into_problems()),
     }
+}
+
+/// The tables and values of the text; `None` where it is not well formed, and that is in the report.
+fn tree<'s>(source: Source<'s>, report: &mut Report<'_>) -> Option<DeTable<'s>> {
+    if json::is_json(source) {
+        return json::read(source.text, report);
+    }
+    let (document, errors) = DeTable::parse_recoverable(source.text);
+    report.syntax(&errors);
+    report.is_clean().then(|| document.into_inner())
 }
 
 /// What reading one file has found so far.
