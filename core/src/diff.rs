@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::spec::{File, FileBody, Health, InstanceConfig, Settings, Start, Value, Vars};
+use crate::spec::{
+    File, FileBody, Health, InstanceConfig, Limits, Link, Mount, Network, Port, Security, Settings,
+    Start, Value, Vars,
+};
 
 /// One field that differs. A side that is not there is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +77,21 @@ struct Field {
 
 fn fields(settings: &Settings) -> BTreeMap<String, Field> {
     // Destructured, so that a new setting can't be forgotten here.
-    let Settings { start, network, env, data, files, vars, health } = settings;
+    let Settings {
+        start,
+        network,
+        env,
+        data,
+        files,
+        vars,
+        health,
+        after,
+        ports,
+        limits,
+        security,
+        mounts,
+        root,
+    } = settings;
     let mut fields = BTreeMap::new();
     let mut add = |name: String, value: String| {
         fields.insert(name, Field { shown: value.clone(), exact: value });
@@ -83,7 +100,7 @@ fn fields(settings: &Settings) -> BTreeMap<String, Field> {
         Start::Boot => add("boot".into(), "true".into()),
         Start::Command(words) => add("command".into(), format!("{words:?}")),
     }
-    add("network".into(), network.to_string());
+    add_network(&mut add, network, ports);
     for (name, value) in env {
         add(format!("env.{name}"), format!("{value:?}"));
     }
@@ -95,14 +112,79 @@ fn fields(settings: &Settings) -> BTreeMap<String, Field> {
     if let Some(health) = health {
         add_health(&mut add, health);
     }
+    if !after.is_empty() {
+        add("after".into(), listed(after));
+    }
+    add_limits(&mut add, limits);
+    add_security(&mut add, security);
+    for (path, Mount { source, writable, shared }) in mounts {
+        add(format!("mounts.{path}.source"), source.to_string());
+        add(format!("mounts.{path}.writable"), writable.to_string());
+        add(format!("mounts.{path}.shared"), shared.to_string());
+    }
+    if !root.is_default() {
+        add("root".into(), root.to_string());
+    }
     for (path, file) in files {
-        add(format!("files.{path}.mode"), format!("{:04o}", file.mode));
-        add(format!("files.{path}.owner"), file.owner.to_string());
+        let File { body: _, mode, owner, reload } = file;
+        add(format!("files.{path}.mode"), format!("{mode:04o}"));
+        add(format!("files.{path}.owner"), owner.to_string());
+        if let Some(unit) = reload {
+            add(format!("files.{path}.reload"), unit.to_string());
+        }
     }
     for (path, file) in files {
         fields.insert(format!("files.{path}"), body_field(file));
     }
     fields
+}
+
+fn listed<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn add_network(add: &mut impl FnMut(String, String), network: &Network, ports: &[Port]) {
+    add("network".into(), network.to_string());
+    if let Some(Link { address, gateway }) = network.link() {
+        address.iter().for_each(|address| add("address".into(), address.to_string()));
+        gateway.iter().for_each(|gateway| add("gateway".into(), gateway.to_string()));
+    }
+    if !ports.is_empty() {
+        add("ports".into(), listed(ports));
+    }
+}
+
+fn add_limits(add: &mut impl FnMut(String, String), limits: &Limits) {
+    let Limits { memory, cpu, tasks, nofile } = limits;
+    memory.iter().for_each(|memory| add("limits.memory".into(), memory.to_string()));
+    cpu.iter().for_each(|cpu| add("limits.cpu".into(), format!("{cpu}%")));
+    tasks.iter().for_each(|tasks| add("limits.tasks".into(), tasks.to_string()));
+    nofile.iter().for_each(|nofile| add("limits.nofile".into(), nofile.to_string()));
+}
+
+fn add_security(add: &mut impl FnMut(String, String), security: &Security) {
+    let Security {
+        capabilities_add,
+        capabilities_drop,
+        new_privileges,
+        private_users,
+        system_calls_allow,
+    } = security;
+    if !capabilities_add.is_empty() {
+        add("security.capabilities-add".into(), listed(capabilities_add));
+    }
+    if !capabilities_drop.is_empty() {
+        add("security.capabilities-drop".into(), listed(capabilities_drop));
+    }
+    if *new_privileges {
+        add("security.new-privileges".into(), "true".into());
+    }
+    if !private_users {
+        add("security.private-users".into(), "false".into());
+    }
+    if !system_calls_allow.is_empty() {
+        add("security.system-calls-allow".into(), listed(system_calls_allow));
+    }
 }
 
 fn add_vars(add: &mut impl FnMut(String, String), vars: &Vars) {
@@ -116,12 +198,18 @@ fn show_value(value: &Value) -> String {
 }
 
 fn add_health(add: &mut impl FnMut(String, String), health: &Health) {
-    let Health { unit, tcp, grace, interval, timeout, retries } = health;
+    let Health { unit, tcp, http, exec, grace, interval, timeout, retries } = health;
     if let Some(unit) = unit {
         add("health.unit".into(), unit.to_string());
     }
     if let Some(tcp) = tcp {
         add("health.tcp".into(), tcp.to_string());
+    }
+    if let Some(http) = http {
+        add("health.http".into(), http.to_string());
+    }
+    if !exec.is_empty() {
+        add("health.exec".into(), format!("{exec:?}"));
     }
     add("health.grace".into(), format!("{grace:?}"));
     add("health.interval".into(), format!("{interval:?}"));
@@ -162,7 +250,12 @@ mod tests {
         to.settings.start = Start::Command(vec!["/bin/true".into()]);
         to.settings.files.insert(
             "/etc/x".parse().unwrap(),
-            File { body: FileBody::Text("a\nb\n".into()), mode: 0o644, owner: Default::default() },
+            File {
+                body: FileBody::Text("a\nb\n".into()),
+                mode: 0o644,
+                owner: Default::default(),
+                reload: None,
+            },
         );
         let shown: Vec<String> =
             config_changes(&from, &to).iter().map(ToString::to_string).collect();
@@ -196,7 +289,12 @@ mod tests {
         for (config, text) in [(&mut from, "one"), (&mut to, "two")] {
             config.settings.files.insert(
                 "/etc/x".parse().unwrap(),
-                File { body: FileBody::Text(text.into()), mode: 0o644, owner: Default::default() },
+                File {
+                    body: FileBody::Text(text.into()),
+                    mode: 0o644,
+                    owner: Default::default(),
+                    reload: None,
+                },
             );
         }
         assert_eq!(config_changes(&from, &to).len(), 1);

@@ -77,6 +77,8 @@ mod tests {
         Checks {
             unit: None,
             tcp: None,
+            http: None,
+            exec: vec![],
             grace: Duration::from_secs(10),
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(1),

@@ -1,9 +1,13 @@
 //! A host: who it is, what it is like, and the whole of what it should run.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::label::Labels;
 use crate::name::{HostId, HostName};
+use crate::peers::Peer;
+use crate::policy::Policy;
 use crate::spec::InstanceSpec;
 
 /// An enrolled host, as far as choosing hosts needs to know it.
@@ -42,6 +46,14 @@ pub struct HostFacts {
     pub agent: String,
     /// The kernel's random id of this boot.
     pub boot_id: String,
+    /// The address by which other hosts reach it: that of its end of the controller's stream.
+    pub address: Option<IpAddr>,
+    /// Files that one process may have open at most (`fs.nr_open`); 0 where it is not known.
+    pub max_files: u64,
+    /// Processes and threads that there may be at most; 0 where it is not known.
+    pub max_tasks: u64,
+    /// What its root allows.
+    pub policy: Policy,
 }
 
 /// The whole desired state of one host. Pushed whole, accepted whole.
@@ -51,6 +63,9 @@ pub struct HostSpec {
     pub generation: u64,
     /// Every instance that the host should have, ordered by id.
     pub instances: Vec<InstanceSpec>,
+    /// Where the instances of its fleets are, on this host and on others, ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
 }
 
 impl HostSpec {
@@ -109,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_restored_store_catches_up_with_its_hosts() {
-        let spec = |generation| HostSpec { generation, instances: vec![] };
+        let spec = |generation| HostSpec { generation, ..HostSpec::default() };
         assert_eq!(spec(5).followed_by(spec(6), 5), spec(6));
         assert_eq!(spec(5).followed_by(spec(5), 4), spec(5));
         assert_eq!(spec(5).followed_by(spec(6), 9), spec(10), "above what the host has seen");
@@ -118,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_generation_is_accepted_once_and_never_backwards() {
-        let spec = |generation, instances| HostSpec { generation, instances };
+        let spec = |generation, instances| HostSpec { generation, instances, peers: vec![] };
         let old = spec(3, vec![]);
         assert_eq!(accept(None, &old), Ok(true));
         assert_eq!(accept(Some(&old), &old.clone()), Ok(false));

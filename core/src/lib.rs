@@ -7,6 +7,8 @@
 
 pub mod cause;
 pub mod diff;
+pub mod drift;
+pub mod event;
 pub mod fleet;
 pub mod fleetfile;
 pub mod health;
@@ -14,6 +16,7 @@ pub mod host;
 pub mod image;
 pub mod label;
 pub mod name;
+pub mod peers;
 pub mod placement;
 pub mod plan;
 pub mod policy;
@@ -24,3 +27,4 @@ pub mod status;
 mod text;
 pub mod time;
 pub mod uidrange;
+pub mod update;

@@ -7,6 +7,7 @@ use crate::fleet::{DeclaredInstance, FleetSpec};
 use crate::host::{Host, HostSpec};
 use crate::image::{ImageRef, PinnedImage};
 use crate::name::{FleetName, HostId, HostName, InstanceId, InstanceName, MachineName};
+use crate::peers::Peer;
 use crate::spec::{InstanceConfig, InstanceSpec, RunState};
 
 /// Why a fleet can't be placed. All reasons are found at once.
@@ -130,7 +131,8 @@ fn machine_clash(
     Some(Unplaceable::SameMachine { instance: name.clone(), machine, other: other.clone() })
 }
 
-/// The desired state of a host with `fleet`'s instances replaced by `configs`.
+/// The desired state of a host with `fleet`'s instances replaced by `configs`, and with `peers` as
+/// where that fleet's instances are.
 ///
 /// What operators asked for (stopped, restarts) stays with the instances that stay. The
 /// generation rises only where something changes; the same spec comes back where nothing does.
@@ -140,6 +142,7 @@ pub fn with_fleet(
     fleet: &FleetName,
     revision: u64,
     configs: &BTreeMap<InstanceName, InstanceConfig>,
+    peers: &[Peer],
 ) -> HostSpec {
     let mut instances: Vec<InstanceSpec> =
         spec.instances.iter().filter(|i| i.id.fleet != *fleet).cloned().collect();
@@ -152,13 +155,17 @@ pub fn with_fleet(
             config: config.clone(),
             run: before.map_or(RunState::Running, |i| i.run),
             restarts: before.map_or(0, |i| i.restarts),
+            paused: before.is_some_and(|i| i.paused),
         });
     }
     instances.sort_by(|a, b| a.id.cmp(&b.id));
-    if instances == spec.instances {
+    let others = spec.peers.iter().filter(|peer| peer.id.fleet != *fleet);
+    let mut peers: Vec<Peer> = others.chain(peers).cloned().collect();
+    peers.sort();
+    if instances == spec.instances && peers == spec.peers {
         return spec.clone();
     }
-    HostSpec { generation: spec.generation + 1, instances }
+    HostSpec { generation: spec.generation + 1, instances, peers }
 }
 
 /// What a new revision does to one instance on one host.
@@ -226,8 +233,14 @@ mod tests {
     }
 
     fn fleet(hosts: HostMatch, image: &str) -> FleetSpec {
-        let declared =
-            DeclaredInstance { image: image.parse().unwrap(), hosts, settings: settings() };
+        let declared = DeclaredInstance {
+            image: image.parse().unwrap(),
+            hosts,
+            count: None,
+            settings: settings(),
+            overrides: vec![],
+            templates: Default::default(),
+        };
         FleetSpec {
             fleet: "shop".parse().unwrap(),
             instances: [("main".parse().unwrap(), declared)].into(),
@@ -272,9 +285,13 @@ mod tests {
         let mut before = instance("shop/main", 1);
         before.run = RunState::Stopped;
         before.restarts = 4;
-        let spec = HostSpec { generation: 7, instances: vec![before, instance("other/x", 1)] };
+        let spec = HostSpec {
+            generation: 7,
+            peers: vec![],
+            instances: vec![before, instance("other/x", 1)],
+        };
         let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
-        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs);
+        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[]);
         assert_eq!(after.generation, 8);
         assert_eq!(after.instances.len(), 2);
         let main = after.instances.iter().find(|i| i.id.to_string() == "shop/main").unwrap();
@@ -283,15 +300,17 @@ mod tests {
 
     #[test]
     fn the_same_revision_again_raises_no_generation() {
-        let spec = HostSpec { generation: 7, instances: vec![instance("shop/main", 1)] };
+        let spec =
+            HostSpec { generation: 7, peers: vec![], instances: vec![instance("shop/main", 1)] };
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
-        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs), spec);
+        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[]), spec);
     }
 
     #[test]
     fn actions_tell_create_replace_remove_and_keep_apart() {
         let spec = HostSpec {
             generation: 1,
+            peers: vec![],
             instances: ["keep", "gone", "new-image"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
                 .into(),

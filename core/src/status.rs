@@ -1,6 +1,7 @@
 //! What was observed: of a host, and of each of its instances.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,23 @@ pub struct InstanceStatus {
     pub uid_base: Option<u32>,
     /// Why it is as it is, for people; the last error where there is one.
     pub message: Option<String>,
+    /// Whether an operator has asked the agent to keep its hands off.
+    pub paused: bool,
+    /// What was found not to be as it should, and is being repaired or waits for it.
+    pub drift: Vec<String>,
+    /// How it ended the last time that it did without being told to.
+    pub last_exit: Option<LastExit>,
+    /// The addresses of its own network, as seen inside.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How a container ended without being told to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// When.
+    pub at: Timestamp,
+    /// How, for people: `exit code 1`, `killed by SIGKILL`, `out of memory`.
+    pub reason: String,
 }
 
 /// Where an instance is in its life.
@@ -82,6 +100,9 @@ pub enum State {
     Stopped,
     /// Could not be started, or ended by itself; tried again with growing pauses.
     Failed,
+    /// Not as wanted although it was repaired over and over; still tried, once in a while. It may
+    /// run or not.
+    Degraded,
 }
 
 impl fmt::Display for State {
@@ -95,6 +116,7 @@ impl fmt::Display for State {
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
+            Self::Degraded => "degraded",
         })
     }
 }
@@ -143,7 +165,10 @@ impl InstanceStatus {
         let why = || self.message.clone().unwrap_or_else(|| "no reason was given".into());
         match (self.state, self.health) {
             (State::Stopped, _) => Verdict::Ready,
-            (State::Failed | State::Blocked, _) => Verdict::Failed(why()),
+            (State::Failed | State::Blocked | State::Degraded, _) => Verdict::Failed(why()),
+            (_, _) if self.paused && !self.current => {
+                Verdict::Waiting("is paused; `shoal unpause` lets the agent at it again".into())
+            }
             (State::Running, _) if !self.current => {
                 Verdict::Waiting("still runs what was wanted before".into())
             }

@@ -61,7 +61,7 @@ impl Reader<'_, '_> {
         section.finish(LATER, &mut self.report);
         let mode = mode.map_or(Some(Mode(0o644)), |mode| mode.parsed("\"0644\"", &mut self.report));
         let owner = read_owner(owner, &mut self.report);
-        Some(File { body: body?, mode: mode?.0, owner: owner? })
+        Some(File { body: body?, mode: mode?.0, owner: owner?, reload: None })
     }
 
     fn body(

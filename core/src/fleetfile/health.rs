@@ -45,6 +45,8 @@ pub(super) fn read(
     Some(Health {
         unit: optional(unit)?,
         tcp: optional(tcp)?,
+        http: None,
+        exec: Vec::new(),
         grace: grace?,
         interval: interval?,
         timeout: timeout?,

@@ -42,7 +42,14 @@ impl Reader<'_, '_> {
         let hosts = hosts.and_then(|item| hosts::read(&item, report));
         let settings = self.settings(&mut section, item);
         section.finish(LATER, &mut self.report);
-        Some(DeclaredInstance { image: image?, hosts: hosts?, settings: settings? })
+        Some(DeclaredInstance {
+            image: image?,
+            hosts: hosts?,
+            count: None,
+            settings: settings?,
+            overrides: Vec::new(),
+            templates: crate::fleet::Templates::default(),
+        })
     }
 
     fn settings(&mut self, section: &mut Section<'_>, instance: &Item<'_>) -> Option<Settings> {
@@ -66,7 +73,21 @@ impl Reader<'_, '_> {
         let Files { files, used } = files;
         let (vars, health) = (self.vars.only(&used), optional(health)?);
         let (start, network) = (start?, network?);
-        let settings = Settings { start, network, env, data, files, vars, health };
+        let settings = Settings {
+            start,
+            network,
+            env,
+            data,
+            files,
+            vars,
+            health,
+            after: Default::default(),
+            ports: Default::default(),
+            limits: Default::default(),
+            security: Default::default(),
+            mounts: Default::default(),
+            root: Default::default(),
+        };
         self.spend_settings(&settings).then_some(settings)
     }
 

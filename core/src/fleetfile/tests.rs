@@ -95,7 +95,7 @@ fn the_designs_example_means_what_it_says() {
     assert_eq!(main.image.to_string(), "belenios:2.5.1");
     assert_eq!(main.hosts, HostMatch::Selector("role=web".parse().unwrap()));
     let body = FileBody::Template("<host {{ domain }}/>\n".into());
-    let file = File { body, mode: 0o644, owner: Owner::default() };
+    let file = File { body, mode: 0o644, owner: Owner::default(), reload: None };
     let volume = DataVolume {
         path: "/var/belenios".parse().unwrap(),
         owner: Owner { uid: 1000, gid: 1000 },
@@ -110,11 +110,14 @@ fn the_designs_example_means_what_it_says() {
         health: Some(Health {
             unit: Some("belenios.service".parse().unwrap()),
             tcp: Some("127.0.0.1:8001".parse().unwrap()),
+            http: None,
+            exec: vec![],
             grace: Duration::from_secs(180),
             interval: Health::DEFAULT_INTERVAL,
             timeout: Health::DEFAULT_TIMEOUT,
             retries: Health::DEFAULT_RETRIES,
         }),
+        ..crate::spec::tests_support::settings()
     };
     assert_eq!(main.settings, wanted);
     assert_eq!(fleet.instances.len(), 1);
@@ -187,7 +190,7 @@ fn files_take_in_what_they_name() {
     let file = |path: &str| &files[&path.parse().unwrap()];
     let body = FileBody::Text("x".into());
     let owner = Owner { uid: 1, gid: 2 };
-    assert_eq!(file("/etc/a"), &File { body, mode: 0o4755, owner });
+    assert_eq!(file("/etc/a"), &File { body, mode: 0o4755, owner, reload: None });
     assert_eq!(file("/etc/b").body, FileBody::Bytes(vec![0xff; 3]));
     assert_eq!(file("/etc/b").mode, 0o600);
     assert!(matches!(&file("/etc/c").body, FileBody::Text(text) if text.contains("{{ domian }}")));

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::UserNamespace;
+use crate::spec::RunState;
 use crate::spec::tests_support::instance;
 
 fn facts() -> HostFacts {
@@ -10,11 +11,21 @@ fn facts() -> HostFacts {
 
 fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
     let policy = Policy::default();
-    plan(Wanted { spec, facts: &facts(), policy: &policy }, observed, Timestamp(now))
+    plan(wanted(spec, &facts(), &policy), observed, Timestamp(now))
+}
+
+fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
+    static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
+    Wanted { spec, host: &HOST, facts, policy, ready_elsewhere: None, at_once: 4 }
+}
+
+/// The hosts file of an instance in a fleet without peers.
+fn no_peers(spec: &InstanceSpec) -> Option<String> {
+    Some(hosts_file(&spec.id, &"h1".parse().unwrap(), &[]))
 }
 
 fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
-    HostSpec { generation: 1, instances }
+    HostSpec { generation: 1, instances, peers: vec![] }
 }
 
 fn up(spec: &InstanceSpec) -> Machine {
@@ -24,7 +35,9 @@ fn up(spec: &InstanceSpec) -> Machine {
         applied: Some(applied),
         unit: Unit::Active,
         enabled: true,
-        attempts: Attempts::default(),
+        ready: true,
+        names: no_peers(spec),
+        ..Machine::default()
     }
 }
 
@@ -46,7 +59,10 @@ fn a_new_instance_is_staged_then_written_and_started() {
     let spec = instance("a/b", 1);
     let wanted = wants(vec![spec]);
     assert_eq!(names(&plan_for(&wanted, &with(&[], &[]), 0)), ["stage"]);
-    assert_eq!(names(&plan_for(&wanted, &with(&[], &[1]), 0)), ["write", "enable", "start"]);
+    assert_eq!(
+        names(&plan_for(&wanted, &with(&[], &[1]), 0)),
+        ["write", "names", "enable", "start"]
+    );
 }
 
 #[test]
@@ -169,17 +185,15 @@ fn reasons_keep_values_of_the_environment_to_themselves() {
 
 #[test]
 fn a_host_that_cannot_isolate_says_so_and_touches_nothing() {
-    let wanted = wants(vec![instance("a/b", 1)]);
+    let spec = wants(vec![instance("a/b", 1)]);
     let facts = HostFacts { kernel: "5.10".into(), ..HostFacts::default() };
     let strict = Policy::default();
-    let lax = Policy { user_namespace: UserNamespace::IfPossible };
+    let lax = Policy { user_namespace: UserNamespace::IfPossible, ..Policy::default() };
     let observed = with(&[], &[1]);
-    let plan_under = |policy: &Policy| {
-        plan(Wanted { spec: &wanted, facts: &facts, policy }, &observed, Timestamp(0))
-    };
+    let plan_under = |policy: &Policy| plan(wanted(&spec, &facts, policy), &observed, Timestamp(0));
     assert!(plan_under(&strict).is_empty());
     assert!(plan_under(&strict).blocked.values().next().unwrap().contains("5.10"));
-    assert_eq!(names(&plan_under(&lax)), ["write", "enable", "start"]);
+    assert_eq!(names(&plan_under(&lax)), ["write", "names", "enable", "start"]);
 }
 
 #[test]
@@ -201,6 +215,132 @@ fn only_unused_images_are_unmounted() {
     assert_eq!(plan.host[0].action, Action::Unmount([2; 32].into()));
 }
 
+#[test]
+fn what_comes_after_others_waits_for_them_and_says_so() {
+    let db = instance("a/db", 1);
+    let mut app = instance("a/app", 1);
+    app.config.settings.after.insert(db.id.clone());
+    let spec = wants(vec![app.clone(), db.clone()]);
+    let machine = app.id.machine();
+    let plan = plan_for(&spec, &with(&[], &[1]), 0);
+    assert!(!plan.machines.contains_key(&machine) && plan.machines.contains_key(&db.id.machine()));
+    assert_eq!(plan.waiting[&machine], "waits for a/db to be ready");
+    let starting = Machine { ready: false, ..up(&db) };
+    assert!(plan_for(&spec, &with(&[(&db, starting)], &[1]), 0).is_empty());
+    let plan = plan_for(&spec, &with(&[(&db, up(&db))], &[1]), 0);
+    assert!(plan.machines.contains_key(&machine) && plan.waiting.is_empty());
+    // What runs is not replaced before what it needs has been.
+    let (new_db, mut new_app) = (instance("a/db", 2), app.clone());
+    new_app.config.image = new_db.config.image.clone();
+    let spec = wants(vec![new_app, new_db.clone()]);
+    let both = [(&app, up(&app)), (&db, up(&db))];
+    let plan = plan_for(&spec, &with(&both, &[1, 2]), 0);
+    assert!(!plan.machines.contains_key(&machine) && plan.waiting.contains_key(&machine));
+    let both = [(&app, up(&app)), (&new_db, up(&new_db))];
+    assert!(plan_for(&spec, &with(&both, &[1, 2]), 0).machines.contains_key(&machine));
+}
+
+#[test]
+fn what_an_operator_has_stopped_or_paused_is_not_waited_for() {
+    let mut app = instance("a/app", 1);
+    app.config.settings.after.insert("a/db".parse().unwrap());
+    let stopped = InstanceSpec { run: RunState::Stopped, ..instance("a/db", 1) };
+    let paused = InstanceSpec { paused: true, ..instance("a/db", 1) };
+    for db in [stopped, paused] {
+        let plan = plan_for(&wants(vec![app.clone(), db]), &with(&[], &[1]), 0);
+        assert!(plan.machines.contains_key(&app.id.machine()));
+    }
+}
+
+#[test]
+fn what_is_elsewhere_is_waited_for_only_where_the_controller_tells() {
+    let mut app = instance("a/app", 1);
+    let db: InstanceId = "a/db".parse().unwrap();
+    app.config.settings.after.insert(db.clone());
+    let spec = wants(vec![app]);
+    let (facts, policy) = (facts(), Policy::default());
+    let told = |ready: Option<&BTreeSet<InstanceId>>| {
+        let wanted = Wanted { ready_elsewhere: ready, ..wanted(&spec, &facts, &policy) };
+        plan(wanted, &with(&[], &[1]), Timestamp(0)).is_empty()
+    };
+    assert!(told(Some(&BTreeSet::new())));
+    assert!(!told(Some(&[db].into())));
+    assert!(!told(None), "a host without its controller waits for no one");
+}
+
+#[test]
+fn only_a_few_start_at_once() {
+    let all: Vec<InstanceSpec> = (0..9).map(|n| instance(&format!("a/i{n}"), 1)).collect();
+    let plan = plan_for(&wants(all.clone()), &with(&[], &[1]), 0);
+    assert_eq!((plan.machines.len(), plan.waiting.len()), (4, 5));
+    let attempts = Attempts { failures: 1, last: Some(Timestamp(0)) };
+    let starting = |spec| Machine { unit: Unit::Activating, attempts, ..up(spec) };
+    let busy: Vec<_> = all.iter().take(4).map(|spec| (spec, starting(spec))).collect();
+    assert!(plan_for(&wants(all.clone()), &with(&busy, &[1]), 1000).is_empty());
+    let hung = plan_for(&wants(all.clone()), &with(&busy, &[1]), 60_000);
+    assert_eq!(hung.machines.len(), 4, "those that hang hold up no one for ever");
+}
+
+#[test]
+fn a_paused_instance_is_not_touched() {
+    let old = instance("a/b", 1);
+    let paused = InstanceSpec { paused: true, restarts: 3, ..instance("a/b", 2) };
+    let dead = Machine { unit: Unit::Failed, enabled: false, ..up(&old) };
+    for found in [up(&old), dead] {
+        assert!(
+            plan_for(&wants(vec![paused.clone()]), &with(&[(&old, found)], &[1, 2]), 0).is_empty()
+        );
+    }
+}
+
+#[test]
+fn what_a_running_container_can_take_is_refreshed_in_place() {
+    let old = instance("a/b", 1);
+    let mut new = old.clone();
+    new.config.settings.limits.tasks = Some(64);
+    let wanted = wants(vec![new]);
+    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, up(&old))], &[1]), 0)), ["refresh"]);
+    let starting = Machine { unit: Unit::Activating, ..up(&old) };
+    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, starting)], &[1]), 0)), ["stop"]);
+    let down = Machine { unit: Unit::Failed, ..up(&old) };
+    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, down)], &[1]), 0)), ["write", "start"]);
+}
+
+#[test]
+fn drift_is_repaired_with_its_reason_and_not_in_a_loop() {
+    let spec = instance("a/b", 1);
+    let path = || "/etc/x".parse().unwrap();
+    let cases: [(Vec<Drift>, &[&str]); 4] = [
+        (vec![Drift::Unit("50-shoal.conf".into())], &["configure"]),
+        (vec![Drift::File(path())], &["refresh"]),
+        (vec![Drift::Mount(path()), Drift::File(path())], &["stop"]),
+        (vec![Drift::Image], &["stop"]),
+    ];
+    for (drift, steps) in cases {
+        let found = Machine { drift, ..up(&spec) };
+        let plan =
+            plan_for(&wants(vec![spec.clone()]), &with(&[(&spec, found.clone())], &[1]), 9000);
+        assert_eq!(names(&plan), steps);
+        assert!(plan.repairs.contains(&spec.id.machine()));
+        let reason = &plan.machines.values().next().unwrap()[0].reason;
+        assert!(reason.contains("edited") || reason.contains("/etc/x") || reason.contains("image"));
+        let repairs = Attempts { failures: 4, last: Some(Timestamp(8000)) };
+        let again = Machine { repairs, ..found };
+        let plan = plan_for(&wants(vec![spec.clone()]), &with(&[(&spec, again)], &[1]), 9000);
+        assert!(plan.is_empty() && plan.again_at == Some(Timestamp(16_000)));
+    }
+}
+
+#[test]
+fn the_hosts_file_follows_the_peers() {
+    let spec = instance("a/b", 1);
+    let mut wanted = wants(vec![spec.clone()]);
+    let (host, address) = ("h2".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    wanted.peers.push(crate::peers::Peer { id: "a/db".parse().unwrap(), host, address });
+    let plan = plan_for(&wanted, &with(&[(&spec, up(&spec))], &[1]), 0);
+    assert_eq!(names(&plan), ["names"]);
+}
+
 /// What a host does with a plan: begun starts and stops end later, transfers at once.
 fn carry_out(plan: &Plan, observed: &mut Observed) {
     for (machine, steps) in &plan.machines {
@@ -218,17 +358,22 @@ fn carry_out(plan: &Plan, observed: &mut Observed) {
 }
 
 fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
-    let absent = Machine {
-        applied: None,
-        unit: Unit::Inactive,
-        enabled: false,
-        attempts: Attempts::default(),
-    };
-    let found = observed.machines.entry(machine.clone()).or_insert(absent);
+    let found = observed.machines.entry(machine.clone()).or_default();
     match action {
         Action::Write(spec) => {
             assert!(found.unit.is_down(), "the record is written only while the unit is down");
-            *found = Machine { enabled: found.enabled, unit: Unit::Inactive, ..up(spec) };
+            let names = found.names.take();
+            *found = Machine { enabled: found.enabled, unit: Unit::Inactive, names, ..up(spec) };
+        }
+        Action::Refresh(spec, _) => {
+            assert_eq!(found.unit, Unit::Active, "only what runs is refreshed");
+            found.applied = up(spec).applied;
+            found.drift.retain(|drift| !matches!(drift, Drift::File(_)));
+        }
+        Action::Configure => found.drift.retain(|drift| !matches!(drift, Drift::Unit(_))),
+        Action::Names(names) => {
+            assert!(found.applied.is_some(), "the record's directory is there");
+            found.names = Some(names.clone());
         }
         Action::Enable => found.enabled = true,
         Action::Disable => found.enabled = false,
@@ -238,7 +383,10 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
             observed.mounts.insert(applied.config.image.digest);
             found.unit = Unit::Activating;
         }
-        Action::Stop => found.unit = Unit::Deactivating,
+        Action::Stop => {
+            found.unit = Unit::Deactivating;
+            found.drift.clear();
+        }
         Action::Remove => {
             assert!(found.unit.is_down(), "only what is down is removed");
             observed.machines.remove(machine);
@@ -257,11 +405,20 @@ fn settle(observed: &mut Observed) {
     }
 }
 
+/// An instance that may come after those whose names are before its own, so that there is no ring.
 fn any_instance() -> impl Strategy<Value = InstanceSpec> {
-    (0..4_u8, 1..4_u8, any::<bool>(), 0..3_u64).prop_map(|(name, image, stopped, restarts)| {
-        let run = if stopped { RunState::Stopped } else { RunState::Running };
-        InstanceSpec { run, restarts, ..instance(&format!("f/i{name}"), image) }
-    })
+    (0..4_u8, 1..4_u8, any::<bool>(), 0..3_u64, any::<[bool; 4]>(), any::<bool>()).prop_map(
+        |(name, image, stopped, restarts, after, grace)| {
+            let run = if stopped { RunState::Stopped } else { RunState::Running };
+            let mut spec = InstanceSpec { run, restarts, ..instance(&format!("f/i{name}"), image) };
+            let before = (0..name).filter(|other| after[usize::from(*other)]);
+            let settings = &mut spec.config.settings;
+            settings.after = before.map(|n| format!("f/i{n}").parse().unwrap()).collect();
+            let memory = grace.then_some(crate::spec::Memory(1 << 20));
+            settings.limits = crate::spec::Limits { memory, ..Default::default() };
+            spec
+        },
+    )
 }
 
 fn any_spec() -> impl Strategy<Value = HostSpec> {
@@ -281,15 +438,23 @@ fn any_unit() -> impl Strategy<Value = Unit> {
     ])
 }
 
+fn any_drift() -> impl Strategy<Value = Vec<Drift>> {
+    let path = || "/etc/x".parse().unwrap();
+    let all =
+        vec![Drift::Unit("x.conf".into()), Drift::File(path()), Drift::Mount(path()), Drift::Image];
+    prop::sample::subsequence(all, 0..3)
+}
+
 fn any_observed() -> impl Strategy<Value = Observed> {
-    let machine = (any_instance(), any_unit(), any::<bool>(), any::<bool>());
+    let machine = (any_instance(), any_unit(), any::<bool>(), any::<bool>(), any_drift());
     (prop::collection::vec(machine, 0..4), prop::collection::btree_set(1..4_u8, 0..4)).prop_map(
         |(machines, images)| Observed {
             machines: machines
                 .into_iter()
-                .map(|(spec, unit, enabled, recorded)| {
+                .map(|(spec, unit, enabled, recorded, drift)| {
                     let applied = up(&spec).applied.filter(|_| recorded || !unit.is_down());
-                    (spec.id.machine(), Machine { applied, unit, enabled, ..up(&spec) })
+                    let drift = if unit == Unit::Active { drift } else { vec![] };
+                    (spec.id.machine(), Machine { applied, unit, enabled, drift, ..up(&spec) })
                 })
                 .collect(),
             images: images.iter().map(|i| [*i; 32].into()).collect(),
@@ -303,7 +468,7 @@ proptest! {
     /// From any state a host converges in a few passes, and then has an empty plan.
     #[test]
     fn it_converges_and_then_rests(spec in any_spec(), mut observed in any_observed()) {
-        for _ in 0..12 {
+        for _ in 0..24 {
             let plan = plan_for(&spec, &observed, 0);
             carry_out(&plan, &mut observed);
             settle(&mut observed);

@@ -42,6 +42,10 @@ fn status(generation: u64, state: InstanceState, health: Health) -> HostStatus {
         restarts: 0,
         uid_base: None,
         message: Some("exited with 1".into()),
+        paused: false,
+        drift: vec![],
+        last_exit: None,
+        addresses: vec![],
     };
     HostStatus {
         observed_generation: generation,

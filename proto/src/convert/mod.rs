@@ -1,6 +1,9 @@
 //! Wire messages to core values and back. The way in checks everything once.
 
+mod event;
+mod facts;
 mod rollout;
+mod settings;
 mod spec;
 mod status;
 

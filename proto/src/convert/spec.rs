@@ -1,22 +1,22 @@
 //! Fleets, instances and desired states.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use shoal_core::fleet::{DeclaredInstance, FleetSpec};
+use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::host::HostSpec;
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
+use shoal_core::peers::Peer;
 use shoal_core::spec::{
-    DataVolume, File, FileBody, Health, InstanceConfig, InstanceSpec, Network, Owner, RunState,
-    Settings, Start, UIDS_PER_INSTANCE, Value,
+    DataVolume, File, FileBody, InstanceConfig, InstanceSpec, Owner, RunState, UIDS_PER_INSTANCE,
+    Value,
 };
 
-use super::{Invalid, digest, digest_bytes, millis, parse, required};
+use super::{Invalid, digest, digest_bytes, parse, required};
 use crate::v1;
 
 /// A map with checked keys and converted values.
-fn map<K, V, W>(
+pub(super) fn map<K, V, W>(
     field: &'static str,
     wire: BTreeMap<String, W>,
     convert: impl Fn(W) -> Result<V, Invalid>,
@@ -28,7 +28,10 @@ where
     wire.into_iter().map(|(key, value)| Ok((parse(field, &key)?, convert(value)?))).collect()
 }
 
-fn unmap<K: ToString, V, W>(map: BTreeMap<K, V>, convert: impl Fn(V) -> W) -> BTreeMap<String, W> {
+pub(super) fn unmap<K: ToString, V, W>(
+    map: BTreeMap<K, V>,
+    convert: impl Fn(V) -> W,
+) -> BTreeMap<String, W> {
     map.into_iter().map(|(key, value)| (key.to_string(), convert(value))).collect()
 }
 
@@ -55,8 +58,23 @@ impl TryFrom<v1::DeclaredInstance> for DeclaredInstance {
     type Error = Invalid;
 
     fn try_from(wire: v1::DeclaredInstance) -> Result<Self, Invalid> {
-        let v1::DeclaredInstance { image, hosts, settings } = wire;
+        let v1::DeclaredInstance {
+            image,
+            hosts,
+            settings,
+            count,
+            overrides,
+            env_templates,
+            address_template,
+        } = wire;
+        let overrides: Result<_, Invalid> = overrides.into_iter().map(Override::try_from).collect();
+        if count == Some(0) {
+            return Err(Invalid::value("count", "it is at least 1"));
+        }
         Ok(Self {
+            count,
+            overrides: overrides?,
+            templates: Templates { env: map("env", env_templates, Ok)?, address: address_template },
             image: parse("image", &image)?,
             hosts: required("hosts", hosts)?.try_into()?,
             settings: required("settings", settings)?.try_into()?,
@@ -66,12 +84,34 @@ impl TryFrom<v1::DeclaredInstance> for DeclaredInstance {
 
 impl From<DeclaredInstance> for v1::DeclaredInstance {
     fn from(declared: DeclaredInstance) -> Self {
-        let DeclaredInstance { image, hosts, settings } = declared;
+        let DeclaredInstance { image, hosts, count, settings, overrides, templates } = declared;
+        let Templates { env, address } = templates;
         Self {
+            count,
+            overrides: overrides.into_iter().map(Into::into).collect(),
+            env_templates: unmap(env, |text| text),
+            address_template: address,
             image: image.to_string(),
             hosts: Some(hosts.into()),
             settings: Some(settings.into()),
         }
+    }
+}
+
+impl TryFrom<v1::VarsOverride> for Override {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::VarsOverride) -> Result<Self, Invalid> {
+        let v1::VarsOverride { hosts, vars } = wire;
+        let hosts = required("overrides.hosts", hosts)?.try_into()?;
+        Ok(Self { hosts, vars: map("overrides.vars", vars, Value::try_from)? })
+    }
+}
+
+impl From<Override> for v1::VarsOverride {
+    fn from(over: Override) -> Self {
+        let Override { hosts, vars } = over;
+        Self { hosts: Some(hosts.into()), vars: unmap(vars, Into::into) }
     }
 }
 
@@ -110,16 +150,38 @@ impl TryFrom<v1::HostSpec> for HostSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
-        let v1::HostSpec { generation, instances } = wire;
+        let v1::HostSpec { generation, instances, peers } = wire;
+        let peers: Result<_, Invalid> = peers.into_iter().map(Peer::try_from).collect();
         let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
-        Ok(Self { generation, instances: instances? })
+        Ok(Self { generation, instances: instances?, peers: peers? })
     }
 }
 
 impl From<HostSpec> for v1::HostSpec {
     fn from(spec: HostSpec) -> Self {
-        let HostSpec { generation, instances } = spec;
-        Self { generation, instances: instances.into_iter().map(Into::into).collect() }
+        let HostSpec { generation, instances, peers } = spec;
+        Self {
+            generation,
+            instances: instances.into_iter().map(Into::into).collect(),
+            peers: peers.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Peer> for Peer {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Peer) -> Result<Self, Invalid> {
+        let v1::Peer { id, host, address } = wire;
+        let address = parse("address", &address)?;
+        Ok(Self { id: parse("id", &id)?, host: parse("host", &host)?, address })
+    }
+}
+
+impl From<Peer> for v1::Peer {
+    fn from(peer: Peer) -> Self {
+        let Peer { id, host, address } = peer;
+        Self { id: id.to_string(), host: host.to_string(), address: address.to_string() }
     }
 }
 
@@ -127,26 +189,26 @@ impl TryFrom<v1::InstanceSpec> for InstanceSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::InstanceSpec) -> Result<Self, Invalid> {
-        let v1::InstanceSpec { id, revision, config, run, restarts } = wire;
+        let v1::InstanceSpec { id, revision, config, run, restarts, paused } = wire;
         let run = match v1::RunState::try_from(run) {
             Ok(v1::RunState::Running) => RunState::Running,
             Ok(v1::RunState::Stopped) => RunState::Stopped,
             _ => return Err(Invalid::Unknown { field: "run", value: run }),
         };
         let config = required("config", config)?.try_into()?;
-        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts })
+        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts, paused })
     }
 }
 
 impl From<InstanceSpec> for v1::InstanceSpec {
     fn from(spec: InstanceSpec) -> Self {
-        let InstanceSpec { id, revision, config, run, restarts } = spec;
+        let InstanceSpec { id, revision, config, run, restarts, paused } = spec;
         let run = match run {
             RunState::Running => v1::RunState::Running,
             RunState::Stopped => v1::RunState::Stopped,
         };
         let config = Some(config.into());
-        Self { id: id.to_string(), revision, config, run: run.into(), restarts }
+        Self { id: id.to_string(), revision, config, run: run.into(), restarts, paused }
     }
 }
 
@@ -186,67 +248,6 @@ impl From<PinnedImage> for v1::PinnedImage {
     }
 }
 
-impl TryFrom<v1::Settings> for Settings {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::Settings) -> Result<Self, Invalid> {
-        let v1::Settings { start, network, env, data, files, vars, health } = wire;
-        Ok(Self {
-            start: start_from(required("start", start)?)?,
-            network: network_from(network)?,
-            env: map("env", env, Ok)?,
-            data: map("data", data, DataVolume::try_from)?,
-            files: map("files", files, File::try_from)?,
-            vars: map("vars", vars, Value::try_from)?,
-            health: health.map(Health::try_from).transpose()?,
-        })
-    }
-}
-
-impl From<Settings> for v1::Settings {
-    fn from(settings: Settings) -> Self {
-        use v1::settings::Start as Wire;
-        let Settings { start, network, env, data, files, vars, health } = settings;
-        let start = match start {
-            Start::Boot => Wire::Boot(v1::Boot {}),
-            Start::Command(words) => Wire::Command(v1::Command { words }),
-        };
-        let network = match network {
-            Network::Host => v1::Network::Host,
-            Network::Private => v1::Network::Private,
-        };
-        Self {
-            start: Some(start),
-            network: network.into(),
-            env: unmap(env, |value| value),
-            data: unmap(data, Into::into),
-            files: unmap(files, Into::into),
-            vars: unmap(vars, Into::into),
-            health: health.map(Into::into),
-        }
-    }
-}
-
-fn start_from(wire: v1::settings::Start) -> Result<Start, Invalid> {
-    Ok(match wire {
-        v1::settings::Start::Boot(v1::Boot {}) => Start::Boot,
-        v1::settings::Start::Command(v1::Command { words }) => {
-            if words.first().is_none_or(String::is_empty) {
-                return Err(Invalid::value("command", "it has no words"));
-            }
-            Start::Command(words)
-        }
-    })
-}
-
-fn network_from(wire: i32) -> Result<Network, Invalid> {
-    match v1::Network::try_from(wire) {
-        Ok(v1::Network::Host) => Ok(Network::Host),
-        Ok(v1::Network::Private) => Ok(Network::Private),
-        _ => Err(Invalid::Unknown { field: "network", value: wire }),
-    }
-}
-
 fn owner(uid: u32, gid: u32) -> Result<Owner, Invalid> {
     if uid >= UIDS_PER_INSTANCE || gid >= UIDS_PER_INSTANCE {
         return Err(Invalid::value("owner", "numbers of users and groups are below 65536"));
@@ -275,7 +276,7 @@ impl TryFrom<v1::File> for File {
 
     fn try_from(wire: v1::File) -> Result<Self, Invalid> {
         use v1::file::Body;
-        let v1::File { body, mode, uid, gid } = wire;
+        let v1::File { body, mode, uid, gid, reload } = wire;
         let body = match required("body", body)? {
             Body::Text(text) => FileBody::Text(text),
             Body::Bytes(bytes) => FileBody::plain(bytes.into()),
@@ -287,20 +288,21 @@ impl TryFrom<v1::File> for File {
         if mode > 0o7777 {
             return Err(Invalid::value("mode", "a mode is at most 7777"));
         }
-        Ok(Self { body, mode, owner: owner(uid, gid)? })
+        let reload = reload.map(|unit| parse("reload", &unit)).transpose()?;
+        Ok(Self { body, mode, owner: owner(uid, gid)?, reload })
     }
 }
 
 impl From<File> for v1::File {
     fn from(file: File) -> Self {
         use v1::file::Body;
-        let File { body, mode, owner: Owner { uid, gid } } = file;
+        let File { body, mode, owner: Owner { uid, gid }, reload } = file;
         let body = match body {
             FileBody::Text(text) => Body::Text(text),
             FileBody::Bytes(bytes) => Body::Bytes(bytes.into()),
             FileBody::Template(text) => Body::Template(text),
         };
-        Self { body: Some(body), mode, uid, gid }
+        Self { body: Some(body), mode, uid, gid, reload: reload.map(Into::into) }
     }
 }
 
@@ -342,41 +344,14 @@ impl From<Value> for v1::Value {
     }
 }
 
-impl TryFrom<v1::HealthChecks> for Health {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::HealthChecks) -> Result<Self, Invalid> {
-        let v1::HealthChecks { unit, tcp, grace_ms, interval_ms, timeout_ms, retries } = wire;
-        if interval_ms == 0 || timeout_ms == 0 || retries == 0 {
-            return Err(Invalid::value("health", "interval, timeout and retries are at least 1"));
-        }
-        Ok(Self {
-            unit: unit.map(|text| parse("health.unit", &text)).transpose()?,
-            tcp: tcp.map(|text| parse("health.tcp", &text)).transpose()?,
-            grace: Duration::from_millis(grace_ms),
-            interval: Duration::from_millis(interval_ms),
-            timeout: Duration::from_millis(timeout_ms),
-            retries,
-        })
-    }
-}
-
-impl From<Health> for v1::HealthChecks {
-    fn from(health: Health) -> Self {
-        let Health { unit, tcp, grace, interval, timeout, retries } = health;
-        Self {
-            unit: unit.map(Into::into),
-            tcp: tcp.map(Into::into),
-            grace_ms: millis(grace),
-            interval_ms: millis(interval),
-            timeout_ms: millis(timeout),
-            retries,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use shoal_core::spec::{
+        Health, Limits, Link, Memory, Mount, Network, Root, Security, Settings, Start,
+    };
+
     use super::*;
 
     fn settings() -> Settings {
@@ -384,12 +359,23 @@ mod tests {
             body: FileBody::Template("{{ domain }}".into()),
             mode: 0o640,
             owner: Owner { uid: 1, gid: 2 },
+            reload: Some("x.service".parse().unwrap()),
         };
-        let binary =
-            File { body: FileBody::Bytes(vec![0xff]), mode: 0o644, owner: Owner::default() };
+        let binary = File {
+            body: FileBody::Bytes(vec![0xff]),
+            mode: 0o644,
+            owner: Owner::default(),
+            reload: None,
+        };
         Settings {
             start: Start::Command(vec!["/bin/app".into(), "-x".into()]),
-            network: Network::Private,
+            network: Network::Bridge(
+                "br0".parse().unwrap(),
+                Link {
+                    address: Some("10.0.0.2/24".parse().unwrap()),
+                    gateway: Some("10.0.0.1".parse().unwrap()),
+                },
+            ),
             env: [("A".parse().unwrap(), "b c".into())].into(),
             data: [(
                 "var".parse().unwrap(),
@@ -406,11 +392,34 @@ mod tests {
             health: Some(Health {
                 unit: Some("x.service".parse().unwrap()),
                 tcp: Some("127.0.0.1:80".parse().unwrap()),
+                http: Some("http://127.0.0.1:81/x".parse().unwrap()),
+                exec: vec!["/bin/true".into()],
                 grace: Duration::from_millis(1500),
                 interval: Health::DEFAULT_INTERVAL,
                 timeout: Health::DEFAULT_TIMEOUT,
                 retries: 3,
             }),
+            after: ["shop/db".parse().unwrap()].into(),
+            ports: vec!["80:8080/tcp".parse().unwrap(), "53/udp".parse().unwrap()],
+            limits: Limits {
+                memory: Some(Memory(1 << 29)),
+                cpu: Some(150),
+                tasks: Some(64),
+                nofile: Some(1024),
+            },
+            security: Security {
+                capabilities_add: ["CAP_SYS_NICE".parse().unwrap()].into(),
+                capabilities_drop: ["CAP_NET_RAW".parse().unwrap()].into(),
+                new_privileges: true,
+                private_users: false,
+                system_calls_allow: ["@keyring".parse().unwrap()].into(),
+            },
+            mounts: [(
+                "/media".parse().unwrap(),
+                Mount { source: "/srv/media".parse().unwrap(), writable: true, shared: true },
+            )]
+            .into(),
+            root: Root::Memory,
         }
     }
 
@@ -426,6 +435,12 @@ mod tests {
                 config: InstanceConfig { image, settings: settings() },
                 run: RunState::Stopped,
                 restarts: 2,
+                paused: true,
+            }],
+            peers: vec![Peer {
+                id: "shop/db".parse().unwrap(),
+                host: "h2".parse().unwrap(),
+                address: "fd00::2".parse().unwrap(),
             }],
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
@@ -438,8 +453,20 @@ mod tests {
             HostMatch::Selector("role=web".parse().unwrap()),
             HostMatch::Names(vec!["h1".parse().unwrap()]),
         ] {
-            let declared =
-                DeclaredInstance { image: "app:1".parse().unwrap(), hosts, settings: settings() };
+            let declared = DeclaredInstance {
+                image: "app:1".parse().unwrap(),
+                hosts: hosts.clone(),
+                count: Some(2),
+                settings: settings(),
+                overrides: vec![Override {
+                    hosts,
+                    vars: [("domain".into(), Value::Text("b".into()))].into(),
+                }],
+                templates: Templates {
+                    env: [("B".parse().unwrap(), "{{ domain }}".into())].into(),
+                    address: Some("{{ ip }}/24".into()),
+                },
+            };
             let spec = FleetSpec {
                 fleet: "shop".parse().unwrap(),
                 instances: [("main".parse().unwrap(), declared)].into(),
@@ -464,6 +491,8 @@ mod tests {
         };
         assert!(error(wild).contains("not a plain path"));
         assert!(error(|s| s.files.get_mut("/etc/x").unwrap().uid = 70_000).contains("65536"));
+        assert!(error(|s| s.ports[0].host = 70_000).contains("65535"));
+        assert!(error(|s| s.network_name = None).contains("network_name is missing"));
         assert!(error(|s| s.files.get_mut("/etc/x").unwrap().mode = 0o10000).contains("7777"));
     }
 }

@@ -1,7 +1,6 @@
 //! What agents report.
 
-use shoal_core::host::HostFacts;
-use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
+use shoal_core::status::{Health, HostStatus, InstanceStatus, LastExit, RetainedData, State};
 use shoal_core::time::Timestamp;
 
 use super::{Invalid, digest, digest_bytes, parse};
@@ -72,6 +71,10 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             restarts,
             uid_base,
             message,
+            paused,
+            drift,
+            last_exit,
+            addresses,
         } = wire;
         Ok(Self {
             id: parse("id", &id)?,
@@ -86,6 +89,10 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             restarts,
             uid_base,
             message,
+            paused,
+            drift,
+            last_exit: last_exit.map(Into::into),
+            addresses: addresses.iter().map(|a| parse("addresses", a)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -105,6 +112,10 @@ impl From<InstanceStatus> for v1::InstanceStatus {
             restarts,
             uid_base,
             message,
+            paused,
+            drift,
+            last_exit,
+            addresses,
         } = status;
         Self {
             id: id.to_string(),
@@ -119,7 +130,25 @@ impl From<InstanceStatus> for v1::InstanceStatus {
             restarts,
             uid_base,
             message,
+            paused,
+            drift,
+            last_exit: last_exit.map(Into::into),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+impl From<v1::LastExit> for LastExit {
+    fn from(wire: v1::LastExit) -> Self {
+        let v1::LastExit { at_ms, reason } = wire;
+        Self { at: Timestamp(at_ms), reason }
+    }
+}
+
+impl From<LastExit> for v1::LastExit {
+    fn from(exit: LastExit) -> Self {
+        let LastExit { at, reason } = exit;
+        Self { at_ms: at.0, reason }
     }
 }
 
@@ -135,6 +164,7 @@ fn state_from(wire: i32) -> Result<State, Invalid> {
         Ok(Wire::Stopping) => State::Stopping,
         Ok(Wire::Stopped) => State::Stopped,
         Ok(Wire::Failed) => State::Failed,
+        Ok(Wire::Degraded) => State::Degraded,
         Ok(Wire::Unspecified) | Err(_) => return Err(unknown),
     })
 }
@@ -150,6 +180,7 @@ fn state_to(state: State) -> v1::InstanceState {
         State::Stopping => Wire::Stopping,
         State::Stopped => Wire::Stopped,
         State::Failed => Wire::Failed,
+        State::Degraded => Wire::Degraded,
     }
 }
 
@@ -174,68 +205,6 @@ fn health_to(health: Health) -> v1::InstanceHealth {
     }
 }
 
-impl From<v1::HostFacts> for HostFacts {
-    fn from(wire: v1::HostFacts) -> Self {
-        let v1::HostFacts {
-            os,
-            kernel,
-            architecture,
-            systemd,
-            cpus,
-            memory,
-            disk_total,
-            disk_free,
-            idmapped_squashfs,
-            agent,
-            boot_id,
-        } = wire;
-        Self {
-            os,
-            kernel,
-            architecture,
-            systemd,
-            cpus,
-            memory,
-            disk_total,
-            disk_free,
-            idmapped_squashfs,
-            agent,
-            boot_id,
-        }
-    }
-}
-
-impl From<HostFacts> for v1::HostFacts {
-    fn from(facts: HostFacts) -> Self {
-        let HostFacts {
-            os,
-            kernel,
-            architecture,
-            systemd,
-            cpus,
-            memory,
-            disk_total,
-            disk_free,
-            idmapped_squashfs,
-            agent,
-            boot_id,
-        } = facts;
-        Self {
-            os,
-            kernel,
-            architecture,
-            systemd,
-            cpus,
-            memory,
-            disk_total,
-            disk_free,
-            idmapped_squashfs,
-            agent,
-            boot_id,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +220,7 @@ mod tests {
             State::Stopping,
             State::Stopped,
             State::Failed,
+            State::Degraded,
         ];
         let healths = [Health::None, Health::Starting, Health::Healthy, Health::Unhealthy];
         for (at, state) in states.into_iter().enumerate() {
@@ -267,6 +237,10 @@ mod tests {
                 restarts: 5,
                 uid_base: Some(524_288),
                 message: Some("why".into()),
+                paused: at % 2 == 1,
+                drift: vec!["/etc/x was edited".into()],
+                last_exit: Some(LastExit { at: Timestamp(4), reason: "exit code 1".into() }),
+                addresses: vec!["10.0.0.2".parse().unwrap()],
             };
             let status = HostStatus {
                 observed_generation: 8,

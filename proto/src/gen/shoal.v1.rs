@@ -36,6 +36,9 @@ pub struct File {
     pub uid: u32,
     #[prost(uint32, tag = "6")]
     pub gid: u32,
+    /// unit inside that is reloaded instead of a new container
+    #[prost(string, optional, tag = "7")]
+    pub reload: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(oneof = "file::Body", tags = "1, 2, 3")]
     pub body: ::core::option::Option<file::Body>,
 }
@@ -99,6 +102,57 @@ pub struct HealthChecks {
     pub timeout_ms: u64,
     #[prost(uint32, tag = "6")]
     pub retries: u32,
+    #[prost(string, optional, tag = "7")]
+    pub http: ::core::option::Option<::prost::alloc::string::String>,
+    /// empty: no such check
+    #[prost(string, repeated, tag = "8")]
+    pub exec: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Port {
+    #[prost(uint32, tag = "1")]
+    pub host: u32,
+    #[prost(uint32, tag = "2")]
+    pub inside: u32,
+    #[prost(enumeration = "Protocol", tag = "3")]
+    pub protocol: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limits {
+    /// bytes
+    #[prost(uint64, optional, tag = "1")]
+    pub memory: ::core::option::Option<u64>,
+    /// percent of one CPU
+    #[prost(uint32, optional, tag = "2")]
+    pub cpu: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "3")]
+    pub tasks: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub nofile: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Security {
+    #[prost(string, repeated, tag = "1")]
+    pub capabilities_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub capabilities_drop: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "3")]
+    pub new_privileges: bool,
+    /// no user namespace
+    #[prost(bool, tag = "4")]
+    pub shared_users: bool,
+    #[prost(string, repeated, tag = "5")]
+    pub system_calls_allow: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mount {
+    /// path on the host
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub writable: bool,
+    #[prost(bool, tag = "3")]
+    pub shared: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Settings {
@@ -126,6 +180,30 @@ pub struct Settings {
     >,
     #[prost(message, optional, tag = "8")]
     pub health: ::core::option::Option<HealthChecks>,
+    #[prost(string, optional, tag = "9")]
+    pub network_name: ::core::option::Option<::prost::alloc::string::String>,
+    /// IP/PREFIX
+    #[prost(string, optional, tag = "10")]
+    pub address: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "11")]
+    pub gateway: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "12")]
+    pub ports: ::prost::alloc::vec::Vec<Port>,
+    #[prost(message, optional, tag = "13")]
+    pub limits: ::core::option::Option<Limits>,
+    #[prost(message, optional, tag = "14")]
+    pub security: ::core::option::Option<Security>,
+    /// by the path inside
+    #[prost(btree_map = "string, message", tag = "15")]
+    pub mounts: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Mount,
+    >,
+    #[prost(enumeration = "Root", tag = "16")]
+    pub root: i32,
+    /// FLEET/INSTANCE
+    #[prost(string, repeated, tag = "17")]
+    pub after: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(oneof = "settings::Start", tags = "1, 2")]
     pub start: ::core::option::Option<settings::Start>,
 }
@@ -159,6 +237,19 @@ pub struct InstanceSpec {
     pub run: i32,
     #[prost(uint64, tag = "5")]
     pub restarts: u64,
+    #[prost(bool, tag = "6")]
+    pub paused: bool,
+}
+/// Where an instance is and how it is reached.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    /// FLEET/INSTANCE
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
 }
 /// The whole desired state of one host.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -167,6 +258,8 @@ pub struct HostSpec {
     pub generation: u64,
     #[prost(message, repeated, tag = "2")]
     pub instances: ::prost::alloc::vec::Vec<InstanceSpec>,
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<Peer>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostNames {
@@ -201,6 +294,28 @@ pub struct DeclaredInstance {
     pub hosts: ::core::option::Option<HostMatch>,
     #[prost(message, optional, tag = "3")]
     pub settings: ::core::option::Option<Settings>,
+    #[prost(uint32, optional, tag = "4")]
+    pub count: ::core::option::Option<u32>,
+    #[prost(message, repeated, tag = "5")]
+    pub overrides: ::prost::alloc::vec::Vec<VarsOverride>,
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub env_templates: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, optional, tag = "7")]
+    pub address_template: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// Variables that hold on some hosts only.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VarsOverride {
+    #[prost(message, optional, tag = "1")]
+    pub hosts: ::core::option::Option<HostMatch>,
+    #[prost(btree_map = "string, message", tag = "2")]
+    pub vars: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Value,
+    >,
 }
 /// A fleet file, complete in itself.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -219,6 +334,11 @@ pub enum Network {
     Unspecified = 0,
     Host = 1,
     Private = 2,
+    Veth = 3,
+    /// of the name `network_name`
+    Zone = 4,
+    /// of the name `network_name`
+    Bridge = 5,
 }
 impl Network {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -230,6 +350,9 @@ impl Network {
             Self::Unspecified => "NETWORK_UNSPECIFIED",
             Self::Host => "NETWORK_HOST",
             Self::Private => "NETWORK_PRIVATE",
+            Self::Veth => "NETWORK_VETH",
+            Self::Zone => "NETWORK_ZONE",
+            Self::Bridge => "NETWORK_BRIDGE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -238,6 +361,71 @@ impl Network {
             "NETWORK_UNSPECIFIED" => Some(Self::Unspecified),
             "NETWORK_HOST" => Some(Self::Host),
             "NETWORK_PRIVATE" => Some(Self::Private),
+            "NETWORK_VETH" => Some(Self::Veth),
+            "NETWORK_ZONE" => Some(Self::Zone),
+            "NETWORK_BRIDGE" => Some(Self::Bridge),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Protocol {
+    Unspecified = 0,
+    Tcp = 1,
+    Udp = 2,
+}
+impl Protocol {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROTOCOL_UNSPECIFIED",
+            Self::Tcp => "PROTOCOL_TCP",
+            Self::Udp => "PROTOCOL_UDP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROTOCOL_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROTOCOL_TCP" => Some(Self::Tcp),
+            "PROTOCOL_UDP" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Root {
+    /// as discarded
+    Unspecified = 0,
+    Discarded = 1,
+    Memory = 2,
+    ReadOnly = 3,
+}
+impl Root {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROOT_UNSPECIFIED",
+            Self::Discarded => "ROOT_DISCARDED",
+            Self::Memory => "ROOT_MEMORY",
+            Self::ReadOnly => "ROOT_READ_ONLY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROOT_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROOT_DISCARDED" => Some(Self::Discarded),
+            "ROOT_MEMORY" => Some(Self::Memory),
+            "ROOT_READ_ONLY" => Some(Self::ReadOnly),
             _ => None,
         }
     }
@@ -298,6 +486,21 @@ pub struct InstanceStatus {
     pub uid_base: ::core::option::Option<u32>,
     #[prost(string, optional, tag = "12")]
     pub message: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, tag = "13")]
+    pub paused: bool,
+    #[prost(string, repeated, tag = "14")]
+    pub drift: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "15")]
+    pub last_exit: ::core::option::Option<LastExit>,
+    #[prost(string, repeated, tag = "16")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LastExit {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetainedData {
@@ -319,7 +522,7 @@ pub struct HostStatus {
     #[prost(string, repeated, tag = "5")]
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HostFacts {
     #[prost(string, tag = "1")]
     pub os: ::prost::alloc::string::String,
@@ -343,6 +546,60 @@ pub struct HostFacts {
     pub agent: ::prost::alloc::string::String,
     #[prost(string, tag = "11")]
     pub boot_id: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "12")]
+    pub address: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "13")]
+    pub max_files: u64,
+    #[prost(uint64, tag = "14")]
+    pub max_tasks: u64,
+    /// absent: the defaults
+    #[prost(message, optional, tag = "15")]
+    pub policy: ::core::option::Option<HostPolicy>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AllowedBind {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub writable: bool,
+    #[prost(bool, tag = "3")]
+    pub idmap: bool,
+}
+/// What the host's root allows.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HostPolicy {
+    #[prost(enumeration = "UserNamespace", tag = "1")]
+    pub user_namespace: i32,
+    #[prost(bool, tag = "2")]
+    pub host_network: bool,
+    #[prost(bool, tag = "3")]
+    pub any_bridge: bool,
+    #[prost(string, repeated, tag = "4")]
+    pub bridges: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "6")]
+    pub new_privileges: bool,
+    #[prost(string, repeated, tag = "7")]
+    pub system_calls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "8")]
+    pub bind: ::prost::alloc::vec::Vec<AllowedBind>,
+}
+/// What an agent did or noticed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Event {
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// FLEET/INSTANCE; absent: of the host
+    #[prost(string, optional, tag = "2")]
+    pub instance: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(enumeration = "EventKind", tag = "3")]
+    pub kind: i32,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    /// name; set by the controller
+    #[prost(string, tag = "5")]
+    pub host: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -356,6 +613,7 @@ pub enum InstanceState {
     Stopping = 6,
     Stopped = 7,
     Failed = 8,
+    Degraded = 9,
 }
 impl InstanceState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -373,6 +631,7 @@ impl InstanceState {
             Self::Stopping => "INSTANCE_STATE_STOPPING",
             Self::Stopped => "INSTANCE_STATE_STOPPED",
             Self::Failed => "INSTANCE_STATE_FAILED",
+            Self::Degraded => "INSTANCE_STATE_DEGRADED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -387,6 +646,7 @@ impl InstanceState {
             "INSTANCE_STATE_STOPPING" => Some(Self::Stopping),
             "INSTANCE_STATE_STOPPED" => Some(Self::Stopped),
             "INSTANCE_STATE_FAILED" => Some(Self::Failed),
+            "INSTANCE_STATE_DEGRADED" => Some(Self::Degraded),
             _ => None,
         }
     }
@@ -426,9 +686,79 @@ impl InstanceHealth {
         }
     }
 }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UserNamespace {
+    Unspecified = 0,
+    Required = 1,
+    IfPossible = 2,
+    Optional = 3,
+}
+impl UserNamespace {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "USER_NAMESPACE_UNSPECIFIED",
+            Self::Required => "USER_NAMESPACE_REQUIRED",
+            Self::IfPossible => "USER_NAMESPACE_IF_POSSIBLE",
+            Self::Optional => "USER_NAMESPACE_OPTIONAL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "USER_NAMESPACE_UNSPECIFIED" => Some(Self::Unspecified),
+            "USER_NAMESPACE_REQUIRED" => Some(Self::Required),
+            "USER_NAMESPACE_IF_POSSIBLE" => Some(Self::IfPossible),
+            "USER_NAMESPACE_OPTIONAL" => Some(Self::Optional),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EventKind {
+    Unspecified = 0,
+    Step = 1,
+    Drift = 2,
+    Repaired = 3,
+    Failed = 4,
+    State = 5,
+}
+impl EventKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EVENT_KIND_UNSPECIFIED",
+            Self::Step => "EVENT_KIND_STEP",
+            Self::Drift => "EVENT_KIND_DRIFT",
+            Self::Repaired => "EVENT_KIND_REPAIRED",
+            Self::Failed => "EVENT_KIND_FAILED",
+            Self::State => "EVENT_KIND_STATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EVENT_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "EVENT_KIND_STEP" => Some(Self::Step),
+            "EVENT_KIND_DRIFT" => Some(Self::Drift),
+            "EVENT_KIND_REPAIRED" => Some(Self::Repaired),
+            "EVENT_KIND_FAILED" => Some(Self::Failed),
+            "EVENT_KIND_STATE" => Some(Self::State),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -443,10 +773,12 @@ pub mod agent_message {
         Status(super::HostStatus),
         #[prost(message, tag = "4")]
         Refused(super::SpecRefused),
+        #[prost(message, tag = "5")]
+        Events(super::EventBatch),
     }
 }
 /// First message of an agent's stream.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Hello {
     #[prost(message, optional, tag = "1")]
     pub facts: ::core::option::Option<HostFacts>,
@@ -470,9 +802,19 @@ pub struct SpecRefused {
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
 }
+/// What happened since the last such message; kept by the agent while there is no stream, as far
+/// as its memory for them goes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<Event>,
+    /// how many older ones were dropped
+    #[prost(uint64, tag = "2")]
+    pub lost: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
-    #[prost(oneof = "controller_message::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "controller_message::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<controller_message::Message>,
 }
 /// Nested message and enum types in `ControllerMessage`.
@@ -485,7 +827,17 @@ pub mod controller_message {
         Desired(super::HostSpec),
         #[prost(message, tag = "3")]
         OpenSession(super::OpenSession),
+        #[prost(message, tag = "4")]
+        ReadyElsewhere(super::ReadyElsewhere),
     }
+}
+/// Of the instances that an instance of this host comes after, and that are not all on this host,
+/// those that are ready wherever they run. Sent before the desired state, and at each change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadyElsewhere {
+    /// FLEET/INSTANCE
+    #[prost(string, repeated, tag = "1")]
+    pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// First message to the agent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -527,6 +879,26 @@ pub struct LogsSession {
     pub lines: u32,
     #[prost(bool, tag = "3")]
     pub follow: bool,
+    #[prost(message, optional, tag = "4")]
+    pub filter: ::core::option::Option<LogFilter>,
+}
+/// Which entries; all where nothing is said.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogFilter {
+    /// microseconds since the Unix epoch
+    #[prost(uint64, optional, tag = "1")]
+    pub since_us: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub until_us: ::core::option::Option<u64>,
+    /// of the system inside
+    #[prost(string, optional, tag = "3")]
+    pub unit: ::core::option::Option<::prost::alloc::string::String>,
+    /// this syslog priority and worse
+    #[prost(uint32, optional, tag = "4")]
+    pub priority: ::core::option::Option<u32>,
+    /// a regular expression, as journalctl --grep has it
+    #[prost(string, optional, tag = "5")]
+    pub grep: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecSession {
@@ -1623,6 +1995,8 @@ pub struct LogsRequest {
     pub lines: u32,
     #[prost(bool, tag = "4")]
     pub follow: bool,
+    #[prost(message, optional, tag = "5")]
+    pub filter: ::core::option::Option<LogFilter>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExecStart {
@@ -1666,6 +2040,31 @@ pub mod exec_response {
         #[prost(int32, tag = "3")]
         ExitCode(i32),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEventsRequest {
+    /// empty: all, and what is of hosts
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// of that fleet; empty: all
+    #[prost(string, tag = "2")]
+    pub instance: ::prost::alloc::string::String,
+    /// name; empty: all
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    /// of hosts; empty: all
+    #[prost(string, tag = "4")]
+    pub selector: ::prost::alloc::string::String,
+    /// milliseconds since the Unix epoch; 0: from the first that is kept
+    #[prost(uint64, tag = "5")]
+    pub since_ms: u64,
+    /// the last so many; 0: 100
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+    #[prost(bool, tag = "7")]
+    pub follow: bool,
+    #[prost(bool, tag = "8")]
+    pub warnings_only: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1791,6 +2190,9 @@ pub enum RunVerb {
     Start = 1,
     Stop = 2,
     Restart = 3,
+    /// the agent keeps its hands off
+    Pause = 4,
+    Unpause = 5,
 }
 impl RunVerb {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1803,6 +2205,8 @@ impl RunVerb {
             Self::Start => "RUN_VERB_START",
             Self::Stop => "RUN_VERB_STOP",
             Self::Restart => "RUN_VERB_RESTART",
+            Self::Pause => "RUN_VERB_PAUSE",
+            Self::Unpause => "RUN_VERB_UNPAUSE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1812,6 +2216,8 @@ impl RunVerb {
             "RUN_VERB_START" => Some(Self::Start),
             "RUN_VERB_STOP" => Some(Self::Stop),
             "RUN_VERB_RESTART" => Some(Self::Restart),
+            "RUN_VERB_PAUSE" => Some(Self::Pause),
+            "RUN_VERB_UNPAUSE" => Some(Self::Unpause),
             _ => None,
         }
     }
@@ -4304,7 +4710,30 @@ pub mod instances_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Instances", "List"));
             self.inner.unary(req, path, codec).await
         }
-        /// Start, stop or restart. Kept as desired state: it holds through reboots and new revisions.
+        /// The same now, and again whenever something of it changes, until the caller ends it.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListInstancesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ListInstancesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Instances/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Instances", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Start, stop, restart, pause or unpause. Kept as desired state: it holds through reboots and
+        /// new revisions.
         pub async fn set_run(
             &mut self,
             request: impl tonic::IntoRequest<super::SetRunRequest>,
@@ -4392,7 +4821,19 @@ pub mod instances_server {
             tonic::Response<super::ListInstancesResponse>,
             tonic::Status,
         >;
-        /// Start, stop or restart. Kept as desired state: it holds through reboots and new revisions.
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ListInstancesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same now, and again whenever something of it changes, until the caller ends it.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::ListInstancesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// Start, stop, restart, pause or unpause. Kept as desired state: it holds through reboots and
+        /// new revisions.
         async fn set_run(
             &self,
             request: tonic::Request<super::SetRunRequest>,
@@ -4537,6 +4978,52 @@ pub mod instances_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Instances/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Instances>(pub Arc<T>);
+                    impl<
+                        T: Instances,
+                    > tonic::server::ServerStreamingService<super::ListInstancesRequest>
+                    for WatchSvc<T> {
+                        type Response = super::ListInstancesResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListInstancesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Instances>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -4713,6 +5200,297 @@ pub mod instances_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "shoal.v1.Instances";
     impl<T> tonic::server::NamedService for InstancesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod events_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct EventsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> EventsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> EventsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            EventsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// What agents did and noticed, oldest first; with `follow`, then what comes.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Event>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Events/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Events", "List"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod events_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with EventsServer.
+    #[async_trait]
+    pub trait Events: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the List method.
+        type ListStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Event, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What agents did and noticed, oldest first; with `follow`, then what comes.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListEventsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ListStream>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct EventsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> EventsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for EventsServer<T>
+    where
+        T: Events,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/shoal.v1.Events/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Events>(pub Arc<T>);
+                    impl<
+                        T: Events,
+                    > tonic::server::ServerStreamingService<super::ListEventsRequest>
+                    for ListSvc<T> {
+                        type Response = super::Event;
+                        type ResponseStream = T::ListStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListEventsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Events>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for EventsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "shoal.v1.Events";
+    impl<T> tonic::server::NamedService for EventsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

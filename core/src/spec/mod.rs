@@ -1,73 +1,14 @@
 //! What an instance should be, once its image is pinned and its host chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::image::PinnedImage;
 use crate::name::{InstanceId, VolumeName};
 use crate::text::as_text;
-
-/// Everything that a fleet file says about an instance but its image and its hosts.
-///
-/// Two equal values make the same container, so that only a difference here (or another image)
-/// recreates one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Settings {
-    /// What runs as the container's first process.
-    pub start: Start,
-    /// Which network it is in.
-    pub network: Network,
-    /// Environment of the command, or of every service of a booted system.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<EnvName, String>,
-    /// Directories that outlive the instance.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub data: BTreeMap<VolumeName, DataVolume>,
-    /// Files that are rendered anew for each start and seen read-only inside.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub files: BTreeMap<InstancePath, File>,
-    /// Values for the templates among `files`: just those that a template of this instance names,
-    /// so that changing another variable recreates nothing.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub vars: Vars,
-    /// What proves that the instance works, beyond that it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health: Option<Health>,
-}
-
-/// What runs as an instance's first process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Start {
-    /// The image's own init system; ready when it says so.
-    Boot,
-    /// One program with its arguments.
-    Command(Vec<String>),
-}
-
-/// Which network an instance is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Network {
-    /// The host's own.
-    Host,
-    /// A loopback device of its own and nothing else.
-    Private,
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Host => "host",
-            Self::Private => "private",
-        })
-    }
-}
 
 /// A text that is not of the form wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +55,75 @@ macro_rules! checked_text {
             }
         }
     };
+}
+
+mod health;
+mod limits;
+mod mount;
+mod network;
+mod security;
+
+pub use health::{Health, HttpUrl, TcpAddress, UnitName};
+pub use limits::{Limits, Memory, TooMuch};
+pub use mount::{HostPath, Mount, Root};
+pub use network::{InterfaceAddress, InterfaceName, Link, Network, Port, Protocol};
+pub use security::{Capability, Security, SystemCalls};
+
+/// Everything that a fleet file says about an instance but its image and its hosts.
+///
+/// Two equal values make the same container, so that only a difference here (or another image)
+/// recreates one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    /// What runs as the container's first process.
+    pub start: Start,
+    /// Which network it is in.
+    pub network: Network,
+    /// Environment of the command, or of every service of a booted system.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<EnvName, String>,
+    /// Directories that outlive the instance.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<VolumeName, DataVolume>,
+    /// Files that are rendered anew for each start and seen read-only inside.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<InstancePath, File>,
+    /// Values for the templates among `files`: just those that a template of this instance names,
+    /// so that changing another variable recreates nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vars: Vars,
+    /// What proves that the instance works, beyond that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Instances that must be ready before this one starts or is replaced.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub after: BTreeSet<InstanceId>,
+    /// Ports of the host: those that lead to it, or in the host's network those that it uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// What it may use of the host.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    /// Where it differs from the safe defaults.
+    #[serde(default, skip_serializing_if = "Security::is_default")]
+    pub security: Security,
+    /// Directories and files of the host that are seen inside, by where they are seen.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mounts: BTreeMap<InstancePath, Mount>,
+    /// What becomes of what it writes outside its data volumes.
+    #[serde(default, skip_serializing_if = "Root::is_default")]
+    pub root: Root,
+}
+
+/// What runs as an instance's first process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// The image's own init system; ready when it says so.
+    Boot,
+    /// One program with its arguments.
+    Command(Vec<String>),
 }
 
 checked_text!(
@@ -214,6 +224,9 @@ pub struct File {
     pub mode: u32,
     /// Its owner, as seen inside.
     pub owner: Owner,
+    /// The unit inside that is reloaded when the file changes, instead of a new container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<UnitName>,
 }
 
 /// What is in a file of the deployment.
@@ -277,69 +290,6 @@ pub enum Value {
     Table(BTreeMap<String, Value>),
 }
 
-/// What proves that an instance works. Every check that is given must pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Health {
-    /// A systemd unit inside a booted instance that must be active.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<UnitName>,
-    /// An address, as seen inside the instance's network, that must accept a TCP connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<TcpAddress>,
-    /// How long after its start an instance may go without a first success.
-    pub grace: Duration,
-    /// How long from one check to the next, once it is healthy.
-    pub interval: Duration,
-    /// How long one check may take.
-    pub timeout: Duration,
-    /// How many checks in a row must fail before a healthy instance is called unhealthy.
-    pub retries: u32,
-}
-
-impl Health {
-    /// Two minutes: a booted system with a database needs one of them on a slow host.
-    pub const DEFAULT_GRACE: Duration = Duration::from_secs(120);
-    /// Ten seconds.
-    pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
-    /// Five seconds.
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-    /// Three.
-    pub const DEFAULT_RETRIES: u32 = 3;
-}
-
-checked_text!(
-    /// The name of a systemd unit, with its suffix.
-    UnitName,
-    |text| {
-        let good = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-        let suffix = text.rsplit_once('.').map(|(_, suffix)| suffix);
-        let known = ["service", "socket", "target", "mount", "timer", "path"];
-        if text.len() <= 255 && text.chars().all(good) && suffix.is_some_and(|s| known.contains(&s)) {
-            Ok(())
-        } else {
-            Err("is not the name of a unit; write it with its suffix, such as nginx.service")
-        }
-    }
-);
-checked_text!(
-    /// A TCP address, `IP:PORT`; an IPv6 address in brackets. No names: a health check must not
-    /// depend on a resolver.
-    TcpAddress,
-    |text| {
-        let address = text.parse::<std::net::SocketAddr>().ok().filter(|a| a.port() != 0);
-        address.map(|_| ()).ok_or("is not a TCP address; write IP:PORT, such as 127.0.0.1:8001")
-    }
-);
-
-impl TcpAddress {
-    /// The address as the standard library has it.
-    #[must_use]
-    pub fn socket_addr(&self) -> std::net::SocketAddr {
-        self.0.parse().expect("checked when the value was made")
-    }
-}
-
 /// An image and the settings for it: what decides whether a container must be recreated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -373,6 +323,9 @@ pub struct InstanceSpec {
     /// How many restarts an operator has asked for; a container started under a smaller number
     /// is recreated.
     pub restarts: u64,
+    /// Whether an operator has asked the agent to keep its hands off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// Whether an instance should run.
@@ -417,12 +370,6 @@ mod tests {
         assert!("ENGINE_NAME".parse::<EnvName>().is_ok());
         assert!("1X".parse::<EnvName>().is_err());
         assert!("A=B".parse::<EnvName>().is_err());
-        assert!("nginx.service".parse::<UnitName>().is_ok());
-        assert!("nginx".parse::<UnitName>().is_err());
-        assert!("x; rm.service".parse::<UnitName>().is_err());
-        assert!("[::1]:80".parse::<TcpAddress>().is_ok());
-        assert!("localhost:80".parse::<TcpAddress>().is_err());
-        assert!("127.0.0.1:0".parse::<TcpAddress>().is_err());
     }
 
     #[test]
@@ -448,6 +395,12 @@ pub(crate) mod tests_support {
             files: BTreeMap::new(),
             vars: BTreeMap::new(),
             health: None,
+            after: BTreeSet::new(),
+            ports: Vec::new(),
+            limits: Limits::default(),
+            security: Security::default(),
+            mounts: BTreeMap::new(),
+            root: Root::default(),
         }
     }
 
@@ -464,6 +417,7 @@ pub(crate) mod tests_support {
             config: InstanceConfig { image, settings: settings() },
             run: RunState::Running,
             restarts: 0,
+            paused: false,
         }
     }
 }

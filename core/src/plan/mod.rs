@@ -11,13 +11,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::diff::{FieldChange, config_changes};
+use crate::drift::Drift;
 use crate::host::{HostFacts, HostSpec};
 use crate::image::{Digest, PinnedImage};
-use crate::name::{InstanceId, MachineName};
+use crate::name::{HostName, InstanceId, MachineName};
+use crate::peers::hosts_file;
 use crate::policy::Policy;
-use crate::spec::{InstanceConfig, InstanceSpec, RunState};
+use crate::spec::{InstanceConfig, InstanceSpec, UnitName};
 use crate::time::Timestamp;
+
+mod gate;
+mod instance;
+
+use gate::Gate;
 
 /// What is on a host, as one observation found it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +40,7 @@ pub struct Observed {
 }
 
 /// One machine, as found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// The record that its container is started from; `None` where there is none.
     pub applied: Option<Applied>,
@@ -44,6 +50,14 @@ pub struct Machine {
     pub enabled: bool,
     /// How starting it has gone since its record was written.
     pub attempts: Attempts,
+    /// Whether its container is up and, by its checks, well.
+    pub ready: bool,
+    /// What of it was changed by someone else.
+    pub drift: Vec<Drift>,
+    /// How often that was repaired lately.
+    pub repairs: Attempts,
+    /// Its hosts file; `None` where there is none.
+    pub names: Option<String>,
 }
 
 /// The record that a container is started from.
@@ -55,6 +69,14 @@ pub struct Applied {
     pub config: InstanceConfig,
     /// The restarts that had been asked for when it was written.
     pub restarts: u64,
+}
+
+impl Applied {
+    /// Whether it is just what is wanted.
+    #[must_use]
+    pub fn is(&self, spec: &InstanceSpec) -> bool {
+        self.restarts == spec.restarts && self.config.same_container(&spec.config)
+    }
 }
 
 /// The state of a machine's systemd unit.
@@ -79,7 +101,7 @@ impl Unit {
     }
 }
 
-/// Failed starts in a row.
+/// Failed starts, or repairs, in a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attempts {
     /// How many.
@@ -91,6 +113,15 @@ pub struct Attempts {
 impl Attempts {
     /// The longest pause between two starts.
     pub const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+    /// How many in a row are no accident any more.
+    pub const MANY: u32 = 5;
+
+    /// With one more, begun `now`.
+    #[must_use]
+    pub fn again(self, now: Timestamp) -> Self {
+        Self { failures: self.failures.saturating_add(1), last: Some(now) }
+    }
 
     /// When the next start may be tried, where that is yet to come: after 1 s, 2 s, 4 s … and at
     /// most a minute. A clock that was set back does not make it later than that.
@@ -110,6 +141,13 @@ pub enum Action {
     Stage(PinnedImage),
     /// Write the record that the container is started from, and make missing data volumes.
     Write(Box<InstanceSpec>),
+    /// Bring a running container to this: the record, the unit's limits, and the files' contents;
+    /// then reload these units inside.
+    Refresh(Box<InstanceSpec>, BTreeSet<UnitName>),
+    /// Write the unit and its drop-in as they should be.
+    Configure,
+    /// Write the hosts file.
+    Names(String),
     /// Have the unit start at boot.
     Enable,
     /// Have it not.
@@ -131,6 +169,9 @@ impl Action {
         match self {
             Self::Stage(_) => "stage",
             Self::Write(_) => "write",
+            Self::Refresh(..) => "refresh",
+            Self::Configure => "configure",
+            Self::Names(_) => "names",
             Self::Enable => "enable",
             Self::Disable => "disable",
             Self::Start => "start",
@@ -161,6 +202,10 @@ pub struct Plan {
     pub host: Vec<Step>,
     /// Machines that this host may not or can't run, with the reason.
     pub blocked: BTreeMap<MachineName, String>,
+    /// Machines that wait for others, with what for.
+    pub waiting: BTreeMap<MachineName, String>,
+    /// Machines whose steps put right what someone else changed.
+    pub repairs: BTreeSet<MachineName>,
     /// When to plan again even if nothing is seen to change.
     pub again_at: Option<Timestamp>,
 }
@@ -171,6 +216,10 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.machines.is_empty() && self.stage.is_empty() && self.host.is_empty()
     }
+
+    fn look_again(&mut self, at: Timestamp) {
+        self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
+    }
 }
 
 /// What is wanted of a host and what it is able and willing to do.
@@ -178,10 +227,17 @@ impl Plan {
 pub struct Wanted<'a> {
     /// The desired state.
     pub spec: &'a HostSpec,
+    /// The host's name.
+    pub host: &'a HostName,
     /// The host.
     pub facts: &'a HostFacts,
     /// Its policy.
     pub policy: &'a Policy,
+    /// Of the instances elsewhere that others here come after, those that are ready; `None` where
+    /// the controller has not said, and then nothing waits for them.
+    pub ready_elsewhere: Option<&'a BTreeSet<InstanceId>>,
+    /// How many may be on their way up at once.
+    pub at_once: usize,
 }
 
 /// What to do next to make the host as wanted.
@@ -189,6 +245,7 @@ pub struct Wanted<'a> {
 pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut kept = BTreeSet::new();
+    let mut gate = Gate::new(wanted, observed, now);
     for spec in &wanted.spec.instances {
         let machine = spec.id.machine();
         kept.insert(machine.clone());
@@ -196,11 +253,16 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
             plan.blocked.insert(machine, why.clone());
             continue;
         }
-        if let Err(refused) = wanted.policy.isolation(wanted.facts) {
-            plan.blocked.insert(machine, refused.to_string());
+        if let Err(refused) = wanted.policy.permits(&spec.config.settings, wanted.facts) {
+            let reasons: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            plan.blocked.insert(machine, reasons.join("; "));
             continue;
         }
-        plan_instance(&mut plan, &machine, spec, observed, now);
+        let names = hosts_file(&spec.id, wanted.host, &wanted.spec.peers);
+        let absent = Machine::default();
+        let found = observed.machines.get(&machine).unwrap_or(&absent);
+        let instance = instance::Instance { spec, machine, found, names, observed, now };
+        instance.plan(&mut plan, &mut gate);
     }
     for (machine, found) in &observed.machines {
         if !kept.contains(machine) && !observed.unreadable.contains_key(machine) {
@@ -219,115 +281,6 @@ fn add(plan: &mut Plan, machine: &MachineName, steps: Vec<Step>) {
 
 fn step(action: Action, reason: impl Into<String>) -> Step {
     Step { action, reason: reason.into() }
-}
-
-fn plan_instance(
-    plan: &mut Plan,
-    machine: &MachineName,
-    spec: &InstanceSpec,
-    observed: &Observed,
-    now: Timestamp,
-) {
-    let absent = Machine {
-        applied: None,
-        unit: Unit::Inactive,
-        enabled: false,
-        attempts: Attempts::default(),
-    };
-    let found = observed.machines.get(machine).unwrap_or(&absent);
-    if spec.run == RunState::Stopped {
-        return add(plan, machine, stopping(found));
-    }
-    let staged = observed.images.contains(&spec.config.image.digest);
-    if !staged {
-        stage(plan, spec);
-    }
-    let difference = difference(spec, found.applied.as_ref());
-    let steps = match (found.unit, difference) {
-        (Unit::Active | Unit::Activating, None) => enabling(found),
-        (Unit::Active | Unit::Activating, Some(why)) if staged => vec![step(Action::Stop, why)],
-        (Unit::Inactive | Unit::Failed, difference) if staged => {
-            starting(plan, spec, found, difference, now)
-        }
-        _ => vec![],
-    };
-    add(plan, machine, steps);
-}
-
-fn stage(plan: &mut Plan, spec: &InstanceSpec) {
-    let image = &spec.config.image;
-    let same = |s: &Step| matches!(&s.action, Action::Stage(i) if i.digest == image.digest);
-    if !plan.stage.iter().any(same) {
-        let reason = format!("{} needs it", spec.id);
-        plan.stage.push(step(Action::Stage(image.clone()), reason));
-    }
-}
-
-/// Why the container that `applied` stands for is not the wanted one; `None` where it is.
-fn difference(spec: &InstanceSpec, applied: Option<&Applied>) -> Option<String> {
-    let Some(applied) = applied else { return Some("not there yet".into()) };
-    if applied.restarts != spec.restarts {
-        return Some("a restart was asked for".into());
-    }
-    let changes = config_changes(&applied.config, &spec.config);
-    if changes.is_empty() {
-        return None;
-    }
-    let changes: Vec<String> = changes.iter().map(reason).collect();
-    Some(changes.join("; "))
-}
-
-/// A change as a reason, which ends up in the host's journal: values of variables and of the
-/// environment are left out, since people keep passwords there.
-fn reason(change: &FieldChange) -> String {
-    let private = ["env.", "vars.", "files."];
-    if private.iter().any(|prefix| change.field.starts_with(prefix)) {
-        return format!("{} changed", change.field);
-    }
-    change.to_string()
-}
-
-fn enabling(found: &Machine) -> Vec<Step> {
-    if found.enabled {
-        return vec![];
-    }
-    vec![step(Action::Enable, "it must come back when the host boots")]
-}
-
-fn stopping(found: &Machine) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if found.enabled {
-        steps.push(step(Action::Disable, "an operator stopped it, so it stays down at boot"));
-    }
-    if matches!(found.unit, Unit::Active | Unit::Activating) {
-        steps.push(step(Action::Stop, "an operator stopped it"));
-    }
-    steps
-}
-
-fn starting(
-    plan: &mut Plan,
-    spec: &InstanceSpec,
-    found: &Machine,
-    difference: Option<String>,
-    now: Timestamp,
-) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let why = match &difference {
-        Some(why) => {
-            steps.push(step(Action::Write(Box::new(spec.clone())), why.clone()));
-            why.clone()
-        }
-        None if let Some(next) = found.attempts.wait_until(now) => {
-            plan.again_at = Some(plan.again_at.map_or(next, |at| at.min(next)));
-            return vec![];
-        }
-        None if found.unit == Unit::Failed => "it has failed".into(),
-        None => "it is not running".into(),
-    };
-    steps.extend(enabling(found));
-    steps.push(step(Action::Start, why));
-    steps
 }
 
 fn removal(found: &Machine) -> Vec<Step> {

@@ -1,0 +1,196 @@
+//! What to do next about one instance that is wanted.
+
+use std::collections::BTreeSet;
+
+use super::gate::Gate;
+use super::{Action, Machine, Observed, Plan, Step, Unit, add, step};
+use crate::diff::FieldChange;
+use crate::drift::Drift;
+use crate::name::MachineName;
+use crate::spec::{InstanceSpec, RunState};
+use crate::time::Timestamp;
+use crate::update::{Update, update};
+
+/// One instance as it is wanted and as it is.
+pub(super) struct Instance<'a> {
+    pub(super) spec: &'a InstanceSpec,
+    pub(super) machine: MachineName,
+    pub(super) found: &'a Machine,
+    /// Its hosts file, as it should be.
+    pub(super) names: String,
+    pub(super) observed: &'a Observed,
+    pub(super) now: Timestamp,
+}
+
+impl Instance<'_> {
+    pub(super) fn plan(&self, plan: &mut Plan, gate: &mut Gate<'_>) {
+        if self.spec.paused {
+            return;
+        }
+        if self.spec.run == RunState::Stopped {
+            return add(plan, &self.machine, stopping(self.found));
+        }
+        let staged = self.observed.images.contains(&self.spec.config.image.digest);
+        if !staged {
+            stage(plan, self.spec);
+        }
+        let steps = match (self.found.unit, self.update()) {
+            (Unit::Active, Update::None) => self.keeping(plan),
+            (Unit::Activating, Update::None) => self.enabling(),
+            (Unit::Active, Update::Refresh { reload, changes }) => {
+                let spec = Box::new(self.spec.clone());
+                vec![step(Action::Refresh(spec, reload), reasons(&changes))]
+            }
+            (Unit::Active | Unit::Activating, update) if staged => {
+                self.replacing(plan, gate, &update)
+            }
+            (Unit::Inactive | Unit::Failed, update) if staged => self.starting(plan, gate, &update),
+            _ => vec![],
+        };
+        add(plan, &self.machine, steps);
+    }
+
+    fn update(&self) -> Update {
+        match &self.found.applied {
+            Some(applied) if applied.restarts == self.spec.restarts => {
+                update(&applied.config, &self.spec.config)
+            }
+            _ => Update::Recreate { changes: Vec::new() },
+        }
+    }
+
+    /// Why the container is not the wanted one.
+    fn why(&self, update: &Update) -> Option<String> {
+        match (&self.found.applied, update) {
+            (None, _) => Some("not there yet".into()),
+            (Some(applied), _) if applied.restarts != self.spec.restarts => {
+                Some("a restart was asked for".into())
+            }
+            (_, Update::None) => None,
+            (_, Update::Refresh { changes, .. } | Update::Recreate { changes }) => {
+                Some(reasons(changes))
+            }
+        }
+    }
+
+    fn enabling(&self) -> Vec<Step> {
+        if self.found.enabled {
+            return vec![];
+        }
+        vec![step(Action::Enable, "it must come back when the host boots")]
+    }
+
+    fn naming(&self) -> Option<Step> {
+        let differs = self.found.names.as_ref() != Some(&self.names);
+        differs.then(|| {
+            let reason = "instances of its fleet are elsewhere than before";
+            step(Action::Names(self.names.clone()), reason)
+        })
+    }
+
+    /// What keeps a container that is as wanted so.
+    fn keeping(&self, plan: &mut Plan) -> Vec<Step> {
+        let mut steps = self.enabling();
+        steps.extend(self.naming());
+        if self.found.drift.is_empty() {
+            return steps;
+        }
+        if let Some(next) = self.found.repairs.wait_until(self.now) {
+            plan.look_again(next);
+            return steps;
+        }
+        plan.repairs.insert(self.machine.clone());
+        let drift = &self.found.drift;
+        let reason = drift.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        if drift.iter().any(Drift::needs_restart) {
+            return vec![step(Action::Stop, reason)];
+        }
+        if drift.iter().any(|d| matches!(d, Drift::Unit(_))) {
+            steps.push(step(Action::Configure, reason.clone()));
+        }
+        if drift.iter().any(|d| matches!(d, Drift::File(_))) {
+            let spec = Box::new(self.spec.clone());
+            steps.push(step(Action::Refresh(spec, self.reloads()), reason));
+        }
+        steps
+    }
+
+    /// The units that read a file which was changed.
+    fn reloads(&self) -> BTreeSet<crate::spec::UnitName> {
+        let files = &self.spec.config.settings.files;
+        let changed = self.found.drift.iter().filter_map(|drift| match drift {
+            Drift::File(path) => files.get(path),
+            _ => None,
+        });
+        changed.filter_map(|file| file.reload.clone()).collect()
+    }
+
+    /// Stops a container that another is to take the place of, once that one could start.
+    fn replacing(&self, plan: &mut Plan, gate: &Gate<'_>, update: &Update) -> Vec<Step> {
+        if let Some(what) = gate.waits_for(self.spec) {
+            plan.waiting.insert(self.machine.clone(), what);
+            return vec![];
+        }
+        vec![step(Action::Stop, self.why(update).unwrap_or_default())]
+    }
+
+    fn starting(&self, plan: &mut Plan, gate: &mut Gate<'_>, update: &Update) -> Vec<Step> {
+        let why = self.why(update);
+        if let Some(next) = self.found.attempts.wait_until(self.now).filter(|_| why.is_none()) {
+            plan.look_again(next);
+            return vec![];
+        }
+        let turn = gate.waits_for(self.spec).map_or_else(|| gate.take_place(), Err);
+        if let Err(what) = turn {
+            plan.waiting.insert(self.machine.clone(), what);
+            return vec![];
+        }
+        let mut steps = Vec::new();
+        let reason = match why {
+            Some(why) => {
+                steps.push(step(Action::Write(Box::new(self.spec.clone())), why.clone()));
+                why
+            }
+            None if self.found.unit == Unit::Failed => "it has failed".into(),
+            None => "it is not running".into(),
+        };
+        steps.extend(self.naming());
+        steps.extend(self.enabling());
+        steps.push(step(Action::Start, reason));
+        steps
+    }
+}
+
+fn stage(plan: &mut Plan, spec: &InstanceSpec) {
+    let image = &spec.config.image;
+    let same = |s: &Step| matches!(&s.action, Action::Stage(i) if i.digest == image.digest);
+    if !plan.stage.iter().any(same) {
+        let reason = format!("{} needs it", spec.id);
+        plan.stage.push(step(Action::Stage(image.clone()), reason));
+    }
+}
+
+fn stopping(found: &Machine) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if found.enabled {
+        steps.push(step(Action::Disable, "an operator stopped it, so it stays down at boot"));
+    }
+    if matches!(found.unit, Unit::Active | Unit::Activating) {
+        steps.push(step(Action::Stop, "an operator stopped it"));
+    }
+    steps
+}
+
+/// Changes as a reason, which ends up in the host's journal: values of variables and of the
+/// environment are left out, since people keep passwords there.
+fn reasons(changes: &[FieldChange]) -> String {
+    changes.iter().map(reason).collect::<Vec<_>>().join("; ")
+}
+
+fn reason(change: &FieldChange) -> String {
+    let private = ["env.", "vars.", "files."];
+    if private.iter().any(|prefix| change.field.starts_with(prefix)) {
+        return format!("{} changed", change.field);
+    }
+    change.to_string()
+}
