@@ -12,7 +12,24 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use crate::cache::Cache;
 use crate::exec;
 
-const SUITE: &str = "bookworm";
+/// A release of Debian.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 12, with systemd 252: the oldest that is supported.
+    #[default]
+    Bookworm,
+    /// Debian 13, with systemd 257.
+    Trixie,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
 
 /// To be raised when the code of this module changes what it makes; texts and lists count anyway.
 const REVISION: u32 = 1;
@@ -91,19 +108,20 @@ const JOURNAL: &str = "[Journal]\nStorage=persistent\n";
 const LOOPS_DIR: &str = "usr/lib/shoal-lab";
 const LOOPS: u32 = 256;
 
-/// The root that hosts share, made on first use (about 15 s).
-pub(crate) fn root(cache: &Cache) -> Result<PathBuf> {
+/// The root that hosts of a suite share, made on first use (about 15 s).
+pub(crate) fn root(cache: &Cache, suite: Suite) -> Result<PathBuf> {
+    let name = suite.name();
     let recipe =
-        format!("{REVISION} {SUITE} {PACKAGES:?} {MASKED:?} {NETWORK_UNIT} {LOOPS_UNIT} {JOURNAL}");
+        format!("{REVISION} {name} {PACKAGES:?} {MASKED:?} {NETWORK_UNIT} {LOOPS_UNIT} {JOURNAL}");
     cache.entry("host", &recipe, "", |root| {
-        eprintln!("lab: making the root of the test hosts, once");
-        bootstrap(root, PACKAGES)?;
+        eprintln!("lab: making the root of the test hosts ({name}), once");
+        bootstrap(root, suite, PACKAGES)?;
         customise(root)
     })
 }
 
 /// Makes a minimal Debian with `packages` at `root`, which must not exist.
-pub(crate) fn bootstrap(root: &Path, packages: &[&str]) -> Result<()> {
+pub(crate) fn bootstrap(root: &Path, suite: Suite, packages: &[&str]) -> Result<()> {
     let mut command = std::process::Command::new("mmdebstrap");
     command
         .args(["--quiet", "--mode=root", "--format=directory", "--variant=minbase"])
@@ -112,7 +130,7 @@ pub(crate) fn bootstrap(root: &Path, packages: &[&str]) -> Result<()> {
                 .map(|d| format!("--dpkgopt=path-exclude=/usr/share/{d}/*")),
         )
         .arg(format!("--include={}", packages.join(",")))
-        .arg(SUITE)
+        .arg(suite.name())
         .arg(root);
     exec::checked(&mut command)
         .context("could not make a Debian root; is a mirror reachable? (http_proxy is honoured)")?;
@@ -123,8 +141,8 @@ pub(crate) fn bootstrap(root: &Path, packages: &[&str]) -> Result<()> {
 }
 
 /// The recipe part of [`bootstrap`], for the cache's key.
-pub(crate) fn bootstrap_recipe(packages: &[&str]) -> String {
-    format!("{REVISION} {SUITE} {packages:?}")
+pub(crate) fn bootstrap_recipe(suite: Suite, packages: &[&str]) -> String {
+    format!("{REVISION} {} {packages:?}", suite.name())
 }
 
 fn customise(root: &Path) -> Result<()> {

@@ -58,6 +58,19 @@ impl Programs {
         Ok(Self { built: built.to_owned(), units })
     }
 
+    /// Those of another build, such as `target/release` for benches.
+    ///
+    /// # Errors
+    /// Where one of them is not there.
+    pub fn built_at(dir: &Path) -> Result<Self> {
+        for name in ["shoal", "shoal-agent", "shoal-controller"] {
+            let path = dir.join(name);
+            ensure!(path.exists(), "{} is missing; build it first", path.display());
+        }
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
+        Ok(Self { built: dir.to_owned(), units })
+    }
+
     /// One of them.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -104,7 +117,13 @@ impl Deployment {
 
     /// Makes a controller and starts it in `lab`.
     pub fn in_lab(lab: Lab) -> Result<Self> {
-        let mut deployment = Self::bare(lab)?;
+        Self::with(lab, Programs::beside_this_one()?)
+    }
+
+    /// Makes a controller of these programs and starts it in `lab`; its hosts get these, too.
+    pub fn with(lab: Lab, programs: Programs) -> Result<Self> {
+        let dir = lab.dir();
+        let mut deployment = Self { programs, controller: None, dir, lab };
         crate::exec::checked(&mut deployment.controller_command(INIT))?;
         deployment.start_controller()?;
         Ok(deployment)

@@ -13,6 +13,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::base::Suite;
 use crate::cache::Cache;
 use crate::{base, exec, packages};
 
@@ -63,10 +64,11 @@ pub fn debian_image(
     packages::ensure()?;
     let cache = Cache::open()?;
     let packages = [&["systemd", "systemd-sysv"], recipe.packages].concat();
-    let bootstrap = base::bootstrap_recipe(&packages);
+    let suite = Suite::default();
+    let bootstrap = base::bootstrap_recipe(suite, &packages);
     let tree = cache.entry("debian", &bootstrap, "", |root| {
         eprintln!("lab: making a Debian with {}, once", packages.join(", "));
-        base::bootstrap(root, &packages)?;
+        base::bootstrap(root, suite, &packages)?;
         forget_the_build(root)
     })?;
     let key = format!("{bootstrap} {} {}", recipe.name, recipe.revision);

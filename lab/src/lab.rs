@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::base::Suite;
 use crate::cache::Cache;
 use crate::host::Host;
 use crate::network::{CONTROLLER_ADDR, MAX_HOSTS, Network};
@@ -40,9 +41,14 @@ impl Lab {
     /// Needs root. Installs missing packages and makes the hosts' root, on first use; removes
     /// labs whose owners died.
     pub fn new(name_hint: &str) -> Result<Self> {
+        Self::of(name_hint, Suite::default())
+    }
+
+    /// The same, with hosts that run `suite`.
+    pub fn of(name_hint: &str, suite: Suite) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "a lab needs root: run this with sudo");
         packages::ensure()?;
-        let base = base::root(&Cache::open()?)?;
+        let base = base::root(&Cache::open()?, suite)?;
         let root = root_dir()?;
         let _lock = lock(&root)?;
         // Another lab's remains that stay are no reason not to have this one.

@@ -28,6 +28,7 @@ mod process;
 mod teardown;
 mod wait;
 
+pub use base::Suite;
 pub use deployment::Deployment;
 pub use host::Host;
 pub use lab::Lab;
