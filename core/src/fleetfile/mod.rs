@@ -9,6 +9,7 @@
 
 mod data;
 mod files;
+mod format;
 mod health;
 mod hosts;
 mod instance;
@@ -28,6 +29,7 @@ use crate::fleet::{DeclaredInstance, FleetSpec};
 use crate::name::{FleetName, InstanceName};
 use crate::spec::Settings;
 
+pub use format::format;
 pub use problem::{Problem, Problems};
 use report::Report;
 use table::{Item, Section};
