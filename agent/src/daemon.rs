@@ -62,14 +62,15 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         policy.isolation(&facts).unwrap_or(shoal_core::policy::Isolation::UserNamespace);
     let name = identity.about.host_name.clone();
     let host = Arc::new(RealHost::new(paths.clone(), systemd.clone(), name, isolation));
-    let reconciler = Reconciler::new(host, facts.clone(), policy, stager, bell.clone(), status);
-    let sessions = Sessions::new(paths.clone(), systemd.clone());
+    let reconciler =
+        Reconciler::new(host.clone(), facts.clone(), policy, stager, bell.clone(), status);
+    let sessions = Sessions::new(paths.clone(), systemd);
     let ledger = Arc::new(Mutex::new(ledger));
     let link =
         Link { identity, paths, facts, ledger, desired, status: reported, channel, sessions };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
-    let mut ringing = tokio::spawn(async move { systemd.ring_on_jobs(&bell).await });
+    let mut ringing = tokio::spawn(async move { host.watch(&bell).await });
     info!(version = env!("CARGO_PKG_VERSION"), "the agent is up");
     // Fails where systemd did not start us; then nobody waits for it.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

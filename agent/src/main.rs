@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use shoal_agent::files::FileError;
 use shoal_agent::host::doctor::{self, Verdict};
-use shoal_agent::host::{clean, container, enter};
+use shoal_agent::host::{clean, container, enter, runs};
 use shoal_agent::join::{Join, join};
 use shoal_agent::paths::Paths;
 use shoal_core::name::MachineName;
@@ -71,10 +72,15 @@ fn main() -> ExitCode {
         Command::ExecIn { leader, unit, words } => {
             return enter::run(&enter::Container { leader, unit }, &words);
         }
-        Command::InstanceStart { machine } => container::start(&paths, &machine)
-            .map(|never| match never {})
-            .map_err(anyhow::Error::from),
-        Command::InstanceClean { machine } => clean::clean(&paths, &machine).map_err(Into::into),
+        Command::InstanceStart { machine } => {
+            told(runs::note_start(&paths, &machine));
+            let started = container::start(&paths, &machine);
+            started.map(|never| match never {}).map_err(anyhow::Error::from)
+        }
+        Command::InstanceClean { machine } => {
+            told(runs::note_end(&paths, &machine));
+            clean::clean(&paths, &machine).map_err(Into::into)
+        }
         Command::Run => {
             log_to_journal();
             in_runtime(shoal_agent::daemon::run(paths))
@@ -91,6 +97,13 @@ fn main() -> ExitCode {
             eprintln!("error: {}", shoal_core::cause::chain(error.as_ref()));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A note that could not be written keeps nothing from starting or ending.
+fn told(noted: Result<(), FileError>) {
+    if let Err(error) = noted {
+        eprintln!("warning: {}", shoal_core::cause::chain(&error));
     }
 }
 

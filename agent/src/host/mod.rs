@@ -8,14 +8,18 @@ pub mod clean;
 pub mod command;
 pub mod container;
 pub mod doctor;
+pub mod ending;
 pub mod enter;
 pub mod facts;
 pub mod idmap;
 pub mod journal;
+pub mod machines;
 pub mod mount;
 pub mod parents;
 pub mod probe;
 pub mod real;
+pub mod runs;
+pub mod stamp;
 pub mod systemd;
 pub mod volume;
 
@@ -25,7 +29,7 @@ use async_trait::async_trait;
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
 use shoal_core::plan::{Action, Observed};
-use shoal_core::status::RetainedData;
+use shoal_core::status::{LastExit, RetainedData};
 use shoal_core::time::Timestamp;
 
 /// A host as the reconcile loop needs it.
@@ -63,8 +67,12 @@ pub struct Observation {
 pub struct Details {
     /// systemd waits before it tries again.
     pub restarting: bool,
-    /// How often systemd has restarted it by itself.
+    /// How often it was started again since its record was written, by systemd or by the agent,
+    /// but for the starts that followed a stop through Shoal.
     pub restarts: u32,
+    /// How it ended the last time that it did without Shoal having stopped it, since its record
+    /// was written.
+    pub last_exit: Option<LastExit>,
     /// Since when the unit has been in its state.
     pub since: Option<Timestamp>,
     /// The container's first process.

@@ -1,30 +1,36 @@
 //! The real host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use shoal_core::image::Digest;
 use shoal_core::name::{HostName, MachineName};
-use shoal_core::plan::{Action, Attempts, Machine, Observed, Unit};
+use shoal_core::plan::{Action, Machine, Unit};
 use shoal_core::policy::Isolation;
 use shoal_core::spec::InstanceSpec;
+use shoal_core::status::RetainedData;
 use shoal_core::uidrange;
+use tokio::sync::Notify;
+use tracing::debug;
 
+use super::machines::{Directories, Directory, Machines};
 use super::probe::Probe;
-use super::systemd::{Systemd, is_enabled};
-use super::{Host, HostError, Observation, clean, journal, mount, probe, volume};
+use super::runs::Runs;
+use super::systemd::units::{FoundUnit, Units};
+use super::systemd::{self, Systemd};
+use super::{Details, Host, HostError, Observation, clean, journal, mount, probe, volume};
 use crate::files::{make_private_dir, names, remove_tree};
 use crate::paths::Paths;
 use crate::record::Record;
-
-/// Machines whose record can't be read, with the reason.
-type Unreadable = BTreeMap<MachineName, String>;
 
 /// The host that the agent runs on.
 #[derive(Debug)]
 pub struct RealHost {
     paths: Paths,
     systemd: Systemd,
+    units: Units,
+    machines: Machines,
     name: HostName,
     isolation: Isolation,
 }
@@ -33,21 +39,17 @@ impl RealHost {
     /// For the host called `name`, whose instances are kept apart by `isolation`.
     #[must_use]
     pub fn new(paths: Paths, systemd: Systemd, name: HostName, isolation: Isolation) -> Self {
-        Self { paths, systemd, name, isolation }
+        let (units, machines) = (Units::new(systemd.clone()), Machines::new(paths.clone()));
+        Self { paths, systemd, units, machines, name, isolation }
     }
 
-    /// Records of all machines, and those that could not be read, with the reason.
-    fn records(&self) -> Result<(BTreeMap<MachineName, Record>, Unreadable), HostError> {
-        let (mut records, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
-        for name in names(&self.paths.instances())? {
-            let Ok(machine) = name.parse::<MachineName>() else { continue };
-            match Record::find(&self.paths, &machine) {
-                Ok(Some(record)) => drop(records.insert(machine, record)),
-                Ok(None) => {}
-                Err(error) => drop(unreadable.insert(machine, crate::chain(&error))),
-            }
-        }
-        Ok((records, unreadable))
+    /// Rings `bell` at every change of an instance's unit, until the bus goes away. Without this
+    /// everything is read anew at every observation.
+    ///
+    /// # Errors
+    /// Where systemd can't be listened to.
+    pub async fn watch(&self, bell: &Notify) -> Result<(), HostError> {
+        self.units.watch(bell).await
     }
 
     fn images(&self) -> Result<BTreeSet<Digest>, HostError> {
@@ -61,22 +63,31 @@ impl RealHost {
         for (name, wanted) in &spec.config.settings.data {
             volume::make(&self.paths, &machine, name, wanted)?;
         }
-        let (records, unreadable) = self.records()?;
-        if let Some((machine, why)) = unreadable.into_iter().next() {
-            // Its user numbers are not known, and must not be given to another.
-            return Err(HostError::Unreadable { machine, why });
+        let directories = self.machines.look()?;
+        let mut taken = BTreeSet::new();
+        for (machine, directory) in &directories {
+            let record = directory.record().map_err(|why| {
+                // Its user numbers are not known, and must not be given to another.
+                HostError::Unreadable { machine: machine.clone(), why: why.clone() }
+            })?;
+            taken.extend(record.and_then(|record| record.uid_base));
         }
-        let before = records.get(&machine);
+        let before = directories.get(&machine).and_then(|found| found.record().ok().flatten());
         let base = match before.and_then(|record| record.uid_base) {
             Some(base) => base,
-            None => {
-                let taken = records.values().filter_map(|record| record.uid_base).collect();
-                uidrange::choose(&machine, &taken).ok_or(HostError::NoUserNumbers)?
-            }
+            None => uidrange::choose(&machine, &taken).ok_or(HostError::NoUserNumbers)?,
         };
         let id = before.map_or_else(new_machine_id, |record| record.machine_id.clone());
         let record = Record::new(self.name.clone(), spec.clone(), self.isolation, base, id);
+        self.note(&machine, Runs::begin_anew);
         Ok(record.save(&self.paths)?)
+    }
+
+    /// Changes the note of a machine's runs. One that can't be written is no reason not to act.
+    fn note(&self, machine: &MachineName, change: impl FnOnce(&mut Runs)) {
+        if let Err(error) = Runs::note(&self.paths, machine, change) {
+            debug!(%machine, error = %crate::chain(&error), "cannot note what becomes of a run");
+        }
     }
 
     /// Takes away all of a machine but its data; its journal stays where there is data, since it
@@ -84,12 +95,13 @@ impl RealHost {
     fn remove(&self, machine: &MachineName) -> Result<(), HostError> {
         clean::clean(&self.paths, machine)?;
         // The record goes last: until then the machine is still seen, and removed again.
-        let record = self.paths.record(machine);
-        match std::fs::remove_file(&record) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(crate::files::failed("remove", &record)(error).into());
+        for file in [Runs::path(&self.paths, machine), self.paths.record(machine)] {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(crate::files::failed("remove", &file)(error).into());
+                }
+                _ => {}
             }
-            _ => {}
         }
         if names(&self.paths.data(machine))?.is_empty() {
             remove_tree(&self.paths.instance(machine))?;
@@ -104,37 +116,71 @@ fn new_machine_id() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What the machines' directories tell.
+fn recorded(directories: &Directories, enabled: &BTreeSet<MachineName>) -> Observation {
+    let mut observation = Observation::default();
+    for (machine, directory) in directories {
+        let volumes = directory.volumes().to_vec();
+        if !volumes.is_empty() {
+            observation.volumes.push(RetainedData { machine: machine.clone(), volumes });
+        }
+        match directory.record() {
+            Ok(None) => {}
+            Ok(Some(record)) => {
+                let applied = Some(record.applied());
+                let enabled = enabled.contains(machine);
+                let found = Machine { applied, enabled, ..Machine::default() };
+                observation.observed.machines.insert(machine.clone(), found);
+                observation.details.insert(machine.clone(), noted(record, directory));
+            }
+            Err(why) => drop(observation.observed.unreadable.insert(machine.clone(), why.clone())),
+        }
+    }
+    observation
+}
+
+fn noted(record: &Record, directory: &Directory) -> Details {
+    let runs = directory.runs();
+    Details {
+        restarts: runs.restarts,
+        last_exit: runs.last_exit.clone(),
+        uid_base: record.uid_base,
+        ..Details::default()
+    }
+}
+
+/// Adds what systemd tells of a machine.
+fn note_unit(observation: &mut Observation, found: FoundUnit, enabled: &BTreeSet<MachineName>) {
+    let FoundUnit { machine, unit, details } = found;
+    let down = matches!(unit, Unit::Inactive | Unit::Failed);
+    let machines = &mut observation.observed.machines;
+    if !machines.contains_key(&machine) && down {
+        return;
+    }
+    let enabled = enabled.contains(&machine);
+    let unrecorded = || Machine { enabled, ..Machine::default() };
+    machines.entry(machine.clone()).or_insert_with(unrecorded).unit = unit;
+    let noted = observation.details.remove(&machine).unwrap_or_default();
+    let Details { restarts, last_exit, uid_base, .. } = noted;
+    let details = Details { restarts, last_exit, uid_base, ..details };
+    observation.details.insert(machine, details);
+}
+
 #[async_trait]
 impl Host for RealHost {
     async fn observe(&self) -> Result<Observation, HostError> {
-        let (records, unreadable) = self.records()?;
-        let mut machines: BTreeMap<MachineName, Machine> = BTreeMap::new();
-        let mut details = BTreeMap::new();
-        for (machine, record) in &records {
-            let (applied, enabled) = (Some(record.applied()), is_enabled(machine));
-            let (unit, attempts) = (Unit::Inactive, Attempts::default());
-            machines.insert(machine.clone(), Machine { applied, unit, enabled, attempts });
+        let began = Instant::now();
+        let directories = self.machines.look()?;
+        let enabled = systemd::enabled()?;
+        let mut observation = recorded(&directories, &enabled);
+        for found in self.units.all().await? {
+            note_unit(&mut observation, found, &enabled);
         }
-        for found in self.systemd.units().await? {
-            let down = matches!(found.unit, Unit::Inactive | Unit::Failed);
-            let record = records.get(&found.machine);
-            if record.is_none() && down {
-                continue;
-            }
-            let machine = machines.entry(found.machine.clone()).or_insert_with(|| Machine {
-                applied: None,
-                unit: Unit::Inactive,
-                enabled: is_enabled(&found.machine),
-                attempts: Attempts::default(),
-            });
-            machine.unit = found.unit;
-            let uid_base = record.and_then(|record| record.uid_base);
-            details.insert(found.machine, super::Details { uid_base, ..found.details });
-        }
-        let mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
-        let observed = Observed { machines, unreadable, images: self.images()?, mounts };
-        let volumes = volume::list(&self.paths)?;
-        Ok(Observation { observed, details, volumes })
+        observation.observed.mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
+        observation.observed.images = self.images()?;
+        let took_ms = began.elapsed().as_millis();
+        debug!(took_ms, machines = observation.observed.machines.len(), "observed the host");
+        Ok(observation)
     }
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
@@ -143,7 +189,10 @@ impl Host for RealHost {
             Action::Enable => self.systemd.enable(machine).await,
             Action::Disable => self.systemd.disable(machine).await,
             Action::Start => self.systemd.start(machine).await,
-            Action::Stop => self.systemd.stop(machine).await,
+            Action::Stop => {
+                self.note(machine, Runs::stop);
+                self.systemd.stop(machine).await
+            }
             Action::Remove => {
                 self.remove(machine)?;
                 self.systemd.forget(machine).await;

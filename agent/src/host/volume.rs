@@ -5,7 +5,6 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 
 use shoal_core::name::{MachineName, VolumeName};
 use shoal_core::spec::DataVolume;
-use shoal_core::status::RetainedData;
 
 use crate::files::{FileError, failed, make_private_dir, names};
 use crate::paths::Paths;
@@ -39,21 +38,12 @@ pub fn make(
     fs::rename(&new, &path).map_err(failed("make the directory", &path))
 }
 
-/// Every data volume of the host, by machine.
+/// The data volumes of a machine.
 ///
 /// # Errors
-/// Where the directories can't be read.
-pub fn list(paths: &Paths) -> Result<Vec<RetainedData>, FileError> {
-    let mut found = Vec::new();
-    for name in names(&paths.instances())? {
-        let Ok(machine) = name.parse::<MachineName>() else { continue };
-        let volumes: Vec<VolumeName> =
-            names(&paths.data(&machine))?.iter().filter_map(|v| v.parse().ok()).collect();
-        if !volumes.is_empty() {
-            found.push(RetainedData { machine, volumes });
-        }
-    }
-    Ok(found)
+/// Where their directory can't be read.
+pub fn of(paths: &Paths, machine: &MachineName) -> Result<Vec<VolumeName>, FileError> {
+    Ok(names(&paths.data(machine))?.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 #[cfg(test)]
@@ -79,7 +69,6 @@ mod tests {
         fs::write(path.join("precious"), "x").unwrap();
         make(&paths, &machine, &name, &volume).unwrap();
         assert_eq!(fs::read_to_string(path.join("precious")).unwrap(), "x");
-        let listed = list(&paths).unwrap();
-        assert_eq!(listed, [RetainedData { machine, volumes: vec![name] }]);
+        assert_eq!(of(&paths, &machine).unwrap(), [name]);
     }
 }
