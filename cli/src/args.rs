@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::completion::{self, values::Values};
 use crate::exit;
 use crate::target::parse_duration;
 
@@ -33,6 +34,7 @@ pub(crate) struct Cli {
 pub(crate) struct Globals {
     /// The context to use instead of the current one
     #[arg(long, global = true, env = "SHOAL_CONTEXT", hide_env_values = true, value_name = "NAME")]
+    #[arg(add = Values::Contexts)]
     pub(crate) context: Option<String>,
     /// The file of contexts [default: ~/.config/shoal/config.toml]
     #[arg(long, global = true, env = "SHOAL_CONFIG", hide_env_values = true, value_name = "FILE")]
@@ -113,8 +115,18 @@ pub(crate) enum Command {
     Context(context::ContextCommand),
     /// Show the versions of this command, the controller and the agents
     Version(VersionArgs),
-    /// Write a completion script for a shell
+    /// Write what makes a shell complete commands, hosts, fleets, instances and images
+    ///
+    /// Source it: `source <(shoal completion bash)` in ~/.bashrc, the same with zsh in ~/.zshrc
+    /// after compinit, and `shoal completion fish | source` in ~/.config/fish/config.fish. The
+    /// shell then asks this command, and this command the controller of the context, for a second
+    /// at most.
     Completion(CompletionArgs),
+    /// Write the man pages of all commands into a directory
+    ///
+    /// There is a page for each command, such as shoal-host-list(1). `man` finds them in the
+    /// folder man1 of the directories that `manpath` shows, such as /usr/local/share/man/man1.
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,9 +146,16 @@ pub(crate) struct VersionArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionArgs {
-    /// Which shell, as in `source <(shoal completion bash)`
+    /// Which shell
     #[arg(value_enum)]
-    pub(crate) shell: clap_complete::Shell,
+    pub(crate) shell: completion::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Where to; it is made where it is not there
+    #[arg(value_name = "DIR", add = Values::Directories)]
+    pub(crate) directory: PathBuf,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod instance;
 mod logs;
+pub(crate) mod man;
 pub(crate) mod push;
 mod rollout;
 pub(crate) mod run;
@@ -18,10 +19,9 @@ pub(crate) mod watch;
 
 use std::path::PathBuf;
 
-use clap::CommandFactory as _;
-
-use crate::args::{Cli, Command, Globals};
+use crate::args::{Cli, Command, CompletionArgs, Globals};
 use crate::client::Client;
+use crate::completion;
 use crate::connect::connect;
 use crate::context::{ContextError, ContextFile, default_path};
 use crate::exit::{Exit, Failure};
@@ -92,12 +92,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Audit(args) => audit::run(shell, &args).await,
         Command::Context(command) => context::run(shell, command),
         Command::Version(args) => version::run(shell, &args).await,
-        Command::Completion(args) => {
-            let mut script = Vec::new();
-            clap_complete::generate(args.shell, &mut Cli::command(), "shoal", &mut script);
-            shell.console.raw(&script)?;
+        Command::Completion(CompletionArgs { shell: of }) => {
+            shell.console.raw(of.script(&completion::this_command()).as_bytes())?;
             Ok(Exit::Done)
         }
+        Command::Man(args) => man::run(shell, &args),
     }
 }
 

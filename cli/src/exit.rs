@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::client::{RemoteError, ReplyError};
 use crate::commands::fleet_file::FleetFileError;
+use crate::commands::man::ManError;
 use crate::commands::push::PushError;
 use crate::commands::run::RunError;
 use crate::commands::watch::WatchError;
@@ -87,7 +88,7 @@ impl Exit {
     }
 
     /// What it means, for the help.
-    fn meaning(self) -> &'static str {
+    pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done; plan: nothing would change; status: all is as wanted",
             Self::Differs => "plan: something would change; status: something is not as wanted",
@@ -142,6 +143,8 @@ pub(crate) enum Failure {
     Run(#[from] RunError),
     #[error(transparent)]
     Output(#[from] OutputError),
+    #[error(transparent)]
+    Man(#[from] ManError),
     /// A failure of `exec` itself: whatever it was, no command's exit code came of it.
     #[error(transparent)]
     Exec(Box<Failure>),
@@ -158,6 +161,7 @@ impl Failure {
             Self::Push(error) => push(error),
             Self::Watch(error) => watch(error),
             Self::Run(error) => run(error),
+            Self::Man(_) => Exit::Precondition,
             Self::Output(error) if error.reader_is_gone() => Exit::ReaderGone,
             Self::Output(_) => Exit::Internal,
             Self::Exec(inner) => match inner.exit() {

@@ -11,9 +11,11 @@ mod args;
 mod client;
 mod clock;
 mod commands;
+mod completion;
 mod connect;
 mod context;
 mod exit;
+mod man;
 mod output;
 mod target;
 #[cfg(test)]
@@ -27,6 +29,10 @@ use args::Cli;
 use exit::Exit;
 
 fn main() {
+    if let Some(shell) = completion::asked() {
+        completion::answer(shell);
+        std::process::exit(Exit::Done.code().into());
+    }
     let exit = match Cli::try_parse() {
         Ok(cli) => run(cli),
         Err(error) => {

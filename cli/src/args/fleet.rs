@@ -6,12 +6,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use shoal_core::name::FleetName;
 
+use crate::completion::values::Values;
 use crate::target::parse_duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct FileArg {
     /// The fleet file
-    #[arg(default_value = "fleet.toml")]
+    #[arg(default_value = "fleet.toml", add = Values::FleetFiles)]
     pub(crate) file: PathBuf,
 }
 

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use shoal_core::label::{Selector, parse_label};
 use shoal_core::name::HostName;
 
+use crate::completion::values::Values;
 use crate::target::{LabelEdit, parse_duration};
 
 #[derive(Debug, Subcommand)]
@@ -44,7 +45,7 @@ pub(crate) enum TokenCommand {
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
     /// Only a host of this name may use it
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", add = Values::New)]
     pub(crate) name: Option<HostName>,
     /// A label that the host gets; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use shoal_core::image::ImageRef;
 
+use crate::completion::values::Values;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Send an image to the controller; goes on where a broken-off push ended
@@ -21,13 +23,13 @@ pub(crate) enum ImageCommand {
     /// Show all that is known of an image
     Show {
         /// NAME:TAG, or the first digits of a digest
-        #[arg(value_name = "IMAGE")]
+        #[arg(value_name = "IMAGE", add = Values::Images)]
         name: String,
     },
     /// Give an image another name, or move a name to it
     Tag {
         /// NAME:TAG, or the first digits of a digest
-        #[arg(value_name = "IMAGE")]
+        #[arg(value_name = "IMAGE", add = Values::Images)]
         source: String,
         /// The name to give it
         #[arg(value_name = "NAME:TAG")]
@@ -37,7 +39,7 @@ pub(crate) enum ImageCommand {
     #[command(alias = "remove")]
     Rm {
         /// NAME:TAG, or the first digits of a digest
-        #[arg(value_name = "IMAGE")]
+        #[arg(value_name = "IMAGE", add = Values::Images)]
         name: String,
     },
 }
