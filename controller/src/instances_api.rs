@@ -114,9 +114,9 @@ impl Instances {
     }
 
     pub(crate) async fn logs(&self, request: LogsRequest) -> Result<Answers<LogEntry>, Refusal> {
-        let LogsRequest { instance, host, lines, follow } = request;
+        let LogsRequest { instance, host, lines, follow, filter } = request;
         let target = self.target(&instance, host.as_deref()).await?;
-        let logs = LogsSession { instance: target.id.to_string(), lines, follow };
+        let logs = LogsSession { instance: target.id.to_string(), lines, follow, filter };
         let kind = open_session::Kind::Logs(logs);
         let session = self.live.open_session(&target.host, kind).await?;
         let (out, answers) = mpsc::channel(pipe::WAITING);
@@ -196,6 +196,15 @@ impl instances_server::Instances for Instances {
         let who = access::caller(&request)?.to_string();
         let done = Self::set_run(self, request.into_inner(), &who, clock::now()).await?;
         Ok(Response::new(done))
+    }
+
+    type WatchStream = Answers<ListInstancesResponse>;
+
+    async fn watch(
+        &self,
+        _request: Request<ListInstancesRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("this controller does not watch instances"))
     }
 
     type LogsStream = Answers<LogEntry>;

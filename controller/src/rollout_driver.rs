@@ -220,7 +220,7 @@ impl<'a> Pass<'a> {
         let spec = before.as_ref().map(inventory::spec).transpose()?.unwrap_or_default();
         let nothing = BTreeMap::new();
         let configs = revision.hosts.get(host).unwrap_or(&nothing);
-        let after = with_fleet(&spec, &revision.fleet, revision.number, configs);
+        let after = with_fleet(&spec, &revision.fleet, revision.number, configs, &[]);
         let seen = self.live.status(host).map_or(0, |status| status.observed_generation);
         let after = spec.followed_by(after, seen);
         let generation = after.generation;

@@ -185,7 +185,7 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
     for host in &world.hosts {
         let Some(configs) = hosts.get(&host.id) else { continue };
         let desired = world.specs.get(&host.id).unwrap_or(&nothing);
-        let after = with_fleet(desired, &spec.fleet, u64::MAX, configs);
+        let after = with_fleet(desired, &spec.fleet, u64::MAX, configs, &[]);
         let size = v1::HostSpec::from(after).encoded_len();
         if size > largest {
             problems.push(too_large(&format!("everything on host {}", host.name), size, largest));

@@ -117,7 +117,7 @@ async fn templates_are_rendered_for_the_hosts_where_they_will_be() {
     let settings = &mut spec.instances.values_mut().next().unwrap().settings;
     let text = "{% if shoal.host == 'h2' %}\n{{ table.missing }}{% endif %}";
     let body = FileBody::Template(text.into());
-    let file = File { body, mode: 0o644, owner: Owner::default() };
+    let file = File { body, mode: 0o644, owner: Owner::default(), reload: None };
     settings.files.insert("/etc/app.conf".parse().unwrap(), file);
     settings.vars.insert("table".into(), Value::Table([].into()));
     let request = PlanRequest { spec: Some(spec.into()) };
@@ -135,7 +135,7 @@ async fn what_the_store_could_not_hold_is_refused_before() {
     let settings = &mut spec.instances.values_mut().next().unwrap().settings;
     for path in ["/etc/a", "/etc/b", "/etc/c"] {
         let body = FileBody::Text("x".repeat(500 << 10));
-        let file = File { body, mode: 0o644, owner: Owner::default() };
+        let file = File { body, mode: 0o644, owner: Owner::default(), reload: None };
         settings.files.insert(path.parse().unwrap(), file);
     }
     let text = invalid(lab.fleets().plan(PlanRequest { spec: Some(spec.into()) }).await);

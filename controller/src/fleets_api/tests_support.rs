@@ -1,14 +1,14 @@
 //! A small world for tests: a store in a temporary directory, hosts, images, fleets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use shoal_core::fleet::{DeclaredInstance, FleetSpec};
+use shoal_core::fleet::{DeclaredInstance, FleetSpec, Templates};
 use shoal_core::host::HostSpec;
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
 use shoal_core::name::HostId;
-use shoal_core::spec::{Network, Settings, Start};
+use shoal_core::spec::{Limits, Network, Root, Security, Settings, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::digest_bytes;
@@ -150,6 +150,10 @@ impl Agent {
             restarts: 0,
             uid_base: None,
             message: (state == State::Failed).then(|| "exited with 1".to_owned()),
+            paused: instance.paused,
+            drift: vec![],
+            last_exit: None,
+            addresses: vec![],
         };
         let status = HostStatus {
             observed_generation: spec.generation,
@@ -174,6 +178,12 @@ pub(crate) fn settings() -> Settings {
         files: BTreeMap::new(),
         vars: BTreeMap::new(),
         health: None,
+        after: BTreeSet::new(),
+        ports: vec![],
+        limits: Limits::default(),
+        security: Security::default(),
+        mounts: BTreeMap::new(),
+        root: Root::default(),
     }
 }
 
@@ -186,7 +196,14 @@ pub(crate) fn fleet(name: &str, instances: &[(&str, &str, &str)]) -> FleetSpec {
     };
     let declared = |(instance, image, on): &(&str, &str, &str)| {
         let image = image.parse().unwrap();
-        let declared = DeclaredInstance { image, hosts: hosts(on), settings: settings() };
+        let declared = DeclaredInstance {
+            image,
+            hosts: hosts(on),
+            count: None,
+            settings: settings(),
+            overrides: vec![],
+            templates: Templates::default(),
+        };
         (instance.parse().unwrap(), declared)
     };
     FleetSpec { fleet: name.parse().unwrap(), instances: instances.iter().map(declared).collect() }

@@ -24,6 +24,8 @@ pub(super) enum Verb {
     Start,
     Stop,
     Restart,
+    Pause,
+    Unpause,
 }
 
 impl fmt::Display for Verb {
@@ -32,6 +34,8 @@ impl fmt::Display for Verb {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Restart => "restart",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
         })
     }
 }
@@ -42,9 +46,11 @@ impl Verb {
             Ok(RunVerb::Start) => Ok(Self::Start),
             Ok(RunVerb::Stop) => Ok(Self::Stop),
             Ok(RunVerb::Restart) => Ok(Self::Restart),
-            Ok(RunVerb::Unspecified) | Err(_) => {
-                Err(Refusal::Invalid("say whether to start, stop or restart".into()))
-            }
+            Ok(RunVerb::Pause) => Ok(Self::Pause),
+            Ok(RunVerb::Unpause) => Ok(Self::Unpause),
+            Ok(RunVerb::Unspecified) | Err(_) => Err(Refusal::Invalid(
+                "say whether to start, stop, restart, pause or unpause".into(),
+            )),
         }
     }
 
@@ -61,6 +67,8 @@ impl Verb {
                 instance.run = RunState::Running;
                 instance.restarts += 1;
             }
+            Self::Pause => instance.paused = true,
+            Self::Unpause => instance.paused = false,
         }
         if after != *spec {
             after.generation += 1;

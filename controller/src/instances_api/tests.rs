@@ -38,7 +38,7 @@ fn shown(targets: &[RunTarget]) -> Vec<(&str, u64, bool)> {
 
 fn logs_of(instance: &str, host: Option<&str>) -> LogsRequest {
     let host = host.map(str::to_owned);
-    LogsRequest { instance: instance.into(), host, lines: 10, follow: false }
+    LogsRequest { instance: instance.into(), host, lines: 10, follow: false, filter: None }
 }
 
 #[tokio::test]

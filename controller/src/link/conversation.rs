@@ -129,6 +129,8 @@ impl Conversation {
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Refusal::Invalid("a hello comes once, at the beginning".into()));
             }
+            // Told by the agent's own journal.
+            Some(agent_message::Message::Events(_)) => {}
             None => tracing::warn!(host = %self.host, "message of a kind that is not known here"),
         }
         Ok(())

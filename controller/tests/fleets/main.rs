@@ -83,8 +83,12 @@ fn shop(image: &str) -> FleetSpec {
         ..Settings::default()
     };
     let hosts = HostMatch { r#match: Some(host_match::Match::All(v1::AllHosts {})) };
-    let declared =
-        DeclaredInstance { image: image.into(), hosts: Some(hosts), settings: Some(settings) };
+    let declared = DeclaredInstance {
+        image: image.into(),
+        hosts: Some(hosts),
+        settings: Some(settings),
+        ..DeclaredInstance::default()
+    };
     FleetSpec { fleet: "shop".into(), instances: BTreeMap::from([("main".into(), declared)]) }
 }
 
