@@ -42,6 +42,7 @@ fn of_hosts() -> [String; 6] {
         idmapped_squashfs: true,
         agent: "0.1.0".into(),
         boot_id: "b".into(),
+        ..v1::HostFacts::default()
     };
     let host = HostRecord {
         id: "h1".into(),
@@ -60,7 +61,9 @@ fn of_hosts() -> [String; 6] {
             config: Some(instance_config()),
             run: v1::RunState::Running.into(),
             restarts: 1,
+            ..v1::InstanceSpec::default()
         }],
+        ..v1::HostSpec::default()
     };
     let status = v1::HostStatus {
         observed_generation: 9,
@@ -77,6 +80,7 @@ fn of_hosts() -> [String; 6] {
             restarts: 1,
             uid_base: Some(65536),
             message: Some("m".into()),
+            ..v1::InstanceStatus::default()
         }],
         images: vec![vec![7; 2].into()],
         retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
@@ -124,6 +128,7 @@ fn of_fleets() -> [String; 5] {
             r#match: Some(v1::host_match::Match::Selector("role=web".into())),
         }),
         settings: instance_config().settings,
+        ..v1::DeclaredInstance::default()
     };
     let spec = v1::FleetSpec {
         fleet: "f".into(),

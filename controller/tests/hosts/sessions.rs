@@ -14,7 +14,12 @@ use crate::agent::{Agent, Stream};
 use crate::stand::{PATIENCE, Stand};
 
 fn logs() -> open_session::Kind {
-    open_session::Kind::Logs(LogsSession { instance: "app/main".into(), lines: 1, follow: true })
+    open_session::Kind::Logs(LogsSession {
+        instance: "app/main".into(),
+        lines: 1,
+        follow: true,
+        filter: None,
+    })
 }
 
 /// The agent's ends of a session.
