@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod connect;
 pub mod daemon;
+pub mod events;
 pub mod files;
 pub mod host;
 pub mod identity;
