@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::codegen;
-use crate::run::{cargo, run};
+use crate::run::{cargo, run, tool};
 
 /// The version of cargo-deny that is installed where there is none.
 const DENY: &str = "0.20.2";
@@ -80,16 +80,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 /// Licences, sources and bans of every dependency. Advisories need a database from the network
 /// and are left to a machine that may fetch it: `cargo deny check advisories`.
 fn deny(root: &Path) -> Result<()> {
-    let tools = root.join("target/tools");
-    let program = tools.join("bin/cargo-deny");
-    if !program.exists() {
-        let place = tools.display().to_string();
-        let target = tools.join("build").display().to_string();
-        let install = ["install", "cargo-deny", "--locked", "--debug", "--quiet"];
-        let place = ["--version", DENY, "--root", &place, "--target-dir", &target];
-        cargo(root, &[&install[..], &place].concat())?;
-        fs::remove_dir_all(tools.join("build"))?;
-    }
+    let program = tool(root, "cargo-deny", DENY, &["--debug"])?;
     run(
         root,
         &program.display().to_string(),

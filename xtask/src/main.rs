@@ -1,8 +1,9 @@
-//! The project's own tasks: `cargo xtask demo | test | check | codegen`.
+//! The project's own tasks: `cargo xtask demo | test | bench | check | codegen`.
 //!
 //! Each does all of its set-up itself. Runs commands, so the ban on that is lifted here.
 #![allow(clippy::disallowed_methods, reason = "running commands is what xtask is for")]
 
+mod bench;
 mod check;
 mod codegen;
 mod demo;
@@ -35,6 +36,17 @@ enum Task {
     },
     /// Run everything that CI runs: the checks, the unit tests, the tests on real hosts
     Test,
+    /// Measure how fast Shoal is beside its peers, on real test hosts, into docs/benchmarks.md
+    Bench {
+        /// Only these [default: all]
+        names: Vec<bench::Name>,
+        /// Measure the programs in this directory instead of building them
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+        /// Only print the tables
+        #[arg(long)]
+        print: bool,
+    },
     /// Check formatting, lints, licences, and the invariants of ARCHITECTURE.md
     Check,
     /// Make the generated wire types anew from proto/
@@ -63,6 +75,7 @@ fn carry_out(task: Task) -> Result<()> {
         Task::Demo { verb: Some(DemoVerb::Down), .. } => demo::down(),
         Task::Demo { keep, verb: None } => demo::demo(&root, keep),
         Task::Test => test::test(&root),
+        Task::Bench { names, programs, print } => bench::bench(&root, &names, programs, print),
         Task::Check => check::check(&root),
         Task::Codegen => codegen::write(&root),
     }

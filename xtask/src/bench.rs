@@ -1,0 +1,154 @@
+//! Benchmarks: how fast Shoal is beside a peer, on real test hosts, through the real command.
+//!
+//! Way in: [`bench`]. Each benchmark takes turns with its peer within one run, so that what else
+//! the machine does falls on both; the figure is their ratio. Tables go to docs/benchmarks.md. A
+//! missed target is told and is no failure: these are measurements, not tests.
+
+mod about;
+mod agent;
+mod apply;
+mod bare;
+mod hundred;
+mod peer;
+mod ps;
+mod report;
+mod stand;
+mod start;
+mod stats;
+mod usage;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use shoal_lab::deployment::Programs;
+use shoal_lab::{Host, packages};
+
+use crate::run::cargo;
+use report::Row;
+
+const PAGE: &str = "docs/benchmarks.md";
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// A one-line change, until the instance is healthy
+    Apply,
+    /// The start of an instance whose image is there
+    Start,
+    /// Memory and CPU of the agent at rest
+    Agent,
+    /// `shoal ps` over three hosts
+    Ps,
+    /// A host with a hundred instances
+    Hundred,
+}
+
+impl Name {
+    fn text(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn measure(self, run: &mut Run) -> Result<Vec<Row>> {
+        match self {
+            Self::Apply => apply::measure(run),
+            Self::Start => start::measure(run),
+            Self::Agent => agent::measure(run),
+            Self::Ps => ps::measure(run),
+            Self::Hundred => hundred::measure(run),
+        }
+    }
+}
+
+/// What a benchmark runs with, and what it has met.
+struct Run {
+    root: PathBuf,
+    programs: Programs,
+    /// Versions of what was measured beside Shoal.
+    others: Vec<String>,
+}
+
+impl Run {
+    /// Notes what a host runs.
+    fn met(&mut self, host: &Host) -> Result<()> {
+        self.others.push(format!("hosts with {}", about::systemd(host)?));
+        Ok(())
+    }
+}
+
+/// Runs these benchmarks, or all; of the programs in `built`, or of a release build.
+///
+/// # Errors
+/// Where one could not be run; a missed target is none.
+pub(crate) fn bench(
+    root: &Path,
+    names: &[Name],
+    built: Option<PathBuf>,
+    print: bool,
+) -> Result<()> {
+    packages::ensure()?;
+    let built = built.map_or_else(|| release(root), Ok)?;
+    let programs = Programs::built_at(&built)?;
+    let names = if names.is_empty() { Name::value_variants() } else { names };
+    let (mut missed, mut failed) = (Vec::new(), Vec::new());
+    for name in names {
+        match one(root, &programs, *name, print) {
+            Ok(rows) => missed.extend(report::missed(&rows)),
+            Err(error) => {
+                eprintln!("bench: {} could not be run: {error:#}", name.text());
+                failed.push(name.text());
+            }
+        }
+    }
+    for miss in &missed {
+        println!("missed: {miss}");
+    }
+    if missed.is_empty() && failed.is_empty() {
+        println!("every target is reached");
+    }
+    if !failed.is_empty() {
+        bail!("could not be run: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn one(root: &Path, programs: &Programs, name: Name, print: bool) -> Result<Vec<Row>> {
+    eprintln!("bench: {} …", name.text());
+    let began = Instant::now();
+    let mut run = Run { root: root.to_owned(), programs: programs.clone(), others: Vec::new() };
+    let rows = name.measure(&mut run)?;
+    let about = about::line(root, programs, &run.others)?;
+    let table = report::table(&rows);
+    println!("{}: {about}\n\n{table}", name.text());
+    eprintln!("bench: {} took {:.0} s", name.text(), began.elapsed().as_secs_f64());
+    if !print {
+        let path = root.join(PAGE);
+        let failed = || format!("can't put the results into {PAGE}");
+        let page = fs::read_to_string(&path).with_context(failed)?;
+        let page = report::put(&page, &name.text(), &format!("{about}\n\n{table}"));
+        fs::write(&path, page.with_context(failed)?).with_context(failed)?;
+    }
+    Ok(rows)
+}
+
+/// Builds what is measured, as it is shipped, and gives where it is.
+fn release(root: &Path) -> Result<PathBuf> {
+    let packages = ["-p", "shoal", "-p", "shoal-agent", "-p", "shoal-controller"];
+    cargo(root, &[&["build", "--release", "--locked", "--bins"][..], &packages].concat())?;
+    let output = Command::new("cargo")
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root)
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let target = metadata["target_directory"].as_str().context("metadata without a target")?;
+    Ok(Path::new(target).join("release"))
+}
+
+/// The time since 1970, which the hosts' clocks tell, too: they are the machine's.
+fn now() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?)
+}
