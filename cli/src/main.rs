@@ -3,6 +3,8 @@
 //! Way in: [`args`] says what can be written, [`commands`] does it, [`exit`] says how it ended.
 //! A command asks the controller ([`client`] over [`connect`], as a [`context`] says), makes plain
 //! data of the answer ([`view`]), and shows that ([`output`]).
+//! Where a shell asks what a line could become, [`completion`] answers instead; [`man`] makes the
+//! manual of what [`args`] says.
 //!
 //! Deliberately absent: decisions. What would change, what is healthy and who may do what is the
 //! controller's and the core's to say; and no host is ever talked to directly.

@@ -71,16 +71,18 @@ impl Cache {
         let runtime = set("XDG_RUNTIME_DIR").filter(|directory| directory.is_dir());
         let caches =
             || set("XDG_CACHE_HOME").or_else(|| Some(absolute(home?.as_os_str())?.join(".cache")));
-        Self::in_directory(runtime.or_else(caches)?.join("shoal"))
+        Some(Self::in_directory(runtime.or_else(caches)?.join("shoal")))
     }
 
-    /// One in this directory, which is made where it is not there. `None` where others can look
-    /// into it.
-    pub(super) fn in_directory(directory: PathBuf) -> Option<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
-        let found = fs::symlink_metadata(&directory).ok()?;
-        let is_private = found.is_dir() && found.permissions().mode() & 0o077 == 0;
-        is_private.then_some(Self { directory })
+    /// One in this directory, which is made when there is something to keep.
+    pub(super) fn in_directory(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// Whether no one else can look into it, or put something there.
+    fn is_private(&self) -> bool {
+        let found = fs::symlink_metadata(&self.directory);
+        found.is_ok_and(|found| found.is_dir() && found.permissions().mode() & 0o077 == 0)
     }
 
     /// The answer to a question, where one was kept that still holds.
@@ -89,13 +91,18 @@ impl Cache {
         question: &Question<'_>,
         now: Timestamp,
     ) -> Option<Vec<T>> {
-        let text = fs::read(self.directory.join(question.file_name())).ok()?;
+        let path = self.directory.join(question.file_name());
+        let text = self.is_private().then(|| fs::read(path).ok())??;
         let answer: Answer<T> = serde_json::from_slice(&text).ok()?;
         question.is_answered_by(&answer, now).then_some(answer.known)
     }
 
     /// Keeps an answer; does without where that fails.
     pub(super) fn keep<T: Serialize>(&self, question: &Question<'_>, known: &[T], now: Timestamp) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
+        if made.is_err() || !self.is_private() {
+            return;
+        }
         let answer = Answer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             controller: question.context.controller.clone(),
@@ -143,7 +150,7 @@ mod tests {
     #[test]
     fn an_answer_holds_for_a_while_and_for_one_question() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::in_directory(dir.path().join("shoal")).unwrap();
+        let cache = Cache::in_directory(dir.path().join("shoal"));
         let (ada, ben) = (context("c:7443", "ada"), context("c:7443", "ben"));
         cache.keep(&Question::new("hosts", &ada), &["h1"], Timestamp(10_000));
         let kept = Some(vec!["h1".to_owned()]);
@@ -163,7 +170,9 @@ mod tests {
     fn it_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("a/shoal");
-        let (cache, ada) = (Cache::in_directory(place.clone()).unwrap(), context("c", "ada"));
+        let (cache, ada) = (Cache::in_directory(place.clone()), context("c", "ada"));
+        assert_eq!(names(&cache, "hosts", &ada, 1), None);
+        assert!(!place.exists());
         cache.keep(&Question::new("hosts", &ada), &["h1"], Timestamp(1));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&place), 0o700);
@@ -173,19 +182,26 @@ mod tests {
         assert_eq!(mode(&files[0]), 0o600);
         assert!(!fs::read_to_string(&files[0]).unwrap().contains("secret"));
 
+        // Where others can look, or may have looked, nothing is kept and nothing is believed.
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(Cache::in_directory(place.clone()).is_none());
-        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
-        assert!(Cache::in_directory(dir.path().join("link")).is_none());
+        cache.keep(&Question::new("images", &ada), &["i1"], Timestamp(1));
+        assert_eq!(names(&cache, "hosts", &ada, 1), None);
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&place, dir.path().join("link")).unwrap();
+        let astray = Cache::in_directory(dir.path().join("link"));
+        assert!(names(&cache, "hosts", &ada, 1).is_some());
+        assert_eq!(names(&astray, "hosts", &ada, 1), None);
     }
 
     #[test]
     fn a_damaged_answer_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::in_directory(dir.path().join("shoal")).unwrap();
+        let cache = Cache::in_directory(dir.path().join("shoal"));
         let ada = context("c", "ada");
         let question = Question::new("hosts", &ada);
         for text in ["", "{", "[]", "{\"version\": 5}"] {
+            cache.keep(&question, &["h1"], Timestamp(1));
             fs::write(cache.directory.join(question.file_name()), text).unwrap();
             assert_eq!(names(&cache, "hosts", &ada, 1), None, "{text}");
         }

@@ -163,21 +163,23 @@ else
 fi
 "#;
 
+// A condition that fails leaves it to fish, which then completes files.
 const FISH: &str = r#"# Completion of shoal in fish, by the command itself.
-function __shoal_complete
+function __shoal_find
     set -l words (commandline --current-process --tokenize --cut-at-cursor)
     set -l word (commandline --current-token --cut-at-cursor)
-    set -l found (env SHOAL_COMPLETE=fish COMMAND -- $words "$word" 2>/dev/null)
-    set -l kind $found[1]
-    set -e found[1]
-    switch "$kind"
+    set -g __shoal_found (env SHOAL_COMPLETE=fish COMMAND -- $words "$word" 2>/dev/null)
+    test (count $__shoal_found) -gt 0; or return 0
+    set -l kind $__shoal_found[1]
+    set -e __shoal_found[1]
+    switch $kind
         case files
-            __fish_complete_path "$word"
-        case directories
-            __fish_complete_directories "$word" ''
+            return 1
+        case fleets directories
+            test (count $__shoal_found) -gt 0
         case '*'
-            test (count $found) -gt 0; and printf '%s\n' $found
+            return 0
     end
 end
-complete --command shoal --no-files --arguments '(__shoal_complete)'
+complete --command shoal --condition __shoal_find --no-files --arguments '$__shoal_found'
 "#;

@@ -70,7 +70,7 @@ impl User {
         Asker {
             config: Some(self.dir.path().join("config.toml")),
             context: None,
-            cache: Cache::in_directory(self.dir.path().join("cache")),
+            cache: Some(Cache::in_directory(self.dir.path().join("cache"))),
             deadline: Instant::now() + patience,
         }
     }
