@@ -39,7 +39,7 @@ pub(crate) const VARIABLE: &str = "SHOAL_COMPLETE";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it may take in all; the rest is for what no deadline can be given, such as a home
 /// directory on a file server that is gone.
-const LIMIT: Duration = Duration::from_millis(1300);
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// The shell that this run of the command completes for, if it does.
 pub(crate) fn asked() -> Option<Shell> {

@@ -34,9 +34,9 @@ fn write_contexts(home: &Path) {
         )
     };
     let config = home.join(".config/shoal");
-    std::fs::create_dir_all(&config).unwrap();
+    std::fs::create_dir_all(&config).expect("a home is writable");
     let contexts = format!("current = \"lab\"\n{}{}", context("lab"), context("prod@eu:1"));
-    std::fs::write(config.join("config.toml"), contexts).unwrap();
+    std::fs::write(config.join("config.toml"), contexts).expect("a home is writable");
 }
 
 #[test]
@@ -95,9 +95,9 @@ fn in_bash(home: &Path, keys: &str) -> Option<String> {
         }
     };
     let mut stdin = bash.stdin.take().expect("it is piped");
-    stdin.write_all(keys.as_bytes()).unwrap();
+    stdin.write_all(keys.as_bytes()).expect("bash reads to the end");
     drop(stdin);
-    Some(text(&bash.wait_with_output().unwrap().stdout))
+    Some(text(&bash.wait_with_output().expect("bash ends").stdout))
 }
 
 #[test]
