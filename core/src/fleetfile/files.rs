@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use crate::render::{LARGEST_FILE, Place};
-use crate::spec::{File, FileBody, InstancePath};
+use crate::spec::{File, FileBody, InstancePath, UnitName};
 
 use super::Reader;
 use super::data::read_owner;
 use super::paths::{Paths, What};
 use super::problem::short;
-use super::table::{Item, Section};
+use super::report::Report;
+use super::table::{Item, Section, optional};
 use super::template;
-
-/// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] = &["reload"];
 
 /// Characters of a path or of an error of the file system that an error repeats.
 const SHOWN: usize = 200;
@@ -27,11 +25,12 @@ pub(super) struct Files {
 }
 
 impl Reader<'_, '_> {
-    /// Reads all files of the instance at `place`, and notes their paths in `paths`.
+    /// Reads all files of the instance at `place`, which boots or does not, and notes their paths in
+    /// `paths`.
     pub(super) fn files(
         &mut self,
         section: &Section<'_>,
-        place: &Place,
+        (place, boots): (&Place, bool),
         paths: &mut Paths,
     ) -> Files {
         let mut files = Files::default();
@@ -40,7 +39,7 @@ impl Reader<'_, '_> {
             if let Some(path) = &path {
                 paths.add(path, What::File, item.key.clone(), &mut self.report);
             }
-            let file = self.file(&item, place, &mut files.used);
+            let file = self.file(&item, (place, boots), &mut files.used);
             if let (Some(path), Some(file)) = (path, file) {
                 files.files.insert(path, file);
             }
@@ -51,17 +50,19 @@ impl Reader<'_, '_> {
     fn file(
         &mut self,
         item: &Item<'_>,
-        place: &Place,
+        (place, boots): (&Place, bool),
         used: &mut BTreeSet<String>,
     ) -> Option<File> {
         let mut section = item.section(&mut self.report)?;
         let bodies = ["content", "source", "template"].map(|name| section.take(name));
         let (mode, owner) = (section.take("mode"), section.take("owner"));
         let body = self.body(&mut section, bodies, place, used);
-        section.finish(LATER, &mut self.report);
+        let reload = section.take("reload");
+        section.finish(&[], &mut self.report);
+        let reload = reload.map(|item| reload_unit(&item, boots, &mut self.report));
         let mode = mode.map_or(Some(Mode(0o644)), |mode| mode.parsed("\"0644\"", &mut self.report));
         let owner = read_owner(owner, &mut self.report);
-        Some(File { body: body?, mode: mode?.0, owner: owner?, reload: None })
+        Some(File { body: body?, mode: mode?.0, owner: owner?, reload: optional(reload)? })
     }
 
     fn body(
@@ -106,16 +107,29 @@ impl Reader<'_, '_> {
             item.wrong("a template must be UTF-8; give other files as `source`", &mut self.report);
             return None;
         };
-        let checked = template::check(&text, &self.vars, place);
+        let file = item.text("", &mut self.report).map(|path| short(path, SHOWN))?;
+        let sound = self.sound_template(item, (&file, &text), place, used);
+        sound.then_some(FileBody::Template(text))
+    }
+
+    /// Whether the template `text`, called `name`, renders; reports why not at `item`. Notes the
+    /// variables that it uses in `used`.
+    pub(super) fn sound_template(
+        &mut self,
+        item: &Item<'_>,
+        (name, text): (&str, &str),
+        place: &Place,
+        used: &mut BTreeSet<String>,
+    ) -> bool {
+        let checked = template::check(text, &self.vars, place);
         used.extend(checked.used);
         let sound = checked.faults.is_empty();
-        let file = item.text("", &mut self.report).map(|path| short(path, SHOWN))?;
         for fault in checked.faults {
             let line = fault.line.map(|line| format!(", line {line}")).unwrap_or_default();
-            let message = format!("template {file}{line}: {}", fault.message);
+            let message = format!("template {name}{line}: {}", fault.message);
             self.report.push(&item.span(), message, fault.help);
         }
-        sound.then_some(FileBody::Template(text))
+        sound
     }
 
     /// The contents of the local file that `item` names.
@@ -147,6 +161,16 @@ impl Reader<'_, '_> {
         }
         self.spend(bytes)
     }
+}
+
+/// The unit that reads a file again when it changes.
+fn reload_unit(item: &Item<'_>, boots: bool, report: &mut Report<'_>) -> Option<UnitName> {
+    if !boots {
+        let message = "`reload` needs a booted instance: with `command` there is no systemd inside";
+        report.error_help(&item.key, message, "leave it out, or write boot = true");
+        return None;
+    }
+    item.parsed("\"nginx.service\"", report)
 }
 
 /// Permission bits in octal digits.

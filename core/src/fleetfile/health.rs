@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use crate::spec::{Health, Start};
 
+use super::instance::read_command;
 use super::problem::short;
 use super::report::Report;
 use super::table::{Item, Section, optional};
-
-/// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] = &["exec", "http"];
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Checks that follow one another faster only load the host.
@@ -25,19 +23,24 @@ pub(super) fn read(
     report: &mut Report<'_>,
 ) -> Option<Health> {
     let (unit, tcp) = (section.take("unit"), section.take("tcp"));
-    if unit.is_none() && tcp.is_none() {
-        section.lacks(&["unit", "tcp"], "unit = \"nginx.service\" or tcp = \"127.0.0.1:80\"");
+    let (http, exec) = (section.take("http"), section.take("exec"));
+    if [&unit, &tcp, &http, &exec].iter().all(|check| check.is_none()) {
+        let example = "unit = \"nginx.service\", tcp = \"127.0.0.1:80\", \
+                       http = \"http://127.0.0.1:80/\" or exec = [\"/usr/bin/check\"]";
+        section.lacks(&["unit", "tcp", "http", "exec"], example);
     }
     if let (Some(unit), Some(Start::Command(_))) = (&unit, start) {
         let message = "`unit` needs a booted instance: with `command` there is no systemd inside";
-        report.error_help(&unit.key, message, "check `tcp` instead, or write boot = true");
+        report.error_help(&unit.key, message, "use one of the other checks, or write boot = true");
     }
     let (any, some) = (Duration::ZERO..=LONGEST, SHORTEST..=LONGEST);
     let (grace, interval) = (section.take("grace"), section.take("interval"));
     let (timeout, retries) = (section.take("timeout"), section.take("retries"));
-    section.finish(LATER, report);
+    section.finish(&[], report);
     let unit = unit.map(|item| item.parsed("\"nginx.service\"", report));
     let tcp = tcp.map(|item| item.parsed("\"127.0.0.1:80\"", report));
+    let http = http.map(|item| item.parsed("\"http://127.0.0.1:80/\"", report));
+    let exec = exec.map(|item| read_command(&item, report));
     let grace = duration(grace, Health::DEFAULT_GRACE, &any, report);
     let interval = duration(interval, Health::DEFAULT_INTERVAL, &some, report);
     let timeout = duration(timeout, Health::DEFAULT_TIMEOUT, &some, report);
@@ -45,8 +48,8 @@ pub(super) fn read(
     Some(Health {
         unit: optional(unit)?,
         tcp: optional(tcp)?,
-        http: None,
-        exec: Vec::new(),
+        http: optional(http)?,
+        exec: optional(exec)?.unwrap_or_default(),
         grace: grace?,
         interval: interval?,
         timeout: timeout?,

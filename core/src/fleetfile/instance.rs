@@ -1,11 +1,12 @@
 //! `[instance.NAME]`: one instance, its image, its hosts and its settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeValue;
 
-use crate::fleet::DeclaredInstance;
+use crate::fleet::{DeclaredInstance, Override, Templates};
 use crate::image::ImageRef;
+use crate::label::HostMatch;
 use crate::render::Place;
 use crate::spec::{EnvName, Network, Settings, Start};
 
@@ -15,11 +16,13 @@ use super::paths::Paths;
 use super::problem::short;
 use super::report::Report;
 use super::table::{Item, Section, optional};
-use super::{data, health, hosts};
+use super::{data, health, hosts, limits, mounts, network, security};
 
 /// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] =
-    &["address", "after", "count", "hooks", "limits", "ports", "secrets", "security"];
+const LATER: &[&str] = &["hooks", "secrets"];
+
+/// Hosts that one instance may be picked for.
+const MOST_HOSTS: u32 = 10_000;
 
 /// Bytes of one variable of the environment; the kernel takes 128 KiB at most.
 const LARGEST_ENV: usize = 64 << 10;
@@ -40,55 +43,124 @@ impl Reader<'_, '_> {
         }
         let image: Option<ImageRef> = image.and_then(|image| image.parsed(IMAGE, report));
         let hosts = hosts.and_then(|item| hosts::read(&item, report));
-        let settings = self.settings(&mut section, item);
+        let count = section.take("count");
+        let count = count.map(|item| read_count(&item, hosts.as_ref(), report));
+        let after = section.take("after");
+        let after = after
+            .map(|after| self.order.read(item.name, &after, self.fleet.as_ref(), &mut self.report));
+        let read = self.settings(&mut section, item);
         section.finish(LATER, &mut self.report);
-        Some(DeclaredInstance {
-            image: image?,
-            hosts: hosts?,
-            count: None,
-            settings: settings?,
-            overrides: Vec::new(),
-            templates: crate::fleet::Templates::default(),
-        })
+        let Read { mut settings, overrides, templates } = read?;
+        settings.after = optional(after)?.unwrap_or_default();
+        let (image, hosts, count) = (image?, hosts?, optional(count)?);
+        Some(DeclaredInstance { image, hosts, count, settings, overrides, templates })
     }
 
-    fn settings(&mut self, section: &mut Section<'_>, instance: &Item<'_>) -> Option<Settings> {
+    fn settings(&mut self, section: &mut Section<'_>, instance: &Item<'_>) -> Option<Read> {
         let report = &mut self.report;
         let start = read_start(section, report);
-        let network = section.take("network");
-        let network = network.map_or(Some(Network::Private), |item| read_network(&item, report));
-        let env = sub(section, "env", report).map(|env| read_env(&env, report));
+        let network = network::read(section, report);
+        let ports = section.take("ports");
+        let ports =
+            ports.map(|item| network::ports(&item, network.as_ref().map(|n| &n.network), report));
         let mut paths = Paths::default();
         let data = sub(section, "data", report).map(|data| data::read(&data, &mut paths, report));
+        let mounts =
+            sub(section, "mounts", report).map(|mounts| mounts::read(&mounts, &mut paths, report));
+        let limits = sub(section, "limits", report).map(|limits| limits::read(limits, report));
+        let security = sub(section, "security", report).map(|s| security::read(s, report));
+        let root = section.take("root").map(|root| root.parsed("\"memory\"", report));
         let health = sub(section, "health", report);
         let health = health.map(|health| health::read(health, start.as_ref(), report));
         let files = sub(section, "files", report);
+        let env = sub(section, "env", report);
         let place = self.sample_place(instance);
-        let files = files.map(|files| self.files(&files, &place, &mut paths)).unwrap_or_default();
+        let boots = is_boot(start.as_ref());
+        let files = files.map(|files| self.files(&files, (&place, boots), &mut paths));
+        let Files { files, mut used } = files.unwrap_or_default();
+        let (env, env_templates) =
+            env.map(|env| self.env(&env, &place, &mut used)).unwrap_or_default();
+        let network = network.and_then(|found| self.network(found, &place, &mut used));
         paths.check(&mut self.report);
         if !self.spend(0) {
             return None;
         }
-        let (env, data) = (env.unwrap_or_default(), data.unwrap_or_default());
-        let Files { files, used } = files;
-        let (vars, health) = (self.vars.only(&used), optional(health)?);
-        let (start, network) = (start?, network?);
+        let (vars, overrides) = (self.vars.only(&used), self.vars.overrides(&used));
+        let (network, address) = network?;
         let settings = Settings {
-            start,
+            start: start?,
             network,
             env,
-            data,
+            data: data.unwrap_or_default(),
             files,
             vars,
-            health,
-            after: Default::default(),
-            ports: Default::default(),
-            limits: Default::default(),
-            security: Default::default(),
-            mounts: Default::default(),
-            root: Default::default(),
+            health: optional(health)?,
+            after: BTreeSet::new(),
+            ports: optional(ports)?.unwrap_or_default(),
+            limits: optional(limits)?.unwrap_or_default(),
+            security: optional(security)?.unwrap_or_default(),
+            mounts: mounts.unwrap_or_default(),
+            root: optional(root)?.unwrap_or_default(),
         };
-        self.spend_settings(&settings).then_some(settings)
+        let templates = Templates { env: env_templates, address };
+        let read = Read { settings, overrides, templates };
+        self.spend_settings(&read).then_some(read)
+    }
+
+    /// The network with its address; where that is a template, it is given apart.
+    fn network(
+        &mut self,
+        found: network::Found<'_>,
+        place: &Place,
+        used: &mut BTreeSet<String>,
+    ) -> Option<(Network, Option<String>)> {
+        let network::Found { mut network, address } = found;
+        let Some(address) = address else { return Some((network, None)) };
+        let text = address.text("\"10.0.0.24/24\"", &mut self.report)?;
+        if text.contains("{{") {
+            let sound = self.sound_template(&address, ("of `address`", text), place, used);
+            return sound.then(|| (network, Some(text.to_owned())));
+        }
+        let gateway = network.link().and_then(|link| link.gateway);
+        let read = network::plain_address(&address, gateway, &mut self.report)?;
+        if let Some(link) = network.link_mut() {
+            link.address = Some(read);
+        }
+        Some((network, None))
+    }
+
+    /// The environment, and those variables of it that are templates.
+    fn env(&mut self, section: &Section<'_>, place: &Place, used: &mut BTreeSet<String>) -> Env {
+        let (mut plain, mut templates) = Env::default();
+        for item in section.entries() {
+            let name: Option<EnvName> = item.named(&mut self.report);
+            if let DeValue::Table(_) = item.value() {
+                let template = self.env_template(&item, place, used);
+                templates.extend(name.zip(template));
+            } else {
+                let value = plain_text(&item, &mut self.report);
+                plain.extend(name.zip(value));
+            }
+        }
+        (plain, templates)
+    }
+
+    fn env_template(
+        &mut self,
+        item: &Item<'_>,
+        place: &Place,
+        used: &mut BTreeSet<String>,
+    ) -> Option<String> {
+        let mut section = item.section(&mut self.report)?;
+        let template = section.take("template");
+        if template.is_none() {
+            section.lacks(&["template"], "template = \"{{ domain }}\", or write the value itself");
+        }
+        section.finish(&[], &mut self.report);
+        let template = template?;
+        let text = plain_text(&template, &mut self.report)?;
+        let sound = self.sound_template(&template, ("of the variable", &text), place, used);
+        sound.then_some(text)
     }
 
     /// A place for templates to be tried at: the hosts are known to the controller only.
@@ -106,10 +178,43 @@ fn sub<'t>(
     section.take(name).and_then(|item| item.section(report))
 }
 
+/// What is read of an instance's settings.
+pub(super) struct Read {
+    /// Those that are the same everywhere.
+    pub(super) settings: Settings,
+    pub(super) overrides: Vec<Override>,
+    pub(super) templates: Templates,
+}
+
+/// The plain part of an environment, and the templates.
+type Env = (BTreeMap<EnvName, String>, BTreeMap<EnvName, String>);
+
+fn is_boot(start: Option<&Start>) -> bool {
+    // Where the start is wrong, nothing more is said about it.
+    start.is_none_or(|start| *start == Start::Boot)
+}
+
+fn read_count(item: &Item<'_>, hosts: Option<&HostMatch>, report: &mut Report<'_>) -> Option<u32> {
+    let count = u32::try_from(item.integer(report)?).ok();
+    let Some(count) = count.filter(|count| (1..=MOST_HOSTS).contains(count)) else {
+        let help = "to have none, take the instance out of the file";
+        let message = format!("`count` must be from 1 to {MOST_HOSTS}");
+        report.error_help(&item.span(), message, help);
+        return None;
+    };
+    if let Some(HostMatch::Names(names)) = hosts
+        && usize::try_from(count).is_ok_and(|count| count > names.len())
+    {
+        item.wrong(format!("{count} hosts are wanted, and `hosts` names {}", names.len()), report);
+        return None;
+    }
+    Some(count)
+}
+
 fn read_start(section: &mut Section<'_>, report: &mut Report<'_>) -> Option<Start> {
     match (section.take("boot"), section.take("command")) {
         (Some(boot), None) => read_boot(&boot, report),
-        (None, Some(command)) => read_command(&command, report),
+        (None, Some(command)) => read_command(&command, report).map(Start::Command),
         (Some(boot), Some(command)) => {
             let at = if boot.key.start > command.key.start { boot.key } else { command.key };
             report.error(&at, "`boot` and `command` exclude one another; keep one");
@@ -135,7 +240,8 @@ fn read_boot(item: &Item<'_>, report: &mut Report<'_>) -> Option<Start> {
     None
 }
 
-fn read_command(item: &Item<'_>, report: &mut Report<'_>) -> Option<Start> {
+/// A program with its arguments.
+pub(super) fn read_command(item: &Item<'_>, report: &mut Report<'_>) -> Option<Vec<String>> {
     let DeValue::Array(array) = item.value() else {
         item.wrong_type("a list of words, such as [\"/usr/bin/app\", \"--verbose\"]", report);
         return None;
@@ -146,36 +252,7 @@ fn read_command(item: &Item<'_>, report: &mut Report<'_>) -> Option<Start> {
         item.wrong("names no program; write one, such as [\"/usr/bin/app\"]", report);
         return None;
     }
-    Some(Start::Command(words))
-}
-
-fn read_network(item: &Item<'_>, report: &mut Report<'_>) -> Option<Network> {
-    match item.text("\"private\"", report)? {
-        "host" => return Some(Network::Host),
-        "private" => return Some(Network::Private),
-        text => {
-            let later = text == "veth" || text.starts_with("zone:") || text.starts_with("bridge:");
-            let text = short(text, 80);
-            let problem = if later {
-                format!("{text:?} is not supported by this version yet")
-            } else {
-                format!("there is no network {text:?}")
-            };
-            item.wrong(format!("{problem}; write \"private\" or \"host\""), report);
-        }
-    }
-    None
-}
-
-fn read_env(section: &Section<'_>, report: &mut Report<'_>) -> BTreeMap<EnvName, String> {
-    let mut env = BTreeMap::new();
-    for item in section.entries() {
-        let name: Option<EnvName> = item.named(report);
-        if let (Some(value), Some(name)) = (plain_text(&item, report), name) {
-            env.insert(name, value);
-        }
-    }
-    env
+    Some(words)
 }
 
 /// A text that can be an argument or a variable of a process.

@@ -14,9 +14,14 @@ mod health;
 mod hosts;
 mod instance;
 mod json;
+mod limits;
+mod mounts;
+mod network;
+mod order;
 mod paths;
 mod problem;
 mod report;
+mod security;
 mod table;
 mod template;
 mod vars;
@@ -27,9 +32,10 @@ use toml::de::DeTable;
 
 use crate::fleet::{DeclaredInstance, FleetSpec};
 use crate::name::{FleetName, InstanceName};
-use crate::spec::Settings;
 
 pub use format::format;
+use instance::Read;
+use order::Order;
 pub use problem::{Problem, Problems};
 use report::Report;
 use table::{Item, Section};
@@ -72,7 +78,14 @@ pub fn parse(
         return Err(report.into_problems());
     }
     let Some(document) = tree(source, &mut report) else { return Err(report.into_problems()) };
-    let mut reader = Reader { report, read, vars: Variables::default(), fleet: None, bytes: 0 };
+    let mut reader = Reader {
+        report,
+        read,
+        vars: Variables::default(),
+        fleet: None,
+        order: Order::default(),
+        bytes: 0,
+    };
     let spec = reader.document(Section::top(&document));
     match spec {
         Some(spec) if reader.report.is_clean() => Ok(spec),
@@ -96,6 +109,7 @@ struct Reader<'r, 's> {
     read: &'r mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
     vars: Variables,
     fleet: Option<FleetName>,
+    order: Order,
     /// Bytes of the spec as it is so far.
     bytes: usize,
 }
@@ -138,6 +152,10 @@ impl Reader<'_, '_> {
                 found.insert(name, declared);
             }
         }
+        if let Some(fleet) = &self.fleet {
+            let known: Vec<&str> = section.entries().map(|item| item.name).collect();
+            self.order.check(fleet, &known, &mut self.report);
+        }
         found
     }
 
@@ -147,12 +165,18 @@ impl Reader<'_, '_> {
         self.bytes <= LARGEST_SPEC
     }
 
-    /// Counts what is in `settings` but its files, which were counted when they were read.
-    fn spend_settings(&mut self, settings: &Settings) -> bool {
-        let env = settings.env.iter().map(|(name, value)| name.as_str().len() + value.len());
+    /// Counts what is in settings but the files, which were counted when they were read.
+    fn spend_settings(&mut self, read: &Read) -> bool {
+        let Read { settings, overrides, templates } = read;
+        let env = settings
+            .env
+            .iter()
+            .chain(&templates.env)
+            .map(|(name, value)| name.as_str().len() + value.len());
         let files = settings.files.keys().map(|path| path.as_str().len());
-        let vars = serde_json::to_vec(&settings.vars).map_or(0, |json| json.len());
-        self.spend(env.chain(files).sum::<usize>() + vars)
+        let all = std::iter::once(&settings.vars).chain(overrides.iter().map(|o| &o.vars));
+        let vars = all.map(|vars| serde_json::to_vec(vars).map_or(0, |json| json.len()));
+        self.spend(env.chain(files).chain(vars).sum())
     }
 }
 

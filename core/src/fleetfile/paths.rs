@@ -1,4 +1,4 @@
-//! Data volumes and files of one instance never lie on or in one another.
+//! Data volumes, mounts and files of one instance never lie on or in one another.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +15,8 @@ pub(super) enum What {
     Volume(String),
     /// A file.
     File,
+    /// Something of the host.
+    Mount,
 }
 
 impl fmt::Display for What {
@@ -22,6 +24,7 @@ impl fmt::Display for What {
         match self {
             Self::Volume(name) => write!(f, "data volume `{name}`"),
             Self::File => f.write_str("file"),
+            Self::Mount => f.write_str("mount"),
         }
     }
 }

@@ -12,6 +12,10 @@ use super::vars::Variables;
 /// Faults of one template that are told; after so many it is probably not a template at all.
 const MOST_FAULTS: usize = 20;
 
+/// Groups of hosts whose variables a template is tried with here; the controller tries it for each
+/// host.
+const MOST_SAMPLES: usize = 32;
+
 /// What is wrong with a template.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -45,15 +49,17 @@ pub(super) fn check(text: &str, vars: &Variables, place: &Place) -> Checked {
         return Checked { used, faults: Vec::new() };
     }
     let uses = uses(text);
-    let missing = used.iter().filter(|name| !vars.values.contains_key(*name));
+    let known: BTreeSet<&str> = vars.names().collect();
+    let missing = used.iter().filter(|name| !known.contains(name.as_str()));
     let needed = missing.filter(|name| !uses.get(name.as_str()).is_some_and(|u| u.optional));
     let mut faults: Vec<Fault> = needed
         .take(MOST_FAULTS)
         .map(|name| unset(name, uses.get(name.as_str()).map(|u| u.line), vars))
         .collect();
     if faults.is_empty() && !vars.damaged {
-        let rendered = render::render(text, &vars.only(&used), place);
-        faults.extend(rendered.err().map(fault));
+        let mut samples = vars.samples(&used).into_iter().take(MOST_SAMPLES);
+        let failed = samples.find_map(|sample| render::render(text, &sample, place).err());
+        faults.extend(failed.map(fault));
     }
     Checked { used, faults }
 }
@@ -63,7 +69,7 @@ fn fault(error: render::RenderError) -> Fault {
 }
 
 fn unset(name: &str, line: Option<usize>, vars: &Variables) -> Fault {
-    let near = nearest(name, vars.values.keys().map(String::as_str));
+    let near = nearest(name, vars.names());
     let advice = || "set it in [vars], or test it with `is defined`".to_owned();
     let message = format!("variable `{}` is not set", short(name, 60));
     Fault { line, message, help: Some(near.map_or_else(advice, did_you_mean)) }
@@ -111,7 +117,7 @@ mod tests {
     fn check_with_domain(text: &str) -> Checked {
         let values = [("domain".to_owned(), Value::Text("vote.example.org".into()))].into();
         let place = Place { host: "h".into(), fleet: "f".into(), instance: "i".into() };
-        check(text, &Variables { values, damaged: false }, &place)
+        check(text, &Variables { values, ..Variables::default() }, &place)
     }
 
     fn faults(text: &str) -> Vec<String> {

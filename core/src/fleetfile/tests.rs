@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::label::HostMatch;
 use crate::render::LARGEST_FILE;
+use crate::spec::Settings;
 use crate::spec::{DataVolume, File, FileBody, Health, Network, Owner, Start, Value};
 
 const EXAMPLE: &str = r#"
@@ -142,6 +143,9 @@ fn the_reference_is_true() {
         "[instance.main.data.v]\n",
         "[instance.main.health]\n",
         "[instance.main.files.\"/x\"]\n",
+        "[instance.main.mounts.\"/x\"]\n",
+        "[instance.main.limits]\n",
+        "[instance.main.security]\n",
     ] {
         let shown = problems(&format!("{section}no-such-key-at-all = 1\n")).to_string();
         let known = shown.split("known here are ").nth(1).and_then(|l| l.lines().next()).unwrap();
@@ -358,17 +362,153 @@ snapshot!(
 
 snapshot!(
     later_keys,
-    [
-        booted(
-            "count = 2\nafter = [\"db\"]\nports = [\"8001:80/tcp\"]\n\
-         [instance.main.secrets]\ndb = \"db/creator\"\n[instance.main.limits]\nmemory = \"1G\"\n\
-         [instance.main.security]\n[instance.main.hooks]\n\
-         [instance.main.health]\nhttp = \"http://127.0.0.1/\"\ntcp = \"127.0.0.1:80\"\n\
+    [booted(
+        "[instance.main.secrets]\ndb = \"db/creator\"\n[instance.main.hooks]\n\
          [instance.main.data.var]\npath = \"/var/x\"\nbackup = true\n[rollout]\nmonitor = \"30s\""
-        ),
-        booted("network = \"zone:backend\""),
+    ),]
+);
+
+snapshot!(
+    bad_networks,
+    [
+        booted("address = \"10.0.0.2/24\""),
+        booted("network = \"zone:much-too-long\"\nports = [\"80\", \"80/tcp\"]"),
+        booted("network = \"bridge:a/b\"\nports = \"80\""),
+        booted("network = \"veth\"\naddress = \"10.0.0.2\""),
+        booted("network = \"veth\"\naddress = \"10.0.0.2/24\"\ngateway = \"10.0.1.1\""),
+        booted("network = \"veth\"\naddress = \"10.0.0.2/24\"\ngateway = \"10.0.0.2\""),
+        booted("network = \"veth\"\naddress = \"{{ adress }}/24\"\nports = [\"0:80\", 80]"),
+        booted("network = \"host\"\nports = [\"8001:80/tcp\"]"),
+        booted("ports = [\"80\"]"),
     ]
 );
+
+snapshot!(
+    bad_limits,
+    [
+        booted(
+            "[instance.main.limits]\nmemory = \"512\"\ncpu = \"1.5\"\ntasks = 0\nnofile = \"many\"\n\
+         [instance.main.files.\"/etc/x\"]\ncontent = \"x\"\nreload = \"nginx\""
+        ),
+        booted("[instance.main.limits]\nmemory = \"1.5G\"\nmem = 1"),
+        with(
+            "command = [\"/bin/app\"]\n[instance.main.files.\"/x\"]\ncontent = \"\"\nreload = \"a.service\""
+        )
+    ]
+);
+
+snapshot!(
+    bad_security,
+    [
+        booted(
+            "[instance.main.security]\ncapabilities-add = [\"CAP_NET_RAWW\", \"SYS_NICE\", 1]\n\
+             new-privileges = \"yes\"\nsystem-calls-allow = [\"~bpf\"]\ncap-drop = []"
+        ),
+        booted(
+            "[instance.main.security]\ncapabilities-add = [\"CAP_SYS_NICE\"]\n\
+             capabilities-drop = [\"CAP_SYS_NICE\"]"
+        ),
+    ]
+);
+
+snapshot!(
+    bad_mounts,
+    [booted(
+        "root = \"memory:1G\"\n[instance.main.mounts.\"/media\"]\nshared = true\nsource = \"srv\"\n\
+         [instance.main.mounts.\"/media/x\"]\nsource = \"/var/lib/shoal/images\"\n\
+         [instance.main.mounts.\"/y\"]\nwritable = 1"
+    )]
+);
+
+/// Further instances of [`with`]'s fleet.
+fn others(after: &[(&str, &str)]) -> String {
+    let one = |(name, after): &(&str, &str)| {
+        format!(
+            "[instance.{name}]\nimage = \"shop:1\"\nhosts = \"*\"\nboot = true\nafter = {after}\n"
+        )
+    };
+    after.iter().map(one).collect()
+}
+
+snapshot!(
+    bad_order,
+    [
+        booted(&format!("after = [\"dbb\", \"a b\", 1]\n{}", others(&[("db", "[]")]))),
+        booted(&format!("after = [\"dbb\", \"cache\"]\n{}", others(&[("db", "[]")]))),
+        booted(&format!(
+            "after = [\"app\"]\n{}",
+            others(&[("app", "[\"db\"]"), ("db", "[\"infra/mysql\", \"main\"]")])
+        )),
+        booted("after = [\"main\"]"),
+        booted("after = \"db\"\ncount = 0"),
+        booted("count = 3").replace("\"*\"", "[\"h1\", \"h2\"]"),
+    ]
+);
+
+snapshot!(
+    bad_overrides,
+    [
+        booted("[vars.\"site=\"]\ndomain = \"x\"\n[vars.\"@A b\"]\n[vars.\"!x\"]\nfor = 1"),
+        booted("[vars.\"site=b\"]\ndomain = 1.5\n[vars.\"@h1\"]\n\"site=c\" = 2"),
+        booted(
+            "env = { A = { template = \"{{ domian }}\" }, B = { tmpl = \"x\" }, C = { template = 1 } }"
+        ),
+    ]
+);
+
+#[test]
+fn the_whole_file_means_what_it_says() {
+    let text = r#"
+fleet = "shop"
+[vars]
+domain = "example.org"
+[vars."site=b"]
+domain = "b.example.org"
+only = 1
+[vars."@h1"]
+address = "10.0.0.7"
+[instance.db]
+image = "db:1"
+hosts = "role=db"
+boot = true
+[instance.web]
+image = "shop:1"
+hosts = "role=web"
+count = 2
+after = ["db", "infra/mysql"]
+boot = true
+network = "bridge:br0"
+address = "{{ address }}/24"
+gateway = "10.0.0.1"
+ports = ["8001:80", "53/udp"]
+env = { PLAIN = "x", DOMAIN = { template = "www.{{ domain }}" } }
+root = "memory"
+[instance.web.files."/etc/x"]
+content = "x"
+reload = "x.service"
+[instance.web.mounts."/media"]
+source = "/srv/media"
+writable = true
+shared = true
+[instance.web.limits]
+memory = "512M"
+cpu = "150%"
+tasks = 1024
+nofile = 65536
+[instance.web.security]
+capabilities-add = ["CAP_SYS_NICE"]
+capabilities-drop = ["CAP_NET_RAW"]
+new-privileges = true
+private-users = false
+system-calls-allow = ["@keyring"]
+[instance.web.health]
+http = "http://127.0.0.1:80/health"
+exec = ["/bin/true", "-x"]
+"#;
+    let fleet = parsed(text);
+    let web = &fleet.instances[&"web".parse().unwrap()];
+    insta::assert_debug_snapshot!("the_whole_file", web);
+}
 
 snapshot!(
     syntax,

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeValue;
 
+use crate::fleet::Override;
+use crate::label::{HostMatch, Selector};
+use crate::name::InvalidName;
 use crate::render;
 use crate::spec::{Value, Vars};
 
@@ -14,8 +17,10 @@ use super::table::{Item, Section};
 /// The variables of a fleet file.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
-    /// Their values; nothing of use for one that is wrong.
+    /// Those that hold everywhere; nothing of use for one that is wrong.
     pub(super) values: Vars,
+    /// Those that hold on some hosts only, in the order of their keys.
+    pub(super) on: Vec<Override>,
     /// Whether one is wrong, so that what templates make of them says nothing.
     pub(super) damaged: bool,
 }
@@ -28,12 +33,34 @@ impl Variables {
             return Self { damaged: true, ..vars };
         };
         for item in section.entries() {
-            let named = usable(&item, report);
-            let value = value(&item, report);
-            vars.damaged |= !named || value.is_none();
-            vars.values.insert(item.name.to_owned(), value.unwrap_or(Value::Bool(false)));
+            if let Some(hosts) = on_hosts(&item, report) {
+                vars.read_override(&item, hosts, report);
+                continue;
+            }
+            let (value, sound) = named_value(&item, report);
+            vars.damaged |= !sound;
+            vars.values.insert(item.name.to_owned(), value);
         }
         vars
+    }
+
+    fn read_override(
+        &mut self,
+        item: &Item<'_>,
+        hosts: Option<HostMatch>,
+        report: &mut Report<'_>,
+    ) {
+        let Some((hosts, section)) = hosts.zip(item.section(report)) else {
+            self.damaged = true;
+            return;
+        };
+        let mut vars = Vars::new();
+        for item in section.entries() {
+            let (value, sound) = named_value(&item, report);
+            self.damaged |= !sound;
+            vars.insert(item.name.to_owned(), value);
+        }
+        self.on.push(Override { hosts, vars });
     }
 
     /// Whether nothing is known of which variables are set.
@@ -41,11 +68,70 @@ impl Variables {
         self.damaged && self.values.is_empty()
     }
 
-    /// Those that are among `names`.
-    pub(super) fn only(&self, names: &BTreeSet<String>) -> Vars {
-        let used = self.values.iter().filter(|(name, _)| names.contains(*name));
-        used.map(|(name, value)| (name.clone(), value.clone())).collect()
+    /// The names of all that are set anywhere.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let on = self.on.iter().flat_map(|over| over.vars.keys());
+        self.values.keys().chain(on).map(String::as_str)
     }
+
+    /// Those that hold everywhere and are among `names`.
+    pub(super) fn only(&self, names: &BTreeSet<String>) -> Vars {
+        among(&self.values, names)
+    }
+
+    /// Those that hold on some hosts only and are among `names`.
+    pub(super) fn overrides(&self, names: &BTreeSet<String>) -> Vec<Override> {
+        let some = self.on.iter().map(|Override { hosts, vars }| Override {
+            hosts: hosts.clone(),
+            vars: among(vars, names),
+        });
+        some.filter(|over| !over.vars.is_empty()).collect()
+    }
+
+    /// What a template that uses `names` may meet: the values that hold everywhere, filled up
+    /// with those of some host, and these with those of each group of hosts in turn.
+    pub(super) fn samples(&self, names: &BTreeSet<String>) -> Vec<Vars> {
+        let mut first = Vars::new();
+        for over in self.on.iter().rev() {
+            first.extend(among(&over.vars, names));
+        }
+        first.extend(self.only(names));
+        let others = self.overrides(names).into_iter().map(|over| {
+            let mut vars = first.clone();
+            vars.extend(over.vars);
+            vars
+        });
+        std::iter::once(first.clone()).chain(others).collect()
+    }
+}
+
+fn among(vars: &Vars, names: &BTreeSet<String>) -> Vars {
+    let used = vars.iter().filter(|(name, _)| names.contains(*name));
+    used.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The hosts of a table such as `[vars."site=b"]` or `[vars."@web-1"]`; `None` where the key is
+/// that of a variable, and within it `None` where it is wrong.
+fn on_hosts(item: &Item<'_>, report: &mut Report<'_>) -> Option<Option<HostMatch>> {
+    if let Some(host) = item.name.strip_prefix('@') {
+        let name = host.parse().map_err(|error: InvalidName| {
+            report.error(&item.key, error.to_string());
+        });
+        return Some(name.ok().map(|name| HostMatch::Names(vec![name])));
+    }
+    if item.name.contains(['=', '!']) {
+        let selector = item.named::<Selector>(report);
+        return Some(selector.map(HostMatch::Selector));
+    }
+    None
+}
+
+/// A variable's value, something where it is wrong, and whether all is right.
+fn named_value(item: &Item<'_>, report: &mut Report<'_>) -> (Value, bool) {
+    let named = usable(item, report);
+    let value = value(item, report);
+    let sound = named && value.is_some();
+    (value.unwrap_or(Value::Bool(false)), sound)
 }
 
 /// Whether a template can name the variable at all: asks the template language itself.
@@ -54,7 +140,8 @@ fn usable(item: &Item<'_>, report: &mut Report<'_>) -> bool {
     let shown = short(item.name, 60);
     let starts = item.name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let problem = if !starts || item.name.len() > 255 || !item.name.chars().all(plain) {
-        "can't be named in a template; write letters, digits and _"
+        "can't be named in a template; write letters, digits and _, or for some hosts only a table \
+         [vars.\"KEY=VALUE\"] or [vars.\"@HOST\"]"
     } else if item.name == "shoal" {
         "is taken: templates see shoal.host, shoal.fleet and shoal.instance there"
     } else if !render::variables(&format!("{{{{ {} }}}}", item.name))

@@ -148,7 +148,7 @@ checked_text!(
 
 fn check_path(text: &str) -> Result<(), &'static str> {
     let Some(rest) = text.strip_prefix('/') else {
-        return Err("is not an absolute path inside the instance; start it with /");
+        return Err("is not an absolute path; start it with /");
     };
     if text.len() > 1024 {
         return Err("is over 1024 bytes long");

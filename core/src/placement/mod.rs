@@ -1,0 +1,161 @@
+//! A fleet onto hosts: which host gets which instance, with its image pinned and its texts
+//! rendered for that host.
+//!
+//! The way in is [`place`], which judges everything that can be known before a host is touched:
+//! that there are hosts enough ([`hosts`](self)), that what an instance comes after is there, that
+//! no two instances want the same thing of one host, and that each host can do and allows what it
+//! is to do. [`with_fleet`] puts the outcome into a host's desired state, [`host_actions`] says
+//! what that does. Deliberately absent: who asks, and any record of it.
+
+mod conflicts;
+mod desired;
+mod hosts;
+mod order;
+mod problem;
+mod settings;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use self::conflicts::Claims;
+pub use self::desired::{Action, host_actions, with_fleet};
+pub use self::order::{Order, misordered, order_of};
+pub use self::problem::{Hosts, OnHost, Unplaceable};
+use self::settings::Instance;
+use crate::fleet::FleetSpec;
+use crate::host::Host;
+use crate::image::{ImageRef, PinnedImage};
+use crate::name::{HostId, HostName, InstanceId, InstanceName};
+use crate::spec::{InstanceConfig, Settings};
+
+/// What a fleet is placed among.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Every enrolled host.
+    pub hosts: &'a [Host],
+    /// What the images stand for that the fleet names.
+    pub images: &'a BTreeMap<ImageRef, PinnedImage>,
+    /// What the instances of all other fleets take of their hosts.
+    pub others: &'a BTreeMap<HostId, BTreeMap<InstanceId, Claims>>,
+    /// What the instances of all other fleets come after; those of their newest revisions.
+    pub order: &'a Order,
+    /// Where the fleet's own instances are now.
+    pub now: &'a BTreeMap<InstanceName, BTreeSet<HostId>>,
+}
+
+/// Where each instance of a fleet runs, and with what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// For each host, the configurations of the fleet's instances on it.
+    pub hosts: BTreeMap<HostId, BTreeMap<InstanceName, InstanceConfig>>,
+}
+
+/// Places every instance of `fleet`.
+///
+/// # Errors
+/// Every reason why it can't be placed as it says, ordered by instance.
+pub fn place(
+    fleet: &FleetSpec,
+    around: &Surroundings<'_>,
+) -> Result<Placement, Vec<Unplaceable>> {
+    let mut problems = Vec::new();
+    problems.extend(fleet.instances.keys().filter_map(|name| machine_clash(fleet, name, around)));
+    problems.extend(misordered(fleet, Some(around.order)));
+    let chosen = hosts::choose(fleet, around, &mut problems);
+    let mut seats = Vec::new();
+    let mut on_host = Vec::new();
+    for (name, declared) in &fleet.instances {
+        if !around.images.contains_key(&declared.image) {
+            let (instance, image) = (name.clone(), declared.image.clone());
+            problems.push(Unplaceable::UnknownImage { instance, image });
+        }
+        let instance = Instance::new(fleet, name, declared);
+        for host in chosen.get(name).into_iter().flat_map(BTreeMap::values) {
+            let mut found = Vec::new();
+            let settings = instance.on(host, &mut found);
+            found.extend(refused(host, &settings));
+            on_host.extend(found.into_iter().map(|problem| (name.clone(), &host.name, problem)));
+            seats.push((*host, name, settings));
+        }
+    }
+    on_host.extend(conflicts(fleet, &seats, around));
+    problems.extend(grouped(on_host));
+    problems.sort_by(|a, b| a.instance().cmp(b.instance()));
+    if problems.is_empty() { Ok(pinned(fleet, seats, around.images)) } else { Err(problems) }
+}
+
+/// An instance on a host.
+type Seat<'a> = (&'a Host, &'a InstanceName, Settings);
+
+fn pinned(
+    fleet: &FleetSpec,
+    seats: Vec<Seat<'_>>,
+    images: &BTreeMap<ImageRef, PinnedImage>,
+) -> Placement {
+    let mut placement = Placement::default();
+    for (host, name, settings) in seats {
+        let image = fleet.instances.get(name).and_then(|declared| images.get(&declared.image));
+        let Some(image) = image.cloned() else { continue };
+        let there = placement.hosts.entry(host.id.clone()).or_default();
+        there.insert(name.clone(), InstanceConfig { image, settings });
+    }
+    placement
+}
+
+/// What the host can't do or does not allow, as far as it has said what it is like.
+fn refused(host: &Host, settings: &Settings) -> Vec<OnHost> {
+    let permitted = host.facts.as_ref().map(|facts| facts.policy.permits(settings, facts));
+    let refused = permitted.and_then(Result::err).unwrap_or_default();
+    refused.into_iter().map(OnHost::Refused).collect()
+}
+
+fn conflicts<'a>(
+    fleet: &FleetSpec,
+    seats: &[Seat<'a>],
+    around: &Surroundings<'_>,
+) -> Vec<(InstanceName, &'a HostName, OnHost)> {
+    let mut by_host: BTreeMap<&HostName, (&HostId, Vec<(InstanceId, Claims)>)> = BTreeMap::new();
+    for (host, name, settings) in seats {
+        let id = InstanceId { fleet: fleet.fleet.clone(), instance: (*name).clone() };
+        let (_, there) = by_host.entry(&host.name).or_insert_with(|| (&host.id, Vec::new()));
+        there.push((id, Claims::of(settings)));
+    }
+    let mut found = Vec::new();
+    for (host, (id, own)) in by_host {
+        let conflicts = conflicts::conflicts(&own, around.others.get(id)).into_iter();
+        found.extend(conflicts.map(|(id, problem)| (id.instance, host, problem)));
+    }
+    found
+}
+
+/// A problem that many hosts share is told once.
+fn grouped(found: Vec<(InstanceName, &HostName, OnHost)>) -> Vec<Unplaceable> {
+    let mut groups: Vec<(InstanceName, Vec<HostName>, OnHost)> = Vec::new();
+    for (instance, host, problem) in found {
+        match groups.iter_mut().find(|(i, _, p)| *i == instance && *p == problem) {
+            Some((_, hosts, _)) => hosts.push(host.clone()),
+            None => groups.push((instance, vec![host.clone()], problem)),
+        }
+    }
+    let problem = |(instance, mut hosts, problem): (_, Vec<HostName>, _)| {
+        hosts.sort();
+        hosts.dedup();
+        Unplaceable::OnHosts { instance, hosts: Hosts(hosts), problem: Box::new(problem) }
+    };
+    groups.into_iter().map(problem).collect()
+}
+
+fn machine_clash(
+    fleet: &FleetSpec,
+    name: &InstanceName,
+    around: &Surroundings<'_>,
+) -> Option<Unplaceable> {
+    let id = InstanceId { fleet: fleet.fleet.clone(), instance: name.clone() };
+    let machine = id.machine();
+    let others = around.order.keys().chain(around.others.values().flat_map(BTreeMap::keys));
+    let other = others.filter(|o| o.fleet != fleet.fleet).find(|o| o.machine() == machine)?;
+    Some(Unplaceable::SameMachine { instance: name.clone(), machine, other: other.clone() })
+}

@@ -1,0 +1,133 @@
+//! What an instance is told on one host: its variables there, and every text that depends on them.
+
+use std::collections::BTreeSet;
+
+use super::OnHost;
+use crate::fleet::{DeclaredInstance, FleetSpec};
+use crate::host::Host;
+use crate::label::HostMatch;
+use crate::name::{InstanceId, InstanceName};
+use crate::render::{self, Place, RenderError};
+use crate::spec::{FileBody, InterfaceAddress, Settings, Vars};
+
+/// Bytes of one variable of the environment; the kernel takes 128 KiB at most.
+const LARGEST_ENV: usize = 64 << 10;
+
+/// An instance of a fleet, with what of it is the same on every host.
+pub(super) struct Instance<'a> {
+    declared: &'a DeclaredInstance,
+    id: InstanceId,
+    /// The variables that its files name.
+    used: BTreeSet<String>,
+}
+
+impl<'a> Instance<'a> {
+    pub(super) fn new(
+        fleet: &FleetSpec,
+        name: &InstanceName,
+        declared: &'a DeclaredInstance,
+    ) -> Self {
+        let id = InstanceId { fleet: fleet.fleet.clone(), instance: name.clone() };
+        let templates = declared.settings.files.values().filter_map(|file| match &file.body {
+            FileBody::Template(text) => Some(text),
+            FileBody::Text(_) | FileBody::Bytes(_) => None,
+        });
+        // One that can't be read is told of where it is rendered.
+        let used = templates.filter_map(|text| render::variables(text).ok()).flatten().collect();
+        Self { declared, id, used }
+    }
+
+    /// Its settings on `host`; what is wrong there goes to `problems`.
+    pub(super) fn on(&self, host: &Host, problems: &mut Vec<OnHost>) -> Settings {
+        let place = Place::new(&host.name, &self.id);
+        let vars = vars_on(self.declared, host, problems);
+        let mut settings = self.declared.settings.clone();
+        for (name, template) in &self.declared.templates.env {
+            match rendered(format!("env.{name}"), template, &vars, &place).and_then(for_process) {
+                Ok(text) => drop(settings.env.insert(name.clone(), text)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if let Some(template) = &self.declared.templates.address {
+            let text = rendered("address".into(), template, &vars, &place).map(|(_, text)| text);
+            let given = text.and_then(|text| give_address(&mut settings, &text));
+            problems.extend(given.err());
+        }
+        for (path, file) in &settings.files {
+            let FileBody::Template(template) = &file.body else { continue };
+            let what = format!("template of file {path}");
+            problems.extend(rendered(what, template, &vars, &place).err());
+        }
+        settings.vars = vars.into_iter().filter(|(name, _)| self.used.contains(name)).collect();
+        settings
+    }
+}
+
+/// The variables on `host`: those for its name go before those for its labels, and these before
+/// those that hold everywhere.
+fn vars_on(declared: &DeclaredInstance, host: &Host, problems: &mut Vec<OnHost>) -> Vars {
+    let mut vars = declared.settings.vars.clone();
+    let named = |hosts: &HostMatch| matches!(hosts, HostMatch::Names(_));
+    for by_name in [false, true] {
+        let mut set = std::collections::BTreeMap::<&String, &HostMatch>::new();
+        let matching = declared.overrides.iter().filter(|o| named(&o.hosts) == by_name);
+        for over in matching.filter(|o| o.hosts.matches(&host.name, &host.labels)) {
+            for (var, value) in &over.vars {
+                let first = set.get(var).filter(|_| vars.get(var) != Some(value));
+                // Where two differ for its labels and one is for its name, that one decides.
+                if let Some(first) = first.filter(|_| by_name || !decided(declared, host, var)) {
+                    let (first, second) = (first.to_string(), over.hosts.to_string());
+                    problems.push(OnHost::Overrides { var: var.clone(), first, second });
+                }
+                vars.insert(var.clone(), value.clone());
+                set.entry(var).or_insert(&over.hosts);
+            }
+        }
+    }
+    vars
+}
+
+/// Whether a variable is set for the host by its name.
+fn decided(declared: &DeclaredInstance, host: &Host, var: &str) -> bool {
+    declared.overrides.iter().any(|over| {
+        matches!(&over.hosts, HostMatch::Names(names) if names.contains(&host.name))
+            && over.vars.contains_key(var)
+    })
+}
+
+/// What `template` says there, with what it is called.
+fn rendered(
+    what: String,
+    template: &str,
+    vars: &Vars,
+    place: &Place,
+) -> Result<(String, String), OnHost> {
+    match render::render(template, vars, place) {
+        Ok(text) => Ok((what, text)),
+        Err(RenderError { line, message }) => {
+            Err(OnHost::Template { what, line, problem: message })
+        }
+    }
+}
+
+/// The text, if a process can be given it.
+fn for_process((what, text): (String, String)) -> Result<String, OnHost> {
+    let problem = if text.contains('\0') {
+        "has a zero byte, which no process can be given".to_owned()
+    } else if text.len() > LARGEST_ENV {
+        format!("has {} bytes; {LARGEST_ENV} are allowed", text.len())
+    } else {
+        return Ok(text);
+    };
+    Err(OnHost::Template { what, line: None, problem })
+}
+
+fn give_address(settings: &mut Settings, text: &str) -> Result<(), OnHost> {
+    let address: InterfaceAddress = text.trim().parse().map_err(OnHost::NoAddress)?;
+    let link = settings.network.link_mut().ok_or(OnHost::NoLink)?;
+    if let Some(gateway) = link.gateway.filter(|gateway| !address.reaches(*gateway)) {
+        return Err(OnHost::Gateway { gateway, address });
+    }
+    link.address = Some(address);
+    Ok(())
+}
