@@ -1,6 +1,7 @@
 //! Channels to the controller: TCP, TLS by rustls, HTTP/2 by tonic.
 
 use std::error::Error as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ impl ConnectError {
 pub struct Connection {
     /// For calls.
     pub channel: Channel,
+    /// The address of our end.
+    pub local: Option<IpAddr>,
     address: String,
     faults: Faults,
 }
@@ -120,7 +123,7 @@ pub async fn connect(
     // ready-made and asks for another only after it has broken.
     let faults = Faults::default();
     let first = dial(&address, name.clone(), tls.clone(), faults.clone());
-    let first = tokio::time::timeout(DEADLINE, first).await.map_err(|_| late())??;
+    let (first, local) = tokio::time::timeout(DEADLINE, first).await.map_err(|_| late())??;
     let first = Arc::new(std::sync::Mutex::new(Some(first)));
     let uri: Uri = format!("https://{address}")
         .parse()
@@ -145,31 +148,34 @@ pub async fn connect(
         }
     });
     match endpoint.connect_with_connector(connector).await {
-        Ok(channel) => Ok(Connection { channel, address: called, faults: noted }),
+        Ok(channel) => Ok(Connection { channel, local, address: called, faults: noted }),
         Err(error) => {
             Err(ConnectError::Unreachable { address: called, reason: crate::chain(&error) })
         }
     }
 }
 
+type Dialled = Watched<tokio_rustls::client::TlsStream<TcpStream>>;
+
 async fn dial(
     address: &str,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     faults: Faults,
-) -> Result<Watched<tokio_rustls::client::TlsStream<TcpStream>>, ConnectError> {
+) -> Result<(Dialled, Option<IpAddr>), ConnectError> {
     let unreachable = |error: std::io::Error| ConnectError::Unreachable {
         address: address.to_owned(),
         reason: error.to_string(),
     };
     let stream = TcpStream::connect(address).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
+    let local = stream.local_addr().ok().map(|address| address.ip());
     let secured = TlsConnector::from(tls).connect(name, stream).await;
     let stream = secured.map_err(|error| match diagnose(&error) {
         Some(problem) => distrust(address.to_owned(), &problem),
         None => unreachable(error),
     })?;
-    Ok(Watched::new(stream, faults))
+    Ok((Watched::new(stream, faults), local))
 }
 
 fn distrust(address: String, problem: &HandshakeProblem) -> ConnectError {

@@ -10,14 +10,15 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::events::Events;
 use crate::files::read_if_there;
 use crate::host::real::RealHost;
 use crate::host::{facts, systemd::Systemd};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
-use crate::link::{ControllerSource, Link};
+use crate::link::{ControllerSource, Link, News};
 use crate::paths::Paths;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{About, Reconciler};
 use crate::sessions::Sessions;
 use crate::stage::Stager;
 
@@ -43,7 +44,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let policy = policy(&paths)?;
     paths.prepare()?;
     let systemd = Systemd::connect().await?;
-    let (facts, untried) = facts::gather(&paths, &systemd).await;
+    let (facts, untried) = facts::gather(&paths, &systemd, policy).await;
     if let Some(why) = untried {
         anyhow::bail!(
             "can't find out whether squashfs can be idmapped here: {why}; `shoal-agent doctor` tells more"
@@ -57,17 +58,17 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let channel = Arc::new(watch::Sender::new(None));
     let source = Arc::new(ControllerSource { channel: channel.subscribe() });
     let stager = Stager::start(source, paths.images(), bell.clone(), stop.clone());
-    // Where neither is possible, planning blocks every instance before this is used.
-    let isolation =
-        policy.isolation(&facts).unwrap_or(shoal_core::policy::Isolation::UserNamespace);
+    let (ready, ready_elsewhere) = watch::channel(None);
+    let events = Events::new();
     let name = identity.about.host_name.clone();
-    let host = Arc::new(RealHost::new(paths.clone(), systemd.clone(), name, isolation));
+    let host = Arc::new(RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone()));
+    let about = About { name, facts: facts.clone(), ready_elsewhere };
     let reconciler =
-        Reconciler::new(host.clone(), facts.clone(), policy, stager, bell.clone(), status);
+        Reconciler::new(host.clone(), about, stager, bell.clone(), status, events.clone());
     let sessions = Sessions::new(paths.clone(), systemd);
     let ledger = Arc::new(Mutex::new(ledger));
-    let link =
-        Link { identity, paths, facts, ledger, desired, status: reported, channel, sessions };
+    let news = News { status: reported, events };
+    let link = Link { identity, paths, facts, ledger, desired, ready, news, channel, sessions };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
     let mut ringing = tokio::spawn(async move { host.watch(&bell).await });

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     fn spec(generation: u64) -> HostSpec {
-        HostSpec { generation, instances: vec![] }
+        HostSpec { generation, ..HostSpec::default() }
     }
 
     #[test]
@@ -173,8 +173,11 @@ mod tests {
                 "settings": {"start": "boot", "network": "host"},
             },
         });
-        let fuller =
-            HostSpec { generation: 2, instances: vec![serde_json::from_value(instance).unwrap()] };
+        let fuller = HostSpec {
+            generation: 2,
+            instances: vec![serde_json::from_value(instance).unwrap()],
+            peers: vec![],
+        };
         let mut same = Ledger::open(&paths).unwrap();
         assert!(matches!(same.accept(fuller.clone()), Err(LedgerError::Refused(_))));
         let file = paths.agent().join("ledger.json");

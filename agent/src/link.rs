@@ -3,6 +3,8 @@
 //! What comes down goes to the ledger and from there to the reconcile loop; what the loop reports
 //! goes up. Losing the controller changes nothing on the host.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::Digest;
+use shoal_core::name::InstanceId;
 use shoal_core::status::HostStatus;
 use shoal_proto::v1::agent_link_client::AgentLinkClient;
 use shoal_proto::v1::{self, agent_message, controller_message};
@@ -22,6 +25,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::connect::{connect, reason};
+use crate::events::Events;
 use crate::host::facts::disk;
 use crate::identity::Identity;
 use crate::ledger::Ledger;
@@ -54,12 +58,23 @@ pub struct Link {
     pub ledger: Arc<Mutex<Ledger>>,
     /// For the reconcile loop.
     pub desired: watch::Sender<Option<HostSpec>>,
+    /// For the reconcile loop too: what the controller says is ready elsewhere.
+    pub ready: watch::Sender<Option<BTreeSet<InstanceId>>>,
     /// From the reconcile loop.
-    pub status: watch::Receiver<HostStatus>,
+    pub news: News,
     /// For transfers and sessions.
     pub channel: Arc<CurrentChannel>,
     /// What the controller asks for besides.
     pub sessions: Sessions,
+}
+
+/// What goes up.
+#[derive(Debug)]
+pub struct News {
+    /// How the host is.
+    pub status: watch::Receiver<HostStatus>,
+    /// What happened on it.
+    pub events: Events,
 }
 
 /// Why a stream ended.
@@ -91,6 +106,10 @@ impl Link {
             };
             // There is a channel from the controller's welcome on.
             let welcomed = self.channel.send_replace(None).is_some();
+            if !matches!(end, End::Renewed(_)) {
+                // Nothing here waits for instances elsewhere while nobody says how they are.
+                self.ready.send_replace(None);
+            }
             match end {
                 End::Stopped => return,
                 End::Renewed(stream) => {
@@ -122,7 +141,7 @@ impl Link {
             Err(error) => return End::Lost(crate::chain(&error)),
         };
         let (up, receiver) = mpsc::channel(WAITING);
-        let hello = self.hello();
+        let hello = self.hello(connection.local);
         // Cannot fail: the receiver is right here and the channel is empty.
         let _ = up.send(message(agent_message::Message::Hello(hello))).await;
         let mut client = client(connection.channel.clone());
@@ -138,10 +157,11 @@ impl Link {
         self.talk(connection.channel, Stream { up, down }, old).await
     }
 
-    fn hello(&self) -> v1::Hello {
+    /// `address` is that of our end of the connection, which is how others reach this host.
+    fn hello(&self, address: Option<IpAddr>) -> v1::Hello {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         v1::Hello {
-            facts: Some(self.facts.clone().into()),
+            facts: Some(HostFacts { address, ..self.facts.clone() }.into()),
             accepted_generation: ledger.desired().map_or(0, |spec| spec.generation),
             epoch: ledger.epoch(),
         }
@@ -169,9 +189,10 @@ impl Link {
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let renewal = tokio::time::sleep(renew::due_in(&self.identity));
         tokio::pin!(renewal);
-        self.status.mark_changed();
+        self.news.status.mark_changed();
+        self.news.events.new_stream();
         // Each branch can be dropped while it waits: messages stay in the stream, the status in
-        // its watch, and the time of renewal is fixed.
+        // its watch, events in their queue, and the time of renewal is fixed.
         loop {
             let sent = tokio::select! {
                 received = down.message() => match received {
@@ -179,10 +200,13 @@ impl Link {
                     Ok(None) => return End::Lost("the controller ended the stream".into()),
                     Err(status) => return End::Lost(reason(&status)),
                 },
-                changed = self.status.changed() => {
+                changed = self.news.status.changed() => {
                     if changed.is_err() { return End::Stopped }
-                    let status = self.status.borrow_and_update().clone();
+                    let status = self.news.status.borrow_and_update().clone();
                     up.send(message(agent_message::Message::Status(status.into()))).await.is_ok()
+                },
+                batch = self.news.events.next_batch() => {
+                    up.send(message(agent_message::Message::Events(batch))).await.is_ok()
                 },
                 _ = beats.tick() => {
                     let beat = v1::Heartbeat { disk_free: disk(&self.paths.state).1 };
@@ -236,6 +260,11 @@ impl Link {
             }
             Some(controller_message::Message::OpenSession(open)) => {
                 self.sessions.open(open, client(channel.clone()));
+                true
+            }
+            Some(controller_message::Message::ReadyElsewhere(ready)) => {
+                let ready = ready.instances.iter().filter_map(|id| id.parse().ok());
+                self.ready.send_replace(Some(ready.collect()));
                 true
             }
             // A second welcome, or a message of a newer controller: nothing to us.

@@ -1,9 +1,8 @@
 //! What the agent's own command shows of its host, with neither daemon nor controller needed.
 
-use shoal_core::host::HostSpec;
+use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::name::MachineName;
 use shoal_core::plan::Unit;
-use shoal_core::policy::Isolation;
 use shoal_core::spec::RunState;
 
 use crate::host::real::RealHost;
@@ -49,9 +48,9 @@ pub async fn look(paths: &Paths) -> anyhow::Result<Local> {
     let about = Identity::load(paths)?.about;
     let ledger = Ledger::open(paths)?;
     let systemd = Systemd::connect().await?;
-    // The isolation matters to writing only.
+    // The facts matter to writing only.
     let name = about.host_name.clone();
-    let host = RealHost::new(paths.clone(), systemd, name, Isolation::UserNamespace);
+    let host = RealHost::new(paths.clone(), systemd, name, HostFacts::default());
     let observation = host.observe().await?;
     let none = HostSpec::default();
     let spec = ledger.desired().unwrap_or(&none);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
-use shoal_core::plan::{Applied, Machine, Plan, Unit};
+use shoal_core::plan::{Attempts, Machine, Plan, Unit};
 use shoal_core::spec::{InstanceSpec, RunState, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
 use shoal_core::time::Timestamp;
@@ -100,44 +100,57 @@ fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec, now: Timestamp) -> InstanceSt
     let machine = spec.id.machine();
     let found = inputs.observation.observed.machines.get(&machine);
     let applied = found.and_then(|f| f.applied.as_ref());
-    let current = applied.is_some_and(|a| is_current(spec, a));
+    let current = applied.is_some_and(|applied| applied.is(spec));
     let (state, message) = state(inputs, spec, &machine, found, current);
     let mut status = base(inputs, spec, &machine);
     status.state = state;
     status.current = current;
     status.message = message;
-    if state == State::Running {
-        let unchecked = || (health_without_checks(inputs, spec, &machine, now), None);
-        let (health, why) = inputs.health.get(&machine).cloned().unwrap_or_else(unchecked);
+    let up = found.filter(|found| found.unit == Unit::Active);
+    if let Some(found) = up {
+        let details = inputs.observation.details.get(&machine);
+        let (health, why) = health_of(found, details, inputs.health.get(&machine), now);
         status.health = health;
         status.message = status.message.or(why.filter(|_| health != Health::Healthy));
     }
     status
 }
 
-fn health_without_checks(
-    inputs: Inputs<'_>,
-    spec: &InstanceSpec,
-    machine: &MachineName,
+/// What is known of the health of a container that is up, and why it is not well.
+fn health_of(
+    found: &Machine,
+    details: Option<&Details>,
+    verdict: Option<&(Health, Option<String>)>,
     now: Timestamp,
-) -> Health {
-    let settings = &spec.config.settings;
-    let since = inputs.observation.details.get(machine).and_then(|d| d.since);
+) -> (Health, Option<String>) {
+    if let Some(verdict) = verdict {
+        return verdict.clone();
+    }
+    let Some(applied) = &found.applied else { return (Health::Starting, None) };
+    let settings = &applied.config.settings;
+    let since = details.and_then(|details| details.since);
     // A clock that was set back must not hold it in the air.
     let settled = since.is_none_or(|since| now < since || now.since(since) >= SETTLE);
-    if settings.health.is_some() || (settings.start != Start::Boot && !settled) {
-        return Health::Starting;
-    }
-    Health::None
+    let unproven = settings.health.is_some() || (settings.start != Start::Boot && !settled);
+    (if unproven { Health::Starting } else { Health::None }, None)
 }
 
-fn is_current(spec: &InstanceSpec, applied: &Applied) -> bool {
-    applied.restarts == spec.restarts && applied.config.same_container(&spec.config)
+/// Whether a container is up and, by its checks, well.
+pub(crate) fn is_ready(
+    found: &Machine,
+    details: Option<&Details>,
+    verdict: Option<&(Health, Option<String>)>,
+    now: Timestamp,
+) -> bool {
+    let (health, _) = health_of(found, details, verdict, now);
+    found.unit == Unit::Active && matches!(health, Health::Healthy | Health::None)
 }
 
 fn base(inputs: Inputs<'_>, spec: &InstanceSpec, machine: &MachineName) -> InstanceStatus {
     let none = Details::default();
     let details = inputs.observation.details.get(machine).unwrap_or(&none);
+    let found = inputs.observation.observed.machines.get(machine);
+    let drift = found.into_iter().flat_map(|found| &found.drift);
     InstanceStatus {
         id: spec.id.clone(),
         revision: spec.revision,
@@ -151,6 +164,10 @@ fn base(inputs: Inputs<'_>, spec: &InstanceSpec, machine: &MachineName) -> Insta
         restarts: details.restarts,
         uid_base: details.uid_base,
         message: None,
+        paused: spec.paused,
+        drift: drift.map(ToString::to_string).collect(),
+        last_exit: details.last_exit.clone(),
+        addresses: details.addresses.clone(),
     }
 }
 
@@ -170,20 +187,56 @@ fn state(
         let down = matches!(unit, Unit::Inactive | Unit::Failed);
         return (if down { State::Stopped } else { State::Stopping }, None);
     }
+    let waits = inputs.plan.waiting.get(machine).cloned();
     let restarting = inputs.observation.details.get(machine).is_some_and(|d| d.restarting);
     match unit {
-        Unit::Active if current => (State::Running, None),
-        Unit::Active => (State::Running, transfer(inputs, spec).or(error)),
+        Unit::Active => running(found, current, transfer(inputs, spec).or(waits), error),
         // What loops is on its way out, and no sign of how the wanted one does.
         Unit::Activating if restarting && !current => match transfer(inputs, spec) {
             Some(progress) => (State::Staging, Some(progress)),
             None => (State::Pending, error),
         },
-        Unit::Activating if restarting => (State::Failed, error.or_else(ended)),
+        Unit::Activating if restarting => (failed(found), error.or_else(ended)),
         Unit::Activating => (State::Starting, None),
         Unit::Deactivating => (State::Stopping, None),
-        Unit::Inactive | Unit::Failed => down(inputs, spec, found, error),
+        Unit::Inactive | Unit::Failed if spec.paused => {
+            let held = "it is down, and paused: `shoal unpause` lets the agent start it";
+            (State::Pending, Some(held.into()))
+        }
+        Unit::Inactive | Unit::Failed => down(inputs, spec, found, error, waits),
     }
+}
+
+/// A container that is up. `reason` says what keeps it from being replaced, where something does
+/// that is no error.
+fn running(
+    found: Option<&Machine>,
+    current: bool,
+    reason: Option<String>,
+    error: Option<String>,
+) -> (State, Option<String>) {
+    let drifting = found.filter(|found| !found.drift.is_empty());
+    if let Some(found) = drifting.filter(|found| found.repairs.failures >= Attempts::MANY) {
+        let drift: Vec<String> = found.drift.iter().map(ToString::to_string).collect();
+        let again = format!(
+            "{}, again and again: repaired {} times; something on the host keeps changing it",
+            drift.join("; "),
+            found.repairs.failures
+        );
+        return (State::Degraded, Some(error.unwrap_or(again)));
+    }
+    match (current, reason, error) {
+        // It runs as it was, and can't be brought to what is wanted.
+        (false, None, Some(error)) => (State::Degraded, Some(error)),
+        (true, _, error) => (State::Running, error),
+        (false, reason, _) => (State::Running, reason),
+    }
+}
+
+/// Failed, or after many tries in a row degraded.
+fn failed(found: Option<&Machine>) -> State {
+    let many = found.is_some_and(|found| found.attempts.failures >= Attempts::MANY);
+    if many { State::Degraded } else { State::Failed }
 }
 
 fn ended() -> Option<String> {
@@ -195,14 +248,18 @@ fn down(
     spec: &InstanceSpec,
     found: Option<&Machine>,
     error: Option<String>,
+    waits: Option<String>,
 ) -> (State, Option<String>) {
     if let Some(progress) = transfer(inputs, spec) {
         return (State::Staging, Some(progress));
     }
-    let failed = found.is_some_and(|f| f.unit == Unit::Failed || f.attempts.failures > 1);
-    match (failed, error) {
-        (_, Some(why)) => (State::Failed, Some(why)),
-        (true, None) => (State::Failed, Some("its unit failed; see `shoal logs`".into())),
+    if waits.is_some() && error.is_none() {
+        return (State::Pending, waits);
+    }
+    let gone = found.is_some_and(|f| f.unit == Unit::Failed || f.attempts.failures > 1);
+    match (gone, error) {
+        (_, Some(why)) => (failed(found), Some(why)),
+        (true, None) => (failed(found), Some("its unit failed; see `shoal logs`".into())),
         (false, None) => (State::Pending, None),
     }
 }
@@ -237,6 +294,7 @@ fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
             config: applied.config.clone(),
             run: RunState::Stopped,
             restarts: applied.restarts,
+            paused: false,
         };
         let message = inputs.errors.get(machine).cloned();
         Some(InstanceStatus { state: State::Stopping, message, ..base(inputs, &spec, machine) })
@@ -255,7 +313,7 @@ fn retained(inputs: Inputs<'_>) -> Vec<RetainedData> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_core::plan::Attempts;
+    use shoal_core::plan::Applied;
 
     fn spec(run: &str) -> InstanceSpec {
         serde_json::from_value(serde_json::json!({
@@ -294,14 +352,13 @@ mod tests {
             config: case.spec.config.clone(),
             restarts: 0,
         });
-        let found =
-            Machine { applied, unit: case.unit, enabled: true, attempts: Attempts::default() };
+        let found = Machine { applied, unit: case.unit, enabled: true, ..Machine::default() };
         observation.observed.machines.insert(machine.clone(), found);
         if case.staged {
             observation.observed.images.insert(digest);
         }
         let inputs = Inputs {
-            spec: &HostSpec { generation: 4, instances: vec![case.spec.clone()] },
+            spec: &HostSpec { generation: 4, instances: vec![case.spec.clone()], peers: vec![] },
             observation: &observation,
             plan: &Plan::default(),
             transfers: &case.transfer.clone().map(|t| (digest, t)).into_iter().collect(),
@@ -361,13 +418,13 @@ mod tests {
             applied: Some(applied),
             unit: Unit::Active,
             enabled: true,
-            attempts: Attempts::default(),
+            ..Machine::default()
         };
         observation.observed.machines.insert(machine.clone(), found);
         let since = Some(Timestamp(10_000));
         observation.details.insert(machine, Details { since, ..Details::default() });
         let inputs = Inputs {
-            spec: &HostSpec { generation: 1, instances: vec![spec] },
+            spec: &HostSpec { generation: 1, instances: vec![spec], peers: vec![] },
             observation: &observation,
             plan: &Plan::default(),
             transfers: &BTreeMap::new(),
@@ -383,7 +440,7 @@ mod tests {
     #[test]
     fn time_in_a_state_is_kept_until_the_state_changes() {
         let observation = Observation::default();
-        let host = HostSpec { generation: 1, instances: vec![spec("running")] };
+        let host = HostSpec { generation: 1, instances: vec![spec("running")], peers: vec![] };
         let empty = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let plan = Plan::default();
         let inputs = Inputs {
@@ -407,7 +464,7 @@ mod tests {
             let machine = machine.parse().unwrap();
             observation.volumes.push(RetainedData { machine, volumes });
         }
-        let host = HostSpec { generation: 1, instances: vec![spec("running")] };
+        let host = HostSpec { generation: 1, instances: vec![spec("running")], peers: vec![] };
         let inputs = Inputs {
             spec: &host,
             observation: &observation,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use shoal_core::host::HostFacts;
+use shoal_core::policy::Policy;
 
 use super::command;
 use super::idmap;
@@ -14,7 +15,11 @@ use crate::paths::{Paths, text};
 /// Gathers the facts. What can't be found out is empty or zero, and told by `doctor`. Besides,
 /// why it could not be tried whether squashfs can be idmapped: that is not the same as knowing
 /// that it can't, and no reason to run anything with less isolation.
-pub async fn gather(paths: &Paths, systemd: &Systemd) -> (HostFacts, Option<String>) {
+pub async fn gather(
+    paths: &Paths,
+    systemd: &Systemd,
+    policy: Policy,
+) -> (HostFacts, Option<String>) {
     let probed = can_idmap_squashfs(paths);
     let version = systemd.version().await.unwrap_or_default();
     let (disk_total, disk_free) = disk(&paths.state);
@@ -31,6 +36,11 @@ pub async fn gather(paths: &Paths, systemd: &Systemd) -> (HostFacts, Option<Stri
         idmapped_squashfs: matches!(probed, Ok(true)),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: read_trimmed("/proc/sys/kernel/random/boot_id"),
+        max_files: number("/proc/sys/fs/nr_open"),
+        max_tasks: number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max")),
+        policy,
+        // Known once there is a stream to the controller.
+        address: None,
     };
     (facts, probed.err())
 }
@@ -44,6 +54,10 @@ pub fn disk(path: &Path) -> (u64, u64) {
 
 fn read_trimmed(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn number(path: &str) -> u64 {
+    read_trimmed(path).parse().unwrap_or(0)
 }
 
 fn os_name() -> String {

@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use shoal_core::drift::Drift;
 use shoal_core::image::Digest;
 use shoal_core::plan::{Applied, Machine, Observed};
 use shoal_core::spec::InstanceSpec;
 use shoal_core::status::InstanceStatus;
+use shoal_proto::v1;
 
 use super::*;
 use crate::host::{Details, HostError};
@@ -53,14 +55,8 @@ impl Host for FakeHost {
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
         self.change(|state| {
-            let absent = Machine {
-                applied: None,
-                unit: Unit::Inactive,
-                enabled: false,
-                attempts: Attempts::default(),
-            };
             let broken = state.broken.contains(machine);
-            let found = state.machines.entry(machine.clone()).or_insert(absent);
+            let found = state.machines.entry(machine.clone()).or_default();
             match action {
                 Action::Write(spec) => {
                     let (id, config) = (spec.id.clone(), spec.config.clone());
@@ -76,6 +72,13 @@ impl Host for FakeHost {
                     state.leaders.insert(machine.clone(), state.next_leader);
                 }
                 Action::Stop => found.unit = Unit::Inactive,
+                Action::Refresh(spec, _) => {
+                    let (id, config) = (spec.id.clone(), spec.config.clone());
+                    found.applied = Some(Applied { id, config, restarts: spec.restarts });
+                    found.drift.clear();
+                }
+                Action::Configure => found.drift.clear(),
+                Action::Names(names) => found.names = Some(names.clone()),
                 Action::Remove => drop(state.machines.remove(machine)),
                 Action::Stage(_) | Action::Unmount(_) => {}
             }
@@ -121,6 +124,8 @@ struct Bench {
     status: watch::Receiver<HostStatus>,
     bell: Arc<Notify>,
     stop: CancellationToken,
+    events: Events,
+    _ready: watch::Sender<Option<BTreeSet<InstanceId>>>,
     _dir: tempfile::TempDir,
 }
 
@@ -137,23 +142,19 @@ fn bench() -> Bench {
     let stager =
         Stager::start(Arc::new(NoSource), dir.path().join("images"), bell.clone(), stop.clone());
     let facts = HostFacts { idmapped_squashfs: true, ..HostFacts::default() };
-    let (status_sender, status) = watch::channel(HostStatus::default());
-    let loop_ = Reconciler::new(
-        host.clone(),
-        facts,
-        Policy::default(),
-        stager,
-        bell.clone(),
-        status_sender,
-    );
+    let (ready, ready_elsewhere) = watch::channel(None);
+    let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere };
+    let (report, status) = watch::channel(HostStatus::default());
+    let events = Events::default();
+    let loop_ = Reconciler::new(host.clone(), about, stager, bell.clone(), report, events.clone());
     let (desired, wanted) = watch::channel(None);
     tokio::spawn(loop_.run(wanted, stop.clone()));
-    Bench { host, desired, status, bell, stop, _dir: dir }
+    Bench { host, desired, status, bell, stop, events, _ready: ready, _dir: dir }
 }
 
 impl Bench {
     fn want(&self, generation: u64, instances: Vec<InstanceSpec>) {
-        self.desired.send_replace(Some(HostSpec { generation, instances }));
+        self.desired.send_replace(Some(HostSpec { generation, instances, peers: vec![] }));
     }
 
     async fn until(&mut self, wanted: impl Fn(&HostStatus) -> bool) -> HostStatus {
@@ -194,12 +195,8 @@ fn ready(status: &HostStatus, generation: u64) -> bool {
 async fn nothing_wanted_yet_touches_nothing() {
     let mut bench = bench();
     bench.host.change(|state| {
-        let machine = Machine {
-            applied: None,
-            unit: Unit::Active,
-            enabled: true,
-            attempts: Attempts::default(),
-        };
+        let machine =
+            Machine { applied: None, unit: Unit::Active, enabled: true, ..Machine::default() };
         state.machines.insert("stranger-one".parse().unwrap(), machine);
     });
     bench.bell.notify_one();
@@ -292,4 +289,64 @@ async fn drift_is_repaired() {
     bench.until(|s| of(s, "f/a").state != State::Running).await;
     bench.until(|s| ready(s, 1)).await;
     assert_eq!(bench.host.change(|s| s.starts), 2);
+}
+
+#[tokio::test]
+async fn what_someone_else_changed_is_put_right_with_its_reason_and_told() {
+    let mut bench = bench();
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![instance("a", 1, true)]);
+    bench.until(|s| ready(s, 1) && of(s, "f/a").health == Health::Healthy).await;
+    let path: shoal_core::spec::InstancePath = "/etc/x".parse().unwrap();
+    let drift = vec![Drift::File(path)];
+    bench.host.change(|s| s.machines.values_mut().for_each(|m| m.drift.clone_from(&drift)));
+    bench.bell.notify_one();
+    let mut told = Vec::new();
+    while !told.iter().any(|(kind, _)| *kind == v1::EventKind::Repaired) {
+        let batch = bench.events.next_batch();
+        let batch = tokio::time::timeout(Duration::from_secs(20), batch).await.unwrap();
+        told.extend(batch.events.into_iter().map(|e| (e.kind(), e.message)));
+    }
+    let drift = told.iter().find(|(kind, _)| *kind == v1::EventKind::Drift);
+    assert!(drift.is_some_and(|(_, why)| why.contains("/etc/x was changed")), "{told:?}");
+    assert!(bench.host.change(|s| s.machines.values().all(|m| m.drift.is_empty())));
+    assert_eq!(bench.host.change(|s| s.starts), 1, "the container is the same");
+}
+
+#[tokio::test]
+async fn what_comes_after_another_starts_when_that_one_is_well() {
+    let mut bench = bench();
+    bench.host.change(|s| {
+        s.images.insert([1; 32].into());
+        s.sick.insert("f-db".parse().unwrap());
+    });
+    let mut app = instance("app", 1, false);
+    app.config.settings.after.insert("f/db".parse().unwrap());
+    bench.want(1, vec![app, instance("db", 1, true)]);
+    let waits = |s: &HostStatus| {
+        let app = s.instances.iter().find(|i| i.id.to_string() == "f/app");
+        app.is_some_and(|a| a.message.as_deref() == Some("waits for f/db to be ready"))
+            && of(s, "f/db").state == State::Running
+    };
+    let status = bench.until(waits).await;
+    assert_eq!(of(&status, "f/app").state, State::Pending);
+    bench.host.change(|s| s.sick.clear());
+    bench.until(|s| of(s, "f/app").state == State::Running).await;
+}
+
+#[tokio::test]
+async fn a_paused_instance_stays_as_it_is_and_says_so() {
+    let mut bench = bench();
+    bench.host.change(|s| s.images.insert([1; 32].into()));
+    bench.want(1, vec![instance("a", 1, false)]);
+    bench.until(|s| ready(s, 1)).await;
+    bench.want(2, vec![InstanceSpec { paused: true, ..instance("a", 1, false) }]);
+    bench.until(|s| s.observed_generation == 2 && of(s, "f/a").paused).await;
+    bench.host.change(|s| s.machines.values_mut().for_each(|m| m.unit = Unit::Inactive));
+    bench.bell.notify_one();
+    let status = bench.until(|s| of(s, "f/a").state == State::Pending).await;
+    assert!(of(&status, "f/a").message.as_deref().unwrap().contains("shoal unpause"));
+    assert!(!matches!(of(&status, "f/a").verdict(), Verdict::Ready));
+    bench.want(3, vec![instance("a", 1, false)]);
+    bench.until(|s| ready(s, 3)).await;
 }

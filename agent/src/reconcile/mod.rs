@@ -5,71 +5,87 @@
 //! decided in `shoal_core::plan`; it remembers only what no observation can show: how starts have
 //! failed, and the last error of each machine.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use shoal_core::event::{Event, EventKind};
 use shoal_core::host::{HostFacts, HostSpec};
-use shoal_core::name::MachineName;
-use shoal_core::plan::{Action, Attempts, Plan, Step, Unit, Wanted, plan};
-use shoal_core::policy::Policy;
+use shoal_core::name::{HostName, InstanceId, MachineName};
+use shoal_core::plan::{Action, Plan, Step, Unit, Wanted, plan};
 use shoal_core::spec::RunState;
-use shoal_core::status::{Health, HostStatus, State};
+use shoal_core::status::{Health, HostStatus, State, Verdict};
 use shoal_core::time::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::events::Events;
 use crate::host::enter::Container;
 use crate::host::probe::Probe;
 use crate::host::{Host, Observation};
 use crate::monitor::Monitor;
 use crate::stage::Stager;
-use crate::status::{Inputs, report};
+use crate::status::{Inputs, is_ready, report};
+
+mod memory;
+mod news;
+
+use memory::Memory;
+use news::Ids;
 
 /// How often a host at rest is looked at.
 const AT_REST: Duration = Duration::from_secs(5);
 /// How often one is looked at where something is on its way.
 const ON_THE_WAY: Duration = Duration::from_millis(250);
-/// Machines that are changed at once: starting a system is work, and a host has others to run.
+/// Machines that are changed at once, and the least that may be on their way up at once: starting
+/// a system is work, and a host has others to run.
 const AT_ONCE: usize = 4;
 /// How long looking up why a unit failed may hold up the loop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long a container must have run for its earlier failures to be forgotten.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The host that a loop is for.
+#[derive(Debug)]
+pub struct About {
+    /// Its name.
+    pub name: HostName,
+    /// What is known of it, its policy among that.
+    pub facts: HostFacts,
+    /// Of the instances elsewhere that others here come after, those that are ready; `None` while
+    /// there is no controller to say so.
+    pub ready_elsewhere: watch::Receiver<Option<BTreeSet<InstanceId>>>,
+}
 
 /// What the loop works with.
 #[derive(Debug)]
 pub struct Reconciler<H> {
     host: Arc<H>,
-    facts: HostFacts,
-    policy: Policy,
+    about: About,
     stager: Stager,
     monitor: Monitor,
     bell: Arc<Notify>,
-    attempts: BTreeMap<MachineName, Attempts>,
-    errors: BTreeMap<MachineName, String>,
-    /// Machines whose last steps did not all succeed, and when to try again.
-    stuck: BTreeMap<MachineName, Attempts>,
-    status: watch::Sender<HostStatus>,
+    memory: Memory,
+    report: watch::Sender<HostStatus>,
+    events: Events,
 }
 
 impl<H: Host + 'static> Reconciler<H> {
-    /// For `host`. Reports go to `status`; `bell` is rung by whoever has news.
+    /// For `host`. Reports go to `report`, and what people should know to `events`; `bell` is rung
+    /// by whoever has news.
     #[must_use]
     pub fn new(
         host: Arc<H>,
-        facts: HostFacts,
-        policy: Policy,
+        about: About,
         stager: Stager,
         bell: Arc<Notify>,
-        status: watch::Sender<HostStatus>,
+        report: watch::Sender<HostStatus>,
+        events: Events,
     ) -> Self {
         let monitor = Monitor::new(host.clone(), bell.clone());
-        let (attempts, errors, stuck) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { host, facts, policy, stager, monitor, bell, attempts, errors, stuck, status }
+        let memory = Memory::default();
+        Self { host, about, stager, monitor, bell, memory, report, events }
     }
 
     /// Runs until `stop`. A `desired` of `None` means that nothing was ever wanted: then nothing
@@ -90,6 +106,8 @@ impl<H: Host + 'static> Reconciler<H> {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = desired.changed() => if changed.is_err() { return },
+                // Its sender lives as long as the link, which ends only with the agent.
+                Ok(()) = self.about.ready_elsewhere.changed() => {},
                 () = self.bell.notified() => {},
                 () = tokio::time::sleep(pause) => {},
             }
@@ -101,8 +119,11 @@ impl<H: Host + 'static> Reconciler<H> {
         let Some(before) = self.observe().await else { return AT_REST };
         let (steps, _) = self.plan(spec, &before);
         self.stager.want(&steps.stage);
-        self.carry_out(&steps).await;
-        let Some(after) = self.observe().await else { return AT_REST };
+        let idle = steps.machines.is_empty() && steps.host.is_empty();
+        self.carry_out(spec, &before, &steps).await;
+        // Where nothing was done, what was seen before still holds.
+        let after = if idle { Some(before) } else { self.observe().await };
+        let Some(after) = after else { return AT_REST };
         self.note_failures(&after).await;
         self.watch_health(spec, &after);
         let (rest, again) = self.plan(spec, &after);
@@ -113,15 +134,18 @@ impl<H: Host + 'static> Reconciler<H> {
     async fn observe(&mut self) -> Option<Observation> {
         match self.host.observe().await {
             Ok(mut observation) => {
+                self.memory.add_to(&mut observation);
+                let (health, now) = (self.monitor.verdicts(), clock::now());
                 for (machine, found) in &mut observation.observed.machines {
-                    found.attempts = self.attempts.get(machine).copied().unwrap_or_default();
+                    let details = observation.details.get(machine);
+                    found.ready = is_ready(found, details, health.get(machine), now);
                 }
                 Some(observation)
             }
             Err(error) => {
                 warn!(error = %crate::chain(&error), "cannot observe the host");
                 let problem = crate::chain(&error);
-                self.status.send_if_modified(|status| {
+                self.report.send_if_modified(|status| {
                     let new = status.problems != [problem.clone()];
                     status.problems = vec![problem];
                     new
@@ -133,59 +157,51 @@ impl<H: Host + 'static> Reconciler<H> {
 
     fn plan(&self, spec: &HostSpec, observation: &Observation) -> (Plan, Duration) {
         let now = clock::now();
-        let wanted = Wanted { spec, facts: &self.facts, policy: &self.policy };
+        let ready = self.about.ready_elsewhere.borrow().clone();
+        let wanted = Wanted {
+            spec,
+            host: &self.about.name,
+            facts: &self.about.facts,
+            policy: &self.about.facts.policy,
+            ready_elsewhere: ready.as_ref(),
+            at_once: self.at_once(),
+        };
         let mut steps = plan(wanted, &observation.observed, now);
-        self.hold_back(&mut steps, now);
-        let moving = observation.observed.machines.values();
-        let moving =
-            moving.into_iter().any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
-        let pause = if moving || !steps.machines.is_empty() { ON_THE_WAY } else { AT_REST };
+        self.memory.hold_back(&mut steps, now);
+        let mut machines = observation.observed.machines.values();
+        let moving = machines.any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
+        let waiting = !steps.machines.is_empty() || !steps.waiting.is_empty();
+        let pause = if moving || waiting { ON_THE_WAY } else { AT_REST };
         let due = steps.again_at.map_or(AT_REST, |at| at.since(now).max(ON_THE_WAY));
         (steps, pause.min(due))
     }
 
-    /// Leaves out the machines whose steps have failed, until their pause is over: a step that
-    /// can't be done (a missing unit file, a full disk) is not tried four times a second.
-    fn hold_back(&self, plan: &mut Plan, now: Timestamp) {
-        plan.machines.retain(|machine, _| {
-            let until = self.stuck.get(machine).and_then(|attempts| attempts.wait_until(now));
-            if let Some(until) = until {
-                plan.again_at = Some(plan.again_at.map_or(until, |at| at.min(until)));
-            }
-            until.is_none()
-        });
+    /// Containers that may be on their way up at once.
+    fn at_once(&self) -> usize {
+        usize::try_from(self.about.facts.cpus).unwrap_or(1).saturating_mul(2).max(AT_ONCE)
     }
 
     /// Looks after failures that only time shows: why a unit failed, and that it has recovered.
     async fn note_failures(&mut self, observation: &Observation) {
-        let now = clock::now();
+        self.memory.forgive(observation, clock::now());
         for (machine, found) in &observation.observed.machines {
             let details = observation.details.get(machine).cloned().unwrap_or_default();
-            let up_for = details.since.map_or(Duration::ZERO, |since| now.since(since));
-            if found.unit == Unit::Active {
-                self.errors.remove(machine);
-                if up_for > FORGIVEN_AFTER {
-                    self.attempts.remove(machine);
-                }
-            }
             let failed = found.unit == Unit::Failed || details.restarting;
-            if failed && !self.errors.contains_key(machine) {
+            if failed && !self.memory.errors.contains_key(machine) {
                 let words = tokio::time::timeout(LAST_WORDS, self.host.last_words(machine));
                 let words = words.await.ok().flatten();
                 let result = details.result.unwrap_or_else(|| "ended".into());
                 let text = words.map_or(result.clone(), |words| format!("{words} ({result})"));
-                self.errors.insert(machine.clone(), text);
+                self.memory.errors.insert(machine.clone(), text);
             }
         }
-        let there = &observation.observed.machines;
-        self.attempts.retain(|machine, _| there.contains_key(machine));
-        let stuck = &self.stuck;
-        self.errors.retain(|machine, _| there.contains_key(machine) || stuck.contains_key(machine));
     }
 
     /// Takes every step that can be taken now: those of one machine in order, up to the first
     /// that fails; one machine's failure holds up no other.
-    async fn carry_out(&mut self, plan: &Plan) {
+    async fn carry_out(&mut self, spec: &HostSpec, before: &Observation, plan: &Plan) {
+        let ids = ids(spec, before);
+        self.tell_steps(plan, &ids);
         let places = Semaphore::new(AT_ONCE);
         let work = plan.machines.iter().map(|(machine, steps)| {
             let (host, places) = (self.host.clone(), &places);
@@ -195,16 +211,14 @@ impl<H: Host + 'static> Reconciler<H> {
             }
         });
         for (machine, (taken, error)) in join_all(work).await {
-            self.remember(&machine, &taken);
-            match error {
-                None => drop(self.stuck.remove(&machine)),
-                Some(error) => {
-                    let stuck = self.stuck.entry(machine.clone()).or_default();
-                    stuck.failures = stuck.failures.saturating_add(1);
-                    stuck.last = Some(clock::now());
-                    self.errors.insert(machine, error);
-                }
+            let now = clock::now();
+            self.memory.took(&machine, &taken, now);
+            if let Some(error) = &error {
+                self.tell(&ids, &machine, EventKind::Failed, error.clone());
+            } else if plan.repairs.contains(&machine) {
+                self.memory.repaired(&machine, now);
             }
+            self.memory.outcome(&machine, error, now);
         }
         for step in &plan.host {
             let Action::Unmount(digest) = &step.action else { continue };
@@ -215,18 +229,22 @@ impl<H: Host + 'static> Reconciler<H> {
         }
     }
 
-    /// Counts starts: a new record begins at none, and a start that is not the first is a retry.
-    fn remember(&mut self, machine: &MachineName, taken: &[Action]) {
-        let written = taken.iter().any(|a| matches!(a, Action::Write(_) | Action::Remove));
-        if written {
-            self.attempts.remove(machine);
-            self.errors.remove(machine);
+    fn tell_steps(&mut self, plan: &Plan, ids: &Ids) {
+        for (machine, steps) in &plan.machines {
+            let repair = plan.repairs.contains(machine);
+            let Some((kind, message)) = news::of_steps(steps, repair) else { continue };
+            if kind == EventKind::Drift && !repair {
+                self.memory.revived(machine);
+            }
+            // What can't be done over and over is told as the failure that it is.
+            if !self.memory.is_stuck(machine) {
+                self.tell(ids, machine, kind, message);
+            }
         }
-        if taken.iter().any(|a| matches!(a, Action::Start)) {
-            let attempts = self.attempts.entry(machine.clone()).or_default();
-            attempts.last = Some(clock::now());
-            attempts.failures = attempts.failures.saturating_add(1);
-        }
+    }
+
+    fn tell(&self, ids: &Ids, machine: &MachineName, kind: EventKind, message: String) {
+        self.events.record(news::event(ids, machine, kind, message, clock::now()));
     }
 
     fn watch_health(&mut self, spec: &HostSpec, observation: &Observation) {
@@ -252,32 +270,50 @@ impl<H: Host + 'static> Reconciler<H> {
             plan,
             transfers: &transfers,
             health: &health,
-            errors: &self.errors,
+            errors: &self.memory.errors,
         };
-        let before = self.status.borrow().clone();
-        let after = report(inputs, &before, clock::now());
-        for instance in &after.instances {
-            let was = before.instances.iter().find(|other| other.id == instance.id);
-            if was.map(|w| (w.state, w.health)) != Some((instance.state, instance.health)) {
-                let message =
-                    instance.message.as_deref().filter(|_| instance.state != State::Running);
-                info!(
-                    instance = %instance.id,
-                    state = %instance.state,
-                    health = %instance.health,
-                    message,
-                    "an instance changed"
-                );
-            }
+        let (before, now) = (self.report.borrow().clone(), clock::now());
+        let after = report(inputs, &before, now);
+        for event in news::of_reports(&before, &after, now) {
+            let (instance, kind) = (event.instance.as_ref(), event.kind);
+            info!(instance = instance.map(tracing::field::display), %kind, message = event.message, "an instance changed");
+            self.events.record(event);
         }
+        self.tell_mended(&after, now);
         let settling = after.instances.iter().any(|i| i.health == Health::Starting);
-        self.status.send_if_modified(|status| {
+        self.report.send_if_modified(|status| {
             let new = *status != after;
             *status = after;
             new
         });
         settling
     }
+
+    /// Says of what was put right that it is well again.
+    fn tell_mended(&mut self, status: &HostStatus, at: Timestamp) {
+        for instance in &status.instances {
+            let well = instance.verdict() == Verdict::Ready && instance.drift.is_empty();
+            let runs = instance.state == State::Running && instance.health != Health::Starting;
+            if well && runs && self.memory.mended(&instance.id.machine()) {
+                let (kind, message) = (EventKind::Repaired, "as it should be again".into());
+                self.events.record(Event {
+                    at,
+                    instance: Some(instance.id.clone()),
+                    kind,
+                    message,
+                });
+            }
+        }
+    }
+}
+
+/// Which instance each machine of the host stands for.
+fn ids(spec: &HostSpec, observation: &Observation) -> Ids {
+    let there = observation.observed.machines.iter();
+    let there =
+        there.filter_map(|(m, found)| Some((m.clone(), found.applied.as_ref()?.id.clone())));
+    let wanted = spec.instances.iter().map(|spec| (spec.id.machine(), spec.id.clone()));
+    there.chain(wanted).collect()
 }
 
 /// Takes steps in order; gives those taken, and the error of the one that failed.

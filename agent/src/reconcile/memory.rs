@@ -1,0 +1,127 @@
+//! What no observation can show: how starts and repairs have gone, and the last error of each
+//! machine. Forgotten when the agent restarts, which costs a try too early and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use shoal_core::name::MachineName;
+use shoal_core::plan::{Action, Attempts, Plan, Unit};
+use shoal_core::time::Timestamp;
+
+use crate::host::Observation;
+
+/// How long a container must have run for its earlier failures to be forgotten.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// How long nothing must have been changed behind our back for earlier repairs to be forgotten.
+const CALM: Duration = Duration::from_secs(10 * 60);
+
+/// What one agent remembers of its machines.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Starts since the record was written.
+    attempts: BTreeMap<MachineName, Attempts>,
+    /// Repairs of what someone else changed.
+    repairs: BTreeMap<MachineName, Attempts>,
+    /// Machines whose last steps did not all succeed, and when to try again.
+    stuck: BTreeMap<MachineName, Attempts>,
+    /// The last error of each machine.
+    pub(super) errors: BTreeMap<MachineName, String>,
+    /// Machines that are being put right and have yet to be seen well.
+    mending: BTreeSet<MachineName>,
+}
+
+impl Memory {
+    /// Adds to an observation what planning needs and no look at the host can show.
+    pub(super) fn add_to(&self, observation: &mut Observation) {
+        for (machine, found) in &mut observation.observed.machines {
+            found.attempts = self.attempts.get(machine).copied().unwrap_or_default();
+            found.repairs = self.repairs.get(machine).copied().unwrap_or_default();
+        }
+    }
+
+    /// Leaves out the machines whose steps have failed, until their pause is over: a step that
+    /// can't be done (a missing unit file, a full disk) is not tried four times a second.
+    pub(super) fn hold_back(&self, plan: &mut Plan, now: Timestamp) {
+        plan.machines.retain(|machine, _| {
+            let until = self.stuck.get(machine).and_then(|attempts| attempts.wait_until(now));
+            if let Some(until) = until {
+                plan.again_at = Some(plan.again_at.map_or(until, |at| at.min(until)));
+            }
+            until.is_none()
+        });
+    }
+
+    /// Takes in what one round of steps came to. A new record begins at no starts; a start that is
+    /// not the first is a retry.
+    pub(super) fn took(&mut self, machine: &MachineName, taken: &[Action], now: Timestamp) {
+        let anew = |a: &Action| matches!(a, Action::Write(_) | Action::Remove);
+        if taken.iter().any(anew) {
+            self.attempts.remove(machine);
+            self.errors.remove(machine);
+        }
+        if taken.iter().any(|a| matches!(a, Action::Start)) {
+            let attempts = self.attempts.entry(machine.clone()).or_default();
+            *attempts = attempts.again(now);
+        }
+    }
+
+    /// Notes that what someone else changed was, or is being, put right.
+    pub(super) fn repaired(&mut self, machine: &MachineName, now: Timestamp) {
+        let repairs = self.repairs.entry(machine.clone()).or_default();
+        *repairs = repairs.again(now);
+        self.mending.insert(machine.clone());
+    }
+
+    /// Notes that an instance that was to run did not, and is being started again.
+    pub(super) fn revived(&mut self, machine: &MachineName) {
+        self.mending.insert(machine.clone());
+    }
+
+    /// Whether this is the moment at which a machine that was put right is seen well.
+    pub(super) fn mended(&mut self, machine: &MachineName) -> bool {
+        self.mending.remove(machine)
+    }
+
+    /// Notes whether a machine's steps could be taken.
+    pub(super) fn outcome(&mut self, machine: &MachineName, error: Option<String>, now: Timestamp) {
+        let Some(error) = error else {
+            if self.stuck.remove(machine).is_some() {
+                self.errors.remove(machine);
+            }
+            return;
+        };
+        let stuck = self.stuck.entry(machine.clone()).or_default();
+        *stuck = stuck.again(now);
+        self.errors.insert(machine.clone(), error);
+    }
+
+    /// Whether the machine's last steps could not be taken.
+    pub(super) fn is_stuck(&self, machine: &MachineName) -> bool {
+        self.stuck.contains_key(machine)
+    }
+
+    /// Forgets what time has healed, and machines that are gone.
+    pub(super) fn forgive(&mut self, observation: &Observation, now: Timestamp) {
+        let there = &observation.observed.machines;
+        for (machine, found) in there {
+            let since = observation.details.get(machine).and_then(|details| details.since);
+            if found.unit == Unit::Active {
+                if !self.stuck.contains_key(machine) {
+                    self.errors.remove(machine);
+                }
+                if since.is_some_and(|since| now.since(since) > FORGIVEN_AFTER) {
+                    self.attempts.remove(machine);
+                }
+            }
+        }
+        self.repairs.retain(|machine, repairs| {
+            let calm = repairs.last.is_none_or(|last| now.since(last) > CALM);
+            let drifting = there.get(machine).is_some_and(|found| !found.drift.is_empty());
+            there.contains_key(machine) && (drifting || !calm)
+        });
+        self.attempts.retain(|machine, _| there.contains_key(machine));
+        self.mending.retain(|machine| there.contains_key(machine));
+        let stuck = &self.stuck;
+        self.errors.retain(|machine, _| there.contains_key(machine) || stuck.contains_key(machine));
+    }
+}
