@@ -1,8 +1,11 @@
 //! What differs between two configurations of an instance, field by field, for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
+use crate::label::HostMatch;
+use crate::name::InstanceName;
 use crate::spec::{
     File, FileBody, Health, InstanceConfig, Limits, Link, Mount, Network, Port, Security, Settings,
     Start, Value, Vars,
@@ -30,6 +33,21 @@ impl fmt::Display for FieldChange {
     }
 }
 
+/// Fields whose values people may keep passwords in.
+const PRIVATE: [&str; 3] = ["env.", "vars.", "files."];
+
+impl FieldChange {
+    /// The change without values that are not for everyone: those of the environment, of
+    /// variables and of files.
+    #[must_use]
+    pub fn without_values(&self) -> String {
+        if PRIVATE.iter().any(|prefix| self.field.starts_with(prefix)) {
+            return format!("{} changed", self.field);
+        }
+        self.to_string()
+    }
+}
+
 /// Every field of a configuration that is new as a whole.
 #[must_use]
 pub fn config_fields(config: &InstanceConfig) -> Vec<FieldChange> {
@@ -52,8 +70,13 @@ pub fn config_changes(from: &InstanceConfig, to: &InstanceConfig) -> Vec<FieldCh
     if from.image.digest != to.image.digest {
         push(&mut changes, "image", shown_image(from), shown_image(to));
     }
-    let (old, new) = (fields(&from.settings), fields(&to.settings));
-    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    changes.extend(field_changes(&fields(&from.settings), &fields(&to.settings)));
+    changes
+}
+
+fn field_changes(old: &BTreeMap<String, Field>, new: &BTreeMap<String, Field>) -> Vec<FieldChange> {
+    let mut changes = Vec::new();
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     for name in names {
         let (from, to) = (old.get(name), new.get(name));
         if from != to {
@@ -62,6 +85,65 @@ pub fn config_changes(from: &InstanceConfig, to: &InstanceConfig) -> Vec<FieldCh
         }
     }
     changes
+}
+
+/// What differs between two specs of a fleet, instance by instance; empty where nothing does. One
+/// that is new or gone is a change without a field.
+#[must_use]
+pub fn fleet_changes(
+    from: &FleetSpec,
+    to: &FleetSpec,
+) -> BTreeMap<InstanceName, InstanceDifference> {
+    let names: BTreeSet<&InstanceName> = from.instances.keys().chain(to.instances.keys()).collect();
+    let difference = |name: &InstanceName| match (from.instances.get(name), to.instances.get(name))
+    {
+        (None, Some(_)) => InstanceDifference::Added,
+        (Some(_), None) => InstanceDifference::Removed,
+        (Some(from), Some(to)) => InstanceDifference::Changed(declared_changes(from, to)),
+        (None, None) => InstanceDifference::Changed(vec![]),
+    };
+    let all = names.into_iter().map(|name| (name.clone(), difference(name)));
+    all.filter(|(_, difference)| *difference != InstanceDifference::Changed(vec![])).collect()
+}
+
+/// How one instance differs between two specs of its fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstanceDifference {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// These fields differ.
+    Changed(Vec<FieldChange>),
+}
+
+/// Every field in which a declared instance differs.
+fn declared_changes(from: &DeclaredInstance, to: &DeclaredInstance) -> Vec<FieldChange> {
+    field_changes(&declared_fields(from), &declared_fields(to))
+}
+
+fn declared_fields(declared: &DeclaredInstance) -> BTreeMap<String, Field> {
+    let DeclaredInstance { image, hosts, count, settings, overrides, templates } = declared;
+    let mut fields = fields(settings);
+    let mut add = |name: String, value: String| {
+        fields.insert(name, Field { shown: value.clone(), exact: value });
+    };
+    add("image".into(), image.to_string());
+    add("hosts".into(), hosts.to_string());
+    count.iter().for_each(|count| add("count".into(), count.to_string()));
+    for Override { hosts, vars } in overrides {
+        let named = matches!(hosts, HostMatch::Names(_));
+        let hosts = if named { format!("@{hosts}") } else { hosts.to_string() };
+        for (name, value) in vars {
+            add(format!("vars.{hosts:?}.{name}"), show_value(value));
+        }
+    }
+    let Templates { env, address } = templates;
+    for (name, template) in env {
+        add(format!("env.{name}"), template.clone());
+    }
+    address.iter().for_each(|template| add("address".into(), template.clone()));
+    fields
 }
 
 fn push(changes: &mut Vec<FieldChange>, field: &str, from: Option<String>, to: Option<String>) {
@@ -307,5 +389,68 @@ mod tests {
         to.image.reference = "app:latest".parse().unwrap();
         assert!(from.same_container(&to));
         assert_eq!(config_changes(&from, &to), vec![]);
+    }
+    fn fleet(instances: &[(&str, &str)]) -> FleetSpec {
+        let declared = |image: &str| DeclaredInstance {
+            image: image.parse().unwrap(),
+            hosts: HostMatch::All,
+            count: None,
+            settings: instance("a/b", 1).config.settings,
+            overrides: vec![],
+            templates: Templates::default(),
+        };
+        let instances =
+            instances.iter().map(|(name, image)| (name.parse().unwrap(), declared(image)));
+        FleetSpec { fleet: "shop".parse().unwrap(), instances: instances.collect() }
+    }
+
+    fn differences(from: &FleetSpec, to: &FleetSpec) -> Vec<String> {
+        let lines = fleet_changes(from, to).into_iter().flat_map(|(name, difference)| {
+            let changes = match difference {
+                InstanceDifference::Changed(changes) => {
+                    changes.iter().map(FieldChange::without_values).collect()
+                }
+                whole => vec![format!("{whole:?}")],
+            };
+            changes.into_iter().map(move |change| format!("{name}: {change}"))
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn two_specs_of_a_fleet_are_told_apart_by_instance() {
+        let from = fleet(&[("gone", "app:1"), ("main", "app:1"), ("same", "app:1")]);
+        let mut to = fleet(&[("main", "app:2"), ("new", "app:1"), ("same", "app:1")]);
+        let main = to.instances.values_mut().next().unwrap();
+        main.hosts = "role=web".parse().map(HostMatch::Selector).unwrap();
+        main.count = Some(2);
+        assert_eq!(
+            differences(&from, &to),
+            [
+                "gone: Removed",
+                "main: count: 2 (new)",
+                "main: hosts: * -> role=web",
+                "main: image: app:1 -> app:2",
+                "new: Added",
+            ]
+        );
+        assert_eq!(differences(&to, &to), [""; 0]);
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_not_told() {
+        let from = fleet(&[("main", "app:1")]);
+        let mut to = from.clone();
+        let main = to.instances.values_mut().next().unwrap();
+        let secret = || Value::Text("secret".into());
+        main.settings.env.insert("TOKEN".parse().unwrap(), "secret".into());
+        main.settings.vars.insert("key".into(), secret());
+        let hosts = HostMatch::Names(vec!["h1".parse().unwrap()]);
+        main.overrides = vec![Override { hosts, vars: [("key".to_owned(), secret())].into() }];
+        main.templates.env.insert("URL".parse().unwrap(), "https://secret@{{ host }}".into());
+        let told = differences(&from, &to);
+        let wanted = ["env.TOKEN", "env.URL", "vars.\"@h1\".key", "vars.key"]
+            .map(|f| format!("main: {f} changed"));
+        assert_eq!(told, wanted);
     }
 }

@@ -19,6 +19,16 @@ pub struct Host {
     pub name: HostName,
     /// Its labels.
     pub labels: Labels,
+    /// What it is like; `None` where its agent has not said so yet.
+    pub facts: Option<HostFacts>,
+}
+
+impl Host {
+    /// How other hosts reach it, as far as that is known.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.facts.as_ref()?.address
+    }
 }
 
 /// What an agent found out about its host.

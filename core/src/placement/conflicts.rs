@@ -36,14 +36,15 @@ impl Claims {
             protocol: *protocol,
             other: other.clone(),
         });
-        let pairs = self.mounts.iter().flat_map(|ours| theirs.mounts.iter().map(move |t| (ours, t)));
+        let pairs =
+            self.mounts.iter().flat_map(|ours| theirs.mounts.iter().map(move |t| (ours, t)));
         let mounts = pairs.filter(|(ours, theirs)| collide(ours, theirs)).map(|(ours, theirs)| {
             let (path, theirs) = (ours.source.clone(), theirs.source.clone());
             OnHost::Mount { path, other: other.clone(), theirs }
         });
         let address = self.address.as_ref().filter(|ours| theirs.address.as_ref() == Some(*ours));
-        let address = address
-            .map(|(_, address)| OnHost::Address { address: *address, other: other.clone() });
+        let address =
+            address.map(|(_, address)| OnHost::Address { address: *address, other: other.clone() });
         ports.chain(mounts).chain(address).collect()
     }
 }

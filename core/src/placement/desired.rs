@@ -92,3 +92,81 @@ pub fn host_actions(
     }
     actions
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests_support::instance;
+
+    #[test]
+    fn peers_of_the_fleet_take_the_place_of_those_before() {
+        let peer = |id: &str| Peer {
+            id: id.parse().unwrap(),
+            host: "h1".parse().unwrap(),
+            address: "10.0.0.1".parse().unwrap(),
+        };
+        let fleet = "shop".parse().unwrap();
+        let spec = HostSpec {
+            generation: 7,
+            instances: vec![],
+            peers: vec![peer("infra/sql"), peer("shop/old")],
+        };
+        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")]);
+        assert_eq!(
+            (after.generation, &after.peers),
+            (8, &vec![peer("infra/sql"), peer("shop/new")])
+        );
+        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")]);
+        assert_eq!(same, after);
+    }
+
+    #[test]
+    fn operators_wishes_survive_a_new_revision() {
+        let mut before = instance("shop/main", 1);
+        before.run = RunState::Stopped;
+        before.restarts = 4;
+        let spec = HostSpec {
+            generation: 7,
+            peers: vec![],
+            instances: vec![before, instance("other/x", 1)],
+        };
+        let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
+        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[]);
+        assert_eq!(after.generation, 8);
+        assert_eq!(after.instances.len(), 2);
+        let main = after.instances.iter().find(|i| i.id.to_string() == "shop/main").unwrap();
+        assert_eq!((main.run, main.restarts, main.revision), (RunState::Stopped, 4, 2));
+    }
+
+    #[test]
+    fn the_same_revision_again_raises_no_generation() {
+        let spec =
+            HostSpec { generation: 7, peers: vec![], instances: vec![instance("shop/main", 1)] };
+        let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
+        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[]), spec);
+    }
+
+    #[test]
+    fn actions_tell_apart_what_happens() {
+        let spec = HostSpec {
+            generation: 1,
+            peers: vec![],
+            instances: ["keep", "gone", "new-image", "reorder"]
+                .map(|name| instance(&format!("shop/{name}"), 1))
+                .into(),
+        };
+        let mut configs: BTreeMap<InstanceName, InstanceConfig> =
+            [("keep", 1), ("new-image", 2), ("fresh", 1), ("reorder", 1)]
+                .map(|(name, image)| (name.parse().unwrap(), instance("x/y", image).config))
+                .into();
+        let reordered = configs.values_mut().next_back().unwrap();
+        reordered.settings.after.insert("shop/keep".parse().unwrap());
+        let actions = host_actions(&spec, &"shop".parse().unwrap(), &configs);
+        let of = |name: &str| &actions[&name.parse::<InstanceName>().unwrap()];
+        assert_eq!(of("keep"), &Action::Keep);
+        assert_eq!(of("gone"), &Action::Remove);
+        assert!(matches!(of("fresh"), Action::Create(fields) if fields.len() == 3));
+        assert!(matches!(of("reorder"), Action::Refresh(changes) if changes.len() == 1));
+        assert!(matches!(of("new-image"), Action::Replace(changes) if changes.len() == 1));
+    }
+}

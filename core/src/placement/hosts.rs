@@ -59,8 +59,10 @@ fn matches<'a>(
         hosts.iter().filter(|h| declared.hosts.matches(&h.name, &h.labels)).collect();
     if let HostMatch::Names(names) = &declared.hosts {
         let missing = names.iter().filter(|n| !hosts.iter().any(|h| h.name == **n));
-        let problem =
-            |host: &_| Unplaceable::UnknownHost { instance: name.clone(), host: Clone::clone(host) };
+        let problem = |host: &_| Unplaceable::UnknownHost {
+            instance: name.clone(),
+            host: Clone::clone(host),
+        };
         let before = problems.len();
         problems.extend(missing.map(problem));
         if problems.len() > before {
@@ -147,4 +149,196 @@ fn mixed(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::placement::tests_support::{World, fleet, host, seats};
+    use crate::spec::tests_support::settings;
+
+    /// A fleet of instances, each with its hosts and how many of them.
+    fn counted(instances: &[(&str, &str, u32)]) -> FleetSpec {
+        let plain: Vec<_> = instances.iter().map(|(name, on, _)| (*name, *on)).collect();
+        let mut spec = fleet("shop", &plain);
+        for (declared, (_, _, count)) in spec.instances.values_mut().zip(instances) {
+            declared.count = Some(*count);
+        }
+        spec
+    }
+
+    fn placed(world: &World, spec: &FleetSpec) -> Vec<String> {
+        seats(&world.place(spec).unwrap())
+    }
+
+    /// The world once `spec` is placed in it.
+    fn settled(mut world: World, spec: &FleetSpec) -> World {
+        world.now.clear();
+        for (host, there) in world.place(spec).unwrap().hosts {
+            for name in there.into_keys() {
+                world.now.entry(name).or_default().insert(host.clone());
+            }
+        }
+        world
+    }
+
+    #[test]
+    fn the_hash_is_the_known_one() {
+        assert_eq!(fnv1a(b"".iter().copied()), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"a".iter().copied()), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(b"foobar".iter().copied()), 0x8594_4171_f739_67e8);
+        let (fleet, instance) = ("shop".parse().unwrap(), "main".parse().unwrap());
+        let drawn = draw(&fleet, &instance, &"h1".parse().unwrap());
+        assert_eq!(drawn, DRAWN, "another number would move instances when Shoal is upgraded");
+    }
+
+    const DRAWN: u64 = 0;
+
+    #[test]
+    fn too_few_hosts_are_counted_in_the_error() {
+        let problems = World::new().problems(&counted(&[("main", "role=web", 3)]));
+        assert_eq!(
+            problems,
+            ["instance main: count = 3, and only 2 hosts match \"role=web\"; lower the count, or \
+              label more hosts (see `shoal host list`)"]
+        );
+        let one = World::new().problems(&counted(&[("main", "role=db", 2)]));
+        assert!(one[0].contains("only 1 host matches \"role=db\""), "{one:?}");
+        let none = World::new().problems(&counted(&[("main", "role=mail", 2)]));
+        assert!(none[0].contains("no host matches"), "{none:?}");
+        assert_eq!(World::new().problems(&counted(&[("main", "role=mail", 0)])), [""; 0]);
+    }
+
+    #[test]
+    fn the_rest_goes_where_the_fewest_instances_are() {
+        let mut world = World::new();
+        world.other("h1", "mail/a", &settings());
+        world.other("h1", "mail/b", &settings());
+        world.other("h3", "mail/c", &settings());
+        assert_eq!(placed(&world, &counted(&[("main", "*", 1)])), ["main@h2"]);
+        assert_eq!(placed(&world, &counted(&[("main", "*", 2)])), ["main@h2", "main@h3"]);
+        let two = counted(&[("a", "*", 1), ("b", "*", 1)]);
+        assert_eq!(placed(&world, &two).len(), 2);
+        assert!(!placed(&world, &two).iter().any(|seat| seat.ends_with("@h1")));
+    }
+
+    #[test]
+    fn whoever_runs_it_and_still_matches_stays() {
+        let mut world = World::new();
+        world.other("h1", "mail/a", &settings());
+        let now = ["id-h1", "id-h3"].map(|id| id.parse().unwrap());
+        world.now.insert("main".parse().unwrap(), now.into());
+        let stays = placed(&world, &counted(&[("main", "*", 2)]));
+        assert_eq!(stays, ["main@h1", "main@h3"], "h2 is empty, and nothing moves there");
+        let fewer = placed(&world, &counted(&[("main", "*", 1)]));
+        assert_eq!(fewer, ["main@h3"], "the fuller host is left");
+        let moved = placed(&world, &counted(&[("main", "role=web", 2)]));
+        assert_eq!(moved, ["main@h1", "main@h2"], "h3 does not match any more");
+    }
+
+    prop_compose! {
+        /// Up to 12 hosts, some with instances of another fleet, and a fleet for them.
+        fn worlds()(
+            loads in prop::collection::vec(0..4_usize, 2..12),
+            wanted in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..5),
+        ) -> (World, FleetSpec) {
+            let hosts = (0..loads.len()).map(|n| host(&format!("h{n}"), "web")).collect();
+            let mut world = World { hosts, ..World::default() };
+            for (n, load) in loads.iter().enumerate() {
+                for other in 0..*load {
+                    world.other(&format!("h{n}"), &format!("mail/m{other}"), &settings());
+                }
+            }
+            let names: Vec<String> = (0..wanted.len()).map(|n| format!("i{n}")).collect();
+            let instances: Vec<_> = names.iter().map(|name| (name.as_str(), "role=web", 0)).collect();
+            let mut spec = counted(&instances);
+            for (declared, (count, all)) in spec.instances.values_mut().zip(wanted) {
+                let count = u32::try_from(count.index(loads.len())).unwrap() + 1;
+                declared.count = (!all).then_some(count);
+            }
+            (world, spec)
+        }
+    }
+
+    fn hosts_of(seats: &[String], name: &str) -> usize {
+        seats.iter().filter(|seat| seat.starts_with(&format!("{name}@"))).count()
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_as_many_as_counted((world, spec) in worlds()) {
+            let seats = placed(&world, &spec);
+            for (name, declared) in &spec.instances {
+                let wanted = declared.count.map_or(world.hosts.len(), size);
+                prop_assert_eq!(hosts_of(&seats, name.as_str()), wanted);
+            }
+        }
+
+        #[test]
+        fn the_order_of_hosts_does_not_matter((world, spec) in worlds(), by in any::<u64>()) {
+            let mut other = world.clone();
+            other.hosts.sort_by_key(|host| mixed(by ^ fnv1a(host.id.as_str().bytes())));
+            prop_assert_eq!(placed(&other, &spec), placed(&world, &spec));
+        }
+
+        #[test]
+        fn once_placed_it_stays((world, spec) in worlds()) {
+            let before = placed(&world, &spec);
+            let world = settled(world, &spec);
+            prop_assert_eq!(placed(&world, &spec), before);
+        }
+
+        #[test]
+        fn a_host_more_moves_nothing((world, spec) in worlds(), load in 0..3_usize) {
+            let mut world = settled(world, &spec);
+            let before: BTreeSet<_> = placed(&world, &spec).into_iter().collect();
+            world.hosts.push(host("new", "web"));
+            for n in 0..load {
+                world.other("new", &format!("mail/m{n}"), &settings());
+            }
+            let after: BTreeSet<_> = placed(&world, &spec).into_iter().collect();
+            prop_assert!(after.is_superset(&before), "{before:?} {after:?}");
+            prop_assert!(after.difference(&before).all(|seat| seat.ends_with("@new")));
+        }
+
+        #[test]
+        fn a_host_less_moves_only_what_was_there(
+            (world, mut spec) in worlds(),
+            gone in any::<prop::sample::Index>(),
+        ) {
+            for declared in spec.instances.values_mut() {
+                let most = u32::try_from(world.hosts.len()).unwrap() - 1;
+                declared.count = declared.count.map(|count| count.min(most));
+            }
+            let mut world = settled(world, &spec);
+            let before: BTreeSet<_> = placed(&world, &spec).into_iter().collect();
+            let index = gone.index(world.hosts.len());
+            let gone = format!("@{}", world.hosts.remove(index).name);
+            let after: BTreeSet<_> = placed(&world, &spec).into_iter().collect();
+            prop_assert!(before.difference(&after).all(|seat| seat.ends_with(&gone)));
+        }
+
+        #[test]
+        fn equal_hosts_are_filled_evenly(hosts in 2..12_usize, counts in prop::collection::vec(1..6_u32, 1..8)) {
+            let world = World {
+                hosts: (0..hosts).map(|n| host(&format!("h{n}"), "web")).collect(),
+                ..World::default()
+            };
+            let names: Vec<String> = (0..counts.len()).map(|n| format!("i{n}")).collect();
+            let most = u32::try_from(hosts).unwrap();
+            let instances: Vec<_> =
+                names.iter().zip(&counts).map(|(name, n)| (name.as_str(), "*", *n.min(&most))).collect();
+            let seats = placed(&world, &counted(&instances));
+            let loads = world.hosts.iter().map(|host| {
+                seats.iter().filter(|seat| seat.ends_with(&format!("@{}", host.name))).count()
+            });
+            let loads: Vec<usize> = loads.collect();
+            let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
+            prop_assert!(most - least <= 1, "{loads:?}");
+        }
+    }
 }

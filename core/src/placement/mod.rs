@@ -2,7 +2,7 @@
 //! rendered for that host.
 //!
 //! The way in is [`place`], which judges everything that can be known before a host is touched:
-//! that there are hosts enough ([`hosts`](self)), that what an instance comes after is there, that
+//! that there are hosts enough, that what an instance comes after is there, that
 //! no two instances want the same thing of one host, and that each host can do and allows what it
 //! is to do. [`with_fleet`] puts the outcome into a host's desired state, [`host_actions`] says
 //! what that does. Deliberately absent: who asks, and any record of it.
@@ -28,7 +28,7 @@ use self::settings::Instance;
 use crate::fleet::FleetSpec;
 use crate::host::Host;
 use crate::image::{ImageRef, PinnedImage};
-use crate::name::{HostId, HostName, InstanceId, InstanceName};
+use crate::name::{HostId, HostName, InstanceId, InstanceName, MachineName};
 use crate::spec::{InstanceConfig, Settings};
 
 /// What a fleet is placed among.
@@ -57,12 +57,9 @@ pub struct Placement {
 ///
 /// # Errors
 /// Every reason why it can't be placed as it says, ordered by instance.
-pub fn place(
-    fleet: &FleetSpec,
-    around: &Surroundings<'_>,
-) -> Result<Placement, Vec<Unplaceable>> {
+pub fn place(fleet: &FleetSpec, around: &Surroundings<'_>) -> Result<Placement, Vec<Unplaceable>> {
     let mut problems = Vec::new();
-    problems.extend(fleet.instances.keys().filter_map(|name| machine_clash(fleet, name, around)));
+    problems.extend(machine_clashes(fleet, around));
     problems.extend(misordered(fleet, Some(around.order)));
     let chosen = hosts::choose(fleet, around, &mut problems);
     let mut seats = Vec::new();
@@ -72,7 +69,7 @@ pub fn place(
             let (instance, image) = (name.clone(), declared.image.clone());
             problems.push(Unplaceable::UnknownImage { instance, image });
         }
-        let instance = Instance::new(fleet, name, declared);
+        let mut instance = Instance::new(fleet, name, declared);
         for host in chosen.get(name).into_iter().flat_map(BTreeMap::values) {
             let mut found = Vec::new();
             let settings = instance.on(host, &mut found);
@@ -109,7 +106,7 @@ fn pinned(
 fn refused(host: &Host, settings: &Settings) -> Vec<OnHost> {
     let permitted = host.facts.as_ref().map(|facts| facts.policy.permits(settings, facts));
     let refused = permitted.and_then(Result::err).unwrap_or_default();
-    refused.into_iter().map(OnHost::Refused).collect()
+    refused.into_iter().map(|problem| OnHost::Refused { problem }).collect()
 }
 
 fn conflicts<'a>(
@@ -148,14 +145,16 @@ fn grouped(found: Vec<(InstanceName, &HostName, OnHost)>) -> Vec<Unplaceable> {
     groups.into_iter().map(problem).collect()
 }
 
-fn machine_clash(
-    fleet: &FleetSpec,
-    name: &InstanceName,
-    around: &Surroundings<'_>,
-) -> Option<Unplaceable> {
-    let id = InstanceId { fleet: fleet.fleet.clone(), instance: name.clone() };
-    let machine = id.machine();
+fn machine_clashes(fleet: &FleetSpec, around: &Surroundings<'_>) -> Vec<Unplaceable> {
     let others = around.order.keys().chain(around.others.values().flat_map(BTreeMap::keys));
-    let other = others.filter(|o| o.fleet != fleet.fleet).find(|o| o.machine() == machine)?;
-    Some(Unplaceable::SameMachine { instance: name.clone(), machine, other: other.clone() })
+    let others: BTreeSet<&InstanceId> = others.filter(|o| o.fleet != fleet.fleet).collect();
+    let others: BTreeMap<MachineName, &InstanceId> =
+        others.into_iter().map(|other| (other.machine(), other)).collect();
+    let clash = |instance: &InstanceName| {
+        let id = InstanceId { fleet: fleet.fleet.clone(), instance: instance.clone() };
+        let (machine, other) = others.get_key_value(&id.machine())?;
+        let (instance, machine) = (instance.clone(), machine.clone());
+        Some(Unplaceable::SameMachine { instance, machine, other: (*other).clone() })
+    };
+    fleet.instances.keys().filter_map(clash).collect()
 }

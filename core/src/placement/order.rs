@@ -48,10 +48,7 @@ fn unknown(fleet: &FleetSpec, own: &Order, others: Option<&Order>) -> Vec<Unplac
     named.filter(|(_, after)| !known(after)).map(problem).collect()
 }
 
-fn nearest<'a>(
-    id: &InstanceId,
-    known: impl Iterator<Item = &'a InstanceId>,
-) -> Option<InstanceId> {
+fn nearest<'a>(id: &InstanceId, known: impl Iterator<Item = &'a InstanceId>) -> Option<InstanceId> {
     let word = id.to_string();
     let distance = |other: &InstanceId| strsim::damerau_levenshtein(&word, &other.to_string());
     let (distance, nearest) = known.map(|other| (distance(other), other)).min()?;

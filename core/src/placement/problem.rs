@@ -136,7 +136,9 @@ pub enum OnHost {
     #[error("address renders to something else: {0}")]
     NoAddress(InvalidValue),
     /// There is no link to give the address to.
-    #[error("there is nothing to give an address to; write network = \"bridge:NAME\", \"zone:NAME\" or \"veth\"")]
+    #[error(
+        "there is nothing to give an address to; write network = \"bridge:NAME\", \"zone:NAME\" or \"veth\""
+    )]
     NoLink,
     /// The gateway can't be reached.
     #[error("gateway {gateway} is not in the network of address {address}")]
@@ -160,8 +162,11 @@ pub enum OnHost {
         second: String,
     },
     /// The host can't do it, or its policy does not allow it.
-    #[error("{0}{}", restart(.0))]
-    Refused(Refused),
+    #[error("{problem}{}", restart(.problem))]
+    Refused {
+        /// What, and what to do about it.
+        problem: Refused,
+    },
     /// A port has two owners.
     #[error(
         "port {port}/{protocol} of the host is also that of {other}; give one of them another \

@@ -19,6 +19,8 @@ pub(super) struct Instance<'a> {
     id: InstanceId,
     /// The variables that its files name.
     used: BTreeSet<String>,
+    /// The texts that could not be rendered on a host.
+    failed: BTreeSet<String>,
 }
 
 impl<'a> Instance<'a> {
@@ -34,32 +36,59 @@ impl<'a> Instance<'a> {
         });
         // One that can't be read is told of where it is rendered.
         let used = templates.filter_map(|text| render::variables(text).ok()).flatten().collect();
-        Self { declared, id, used }
+        Self { declared, id, used, failed: BTreeSet::new() }
     }
 
     /// Its settings on `host`; what is wrong there goes to `problems`.
-    pub(super) fn on(&self, host: &Host, problems: &mut Vec<OnHost>) -> Settings {
+    pub(super) fn on(&mut self, host: &Host, problems: &mut Vec<OnHost>) -> Settings {
         let place = Place::new(&host.name, &self.id);
-        let vars = vars_on(self.declared, host, problems);
-        let mut settings = self.declared.settings.clone();
-        for (name, template) in &self.declared.templates.env {
-            match rendered(format!("env.{name}"), template, &vars, &place).and_then(for_process) {
+        let declared = self.declared;
+        let vars = vars_on(declared, host, problems);
+        let mut settings = declared.settings.clone();
+        let mut render = |what: String, template: &str| {
+            let text = self.rendered(&what, template, &vars, &place)?;
+            text.map_err(|problem| problems.push(problem)).ok().map(|text| (what, text))
+        };
+        let env = declared.templates.env.iter().filter_map(|(name, template)| {
+            render(format!("env.{name}"), template).map(|(what, text)| (name, what, text))
+        });
+        let env: Vec<_> = env.collect();
+        let address = declared.templates.address.as_deref();
+        let address = address.and_then(|template| render("address".to_owned(), template));
+        for (path, file) in &settings.files {
+            if let FileBody::Template(template) = &file.body {
+                render(format!("template of file {path}"), template);
+            }
+        }
+        for (name, what, text) in env {
+            match for_process(what, text) {
                 Ok(text) => drop(settings.env.insert(name.clone(), text)),
                 Err(problem) => problems.push(problem),
             }
         }
-        if let Some(template) = &self.declared.templates.address {
-            let text = rendered("address".into(), template, &vars, &place).map(|(_, text)| text);
-            let given = text.and_then(|text| give_address(&mut settings, &text));
-            problems.extend(given.err());
-        }
-        for (path, file) in &settings.files {
-            let FileBody::Template(template) = &file.body else { continue };
-            let what = format!("template of file {path}");
-            problems.extend(rendered(what, template, &vars, &place).err());
+        if let Some((_, address)) = address {
+            problems.extend(give_address(&mut settings, &address).err());
         }
         settings.vars = vars.into_iter().filter(|(name, _)| self.used.contains(name)).collect();
         settings
+    }
+
+    /// What `template` says there; `None` where it has failed on another host: there are hosts by
+    /// the thousand, and a template may take its time to fail.
+    fn rendered(
+        &mut self,
+        what: &str,
+        template: &str,
+        vars: &Vars,
+        place: &Place,
+    ) -> Option<Result<String, OnHost>> {
+        if self.failed.contains(what) {
+            return None;
+        }
+        Some(render::render(template, vars, place).map_err(|RenderError { line, message }| {
+            self.failed.insert(what.to_owned());
+            OnHost::Template { what: what.to_owned(), line, problem: message }
+        }))
     }
 }
 
@@ -95,23 +124,8 @@ fn decided(declared: &DeclaredInstance, host: &Host, var: &str) -> bool {
     })
 }
 
-/// What `template` says there, with what it is called.
-fn rendered(
-    what: String,
-    template: &str,
-    vars: &Vars,
-    place: &Place,
-) -> Result<(String, String), OnHost> {
-    match render::render(template, vars, place) {
-        Ok(text) => Ok((what, text)),
-        Err(RenderError { line, message }) => {
-            Err(OnHost::Template { what, line, problem: message })
-        }
-    }
-}
-
 /// The text, if a process can be given it.
-fn for_process((what, text): (String, String)) -> Result<String, OnHost> {
+fn for_process(what: String, text: String) -> Result<String, OnHost> {
     let problem = if text.contains('\0') {
         "has a zero byte, which no process can be given".to_owned()
     } else if text.len() > LARGEST_ENV {
