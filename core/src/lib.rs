@@ -16,6 +16,7 @@ pub mod host;
 pub mod image;
 pub mod label;
 pub mod name;
+pub mod nspawn;
 pub mod peers;
 pub mod placement;
 pub mod plan;

@@ -72,11 +72,6 @@ pub fn parse(
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(source.text);
     let source = Source { text, ..source };
     let mut report = Report::new(source);
-    if source.text.len() > LARGEST_SPEC {
-        let message = format!("the file is over {LARGEST_SPEC} bytes, the most a fleet may have");
-        report.error(&(0..0), message);
-        return Err(report.into_problems());
-    }
     let Some(document) = tree(source, &mut report) else { return Err(report.into_problems()) };
     let mut reader = Reader {
         report,
@@ -93,8 +88,14 @@ pub fn parse(
     }
 }
 
-/// The tables and values of the text; `None` where it is not well formed, and that is in the report.
+/// The tables and values of the text; `None` where it is too large or not well formed, and that is
+/// in the report.
 fn tree<'s>(source: Source<'s>, report: &mut Report<'_>) -> Option<DeTable<'s>> {
+    if source.text.len() > LARGEST_SPEC {
+        let message = format!("the file is over {LARGEST_SPEC} bytes, the most a fleet may have");
+        report.error(&(0..0), message);
+        return None;
+    }
     if json::is_json(source) {
         return json::read(source.text, report);
     }

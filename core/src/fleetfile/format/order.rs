@@ -14,8 +14,15 @@ const INSTANCE: &[&str] = &[
 ];
 const DATA: &[&str] = &["path", "owner", "backup"];
 const FILE: &[&str] = &["template", "source", "content", "mode", "owner", "reload"];
-const MOUNT: &[&str] = &["source", "writable"];
+const MOUNT: &[&str] = &["source", "writable", "shared"];
 const LIMITS: &[&str] = &["memory", "cpu", "tasks", "nofile"];
+const SECURITY: &[&str] = &[
+    "capabilities-add",
+    "capabilities-drop",
+    "new-privileges",
+    "private-users",
+    "system-calls-allow",
+];
 const HEALTH: &[&str] = &["unit", "http", "tcp", "exec", "grace", "interval", "timeout", "retries"];
 const HOOKS: &[&str] = &["init", "migrate", "restore"];
 const ROLLOUT: &[&str] = &["batches", "monitor", "max-failures", "on-failure"];
@@ -40,6 +47,7 @@ fn keys(table: &[&str]) -> Keys {
         ["instance", _, "files", _] => Keys::Known(FILE),
         ["instance", _, "mounts", _] => Keys::Known(MOUNT),
         ["instance", _, "limits"] => Keys::Known(LIMITS),
+        ["instance", _, "security"] => Keys::Known(SECURITY),
         ["instance", _, "health"] => Keys::Known(HEALTH),
         ["instance", _, "hooks"] => Keys::Known(HOOKS),
         ["rollout"] => Keys::Known(ROLLOUT),
