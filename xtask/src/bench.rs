@@ -52,7 +52,7 @@ impl Name {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    fn measure(self, run: &mut Run) -> Result<Vec<Row>> {
+    fn measure(self, run: &mut Run<'_>) -> Result<Vec<Row>> {
         match self {
             Self::Apply => apply::measure(run),
             Self::Start => start::measure(run),
@@ -64,14 +64,17 @@ impl Name {
 }
 
 /// What a benchmark runs with, and what it has met.
-struct Run {
-    root: PathBuf,
+#[derive(Debug, Clone)]
+struct Run<'a> {
+    root: &'a Path,
+    /// Where the programs were built from, if by this run.
+    source: Option<&'a Path>,
     programs: Programs,
     /// Versions of what was measured beside Shoal.
     others: Vec<String>,
 }
 
-impl Run {
+impl Run<'_> {
     /// Notes what a host runs.
     fn met(&mut self, host: &Host) -> Result<()> {
         self.others.push(format!("hosts with {}", about::systemd(host)?));
@@ -90,12 +93,14 @@ pub(crate) fn bench(
     print: bool,
 ) -> Result<()> {
     packages::ensure()?;
+    let source = built.is_none().then_some(root);
     let built = built.map_or_else(|| release(root), Ok)?;
     let programs = Programs::built_at(&built)?;
+    let run = Run { root, source, programs, others: Vec::new() };
     let names = if names.is_empty() { Name::value_variants() } else { names };
     let (mut missed, mut failed) = (Vec::new(), Vec::new());
     for name in names {
-        match one(root, &programs, *name, print) {
+        match one(run.clone(), *name, print) {
             Ok(rows) => missed.extend(report::missed(&rows)),
             Err(error) => {
                 eprintln!("bench: {} could not be run: {error:#}", name.text());
@@ -115,17 +120,16 @@ pub(crate) fn bench(
     Ok(())
 }
 
-fn one(root: &Path, programs: &Programs, name: Name, print: bool) -> Result<Vec<Row>> {
+fn one(mut run: Run<'_>, name: Name, print: bool) -> Result<Vec<Row>> {
     eprintln!("bench: {} …", name.text());
     let began = Instant::now();
-    let mut run = Run { root: root.to_owned(), programs: programs.clone(), others: Vec::new() };
     let rows = name.measure(&mut run)?;
-    let about = about::line(root, programs, &run.others)?;
+    let about = about::line(run.source, &run.programs, &run.others)?;
     let table = report::table(&rows);
     println!("{}: {about}\n\n{table}", name.text());
     eprintln!("bench: {} took {:.0} s", name.text(), began.elapsed().as_secs_f64());
     if !print {
-        let path = root.join(PAGE);
+        let path = run.root.join(PAGE);
         let failed = || format!("can't put the results into {PAGE}");
         let page = fs::read_to_string(&path).with_context(failed)?;
         let page = report::put(&page, &name.text(), &format!("{about}\n\n{table}"));

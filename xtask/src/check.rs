@@ -10,10 +10,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::codegen;
-use crate::run::{cargo, run, tool};
+use crate::run::{Tool, cargo, run};
 
-/// The version of cargo-deny that is installed where there is none.
-const DENY: &str = "0.20.2";
+/// Looks at licences, sources and bans.
+const DENY: Tool<'_> =
+    Tool { name: "cargo-deny", version: "0.20.2", options: &["--debug"], environment: &[] };
 
 /// What a crate must not have anywhere below it (its dev-dependencies aside), and why.
 const FORBIDDEN: &[(&str, &[&str], &str)] = &[
@@ -80,7 +81,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 /// Licences, sources and bans of every dependency. Advisories need a database from the network
 /// and are left to a machine that may fetch it: `cargo deny check advisories`.
 fn deny(root: &Path) -> Result<()> {
-    let program = tool(root, "cargo-deny", DENY, &["--debug"])?;
+    let program = DENY.path(root)?;
     run(
         root,
         &program.display().to_string(),

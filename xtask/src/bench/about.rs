@@ -8,11 +8,12 @@ use anyhow::{Context, Result, ensure};
 use shoal_lab::Host;
 use shoal_lab::deployment::Programs;
 
-/// The line over each table: date, machine, versions.
+/// The line over each table: date, machine, versions. `root` is the repository that the programs
+/// were built from, where that is known.
 ///
 /// # Errors
 /// Where the machine does not tell.
-pub(super) fn line(root: &Path, programs: &Programs, others: &[String]) -> Result<String> {
+pub(super) fn line(root: Option<&Path>, programs: &Programs, others: &[String]) -> Result<String> {
     let date = output(Command::new("date").args(["-u", "+%F"]))?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpu = cpu(&fs::read_to_string("/proc/cpuinfo")?);
@@ -21,7 +22,7 @@ pub(super) fn line(root: &Path, programs: &Programs, others: &[String]) -> Resul
     let mut parts = vec![
         format!("Linux {}", upstream(&kernel)),
         cpu,
-        format!("Shoal {version} ({})", commit(root)),
+        format!("Shoal {version} ({})", root.map_or("built before".to_owned(), commit)),
     ];
     parts.extend_from_slice(others);
     Ok(format!("{}: {}.", date.trim(), parts.join("; ")))

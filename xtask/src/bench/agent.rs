@@ -34,7 +34,7 @@ command = ["/bin/httpd", "-f", "-p", "8080", "-h", "/www"]
 tcp = "127.0.0.1:8080"
 "#;
 
-pub(super) fn measure(run: &mut Run) -> Result<Vec<Row>> {
+pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     let deployment = stand::open(&run.programs, "agent", Suite::Bookworm, 1)?;
     let host = deployment.lab().host(0);
     run.met(host)?;

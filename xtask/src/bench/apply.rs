@@ -36,7 +36,7 @@ env = { MARK = "@web" }
 tcp = "127.0.0.1:8080"
 "#;
 
-pub(super) fn measure(run: &mut Run) -> Result<Vec<Row>> {
+pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     let deployment = stand::open(&run.programs, "apply", Suite::Bookworm, 1)?;
     run.met(deployment.lab().host(0))?;
     stand::push_box(&deployment)?;

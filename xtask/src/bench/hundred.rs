@@ -21,7 +21,7 @@ const SPANS: usize = 4;
 /// Two lines of the agent's log that are further apart than this are of different passes, seconds.
 const APART: f64 = 1.0;
 
-pub(super) fn measure(run: &mut Run) -> Result<Vec<Row>> {
+pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     let deployment = stand::open(&run.programs, "hundred", Suite::Bookworm, 1)?;
     let host = deployment.lab().host(0);
     run.met(host)?;

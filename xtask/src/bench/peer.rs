@@ -10,10 +10,16 @@ use anyhow::{Context, Result};
 use shoal_lab::{Deployment, Host};
 
 use super::stand::bash;
-use crate::run;
+use crate::run::Tool;
 
-/// The version of sdme that is compared with; it needs systemd 255.
-pub(super) const SDME: &str = "0.22.0";
+/// What is compared with; it needs systemd 255. Its probes for Kubernetes pods would be built by
+/// a second cargo, and are left out.
+pub(super) const SDME: Tool<'_> = Tool {
+    name: "sdme",
+    version: "0.22.0",
+    options: &[],
+    environment: &[("SDME_SKIP_PROBE", "1")],
+};
 
 /// Unpacks the image of which mounts are at hand, and puts the peers' directories onto the real
 /// file system: on the overlay that is a test host's root they could not mount overlays.
@@ -85,8 +91,7 @@ pub(super) fn unpack(host: &Host, digest: &str) -> Result<()> {
 /// # Errors
 /// Where it can't be installed, or refuses.
 pub(super) fn sdme(root: &Path, host: &Host) -> Result<Peer> {
-    let program = run::tool(root, "sdme", SDME, &[])?;
-    host.install(&program, "/usr/local/bin/sdme")?;
+    host.install(&SDME.path(root)?, "/usr/local/bin/sdme")?;
     let import = ["sdme", "fs", "import", "--name", "peer", "/var/lib/machines/peer"];
     bash(host, r#""$@" >&2"#, &import)?;
     let create = ["sdme", "create", "--name", SDME_PEER.machine, "--fs", "peer"];

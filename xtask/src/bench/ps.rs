@@ -25,7 +25,7 @@ hosts = "role=web"
 command = ["/bin/sleep", "infinity"]
 "#;
 
-pub(super) fn measure(run: &mut Run) -> Result<Vec<Row>> {
+pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     let deployment = stand::open(&run.programs, "ps", Suite::Bookworm, HOSTS)?;
     run.met(deployment.lab().host(0))?;
     stand::push_box(&deployment)?;

@@ -20,7 +20,7 @@ hosts = "role=web"
 boot = true
 "#;
 
-pub(super) fn measure(run: &mut Run) -> Result<Vec<Row>> {
+pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     let deployment = stand::open(&run.programs, "start", Suite::Trixie, 1)?;
     let host = deployment.lab().host(0);
     run.met(host)?;
@@ -28,9 +28,9 @@ pub(super) fn measure(run: &mut Run) -> Result<Vec<Row>> {
     stand::apply(&deployment, FLEET)?;
     peer::unpack(host, &digest(&deployment)?)?;
     let (mut peers, mut rows) = (vec![MACHINECTL], Vec::new());
-    match peer::sdme(&run.root, host) {
+    match peer::sdme(run.root, host) {
         Ok(sdme) => {
-            run.others.push(format!("sdme {}", peer::SDME));
+            run.others.push(format!("sdme {}", peer::SDME.version));
             peers.push(sdme);
         }
         Err(error) => rows.push(Row::missing("start, against sdme", &format!("{error:#}"))),

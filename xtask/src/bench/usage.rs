@@ -21,7 +21,7 @@ pub(super) fn resident(host: &Host, service: &str) -> Result<f64> {
     let script = r#"
         pid=1
         [ "$1" = init ] || pid=$(systemctl show "$1" --property=MainPID --value)
-        sed -n 's/^VmRSS: *\([0-9]*\) kB/\1/p' "/proc/$pid/status""#;
+        sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$pid/status""#;
     let text = bash(host, script, &[service])?;
     let kib: f64 = text.trim().parse().with_context(|| format!("the memory of {service}"))?;
     Ok(kib * 1024.0 / 1e6)
