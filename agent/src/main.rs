@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shoal_agent::files::FileError;
 use shoal_agent::host::doctor::{self, Verdict};
-use shoal_agent::host::{clean, container, enter, runs};
+use shoal_agent::host::{clean, container, ending, enter, runs};
 use shoal_agent::join::{Join, join};
 use shoal_agent::paths::Paths;
 use shoal_core::name::MachineName;
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
             started.map(|never| match never {}).map_err(anyhow::Error::from)
         }
         Command::InstanceClean { machine } => {
-            told(runs::note_end(&paths, &machine));
+            told(ending::end(&paths, &machine));
             clean::clean(&paths, &machine).map_err(Into::into)
         }
         Command::Run => {
@@ -110,6 +110,9 @@ fn told(noted: Result<(), FileError>) {
 fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // For files, names and checks: enough for all of a host's checks to hang at once, and few
+        // enough that what their stacks take stays small.
+        .max_blocking_threads(64)
         .enable_all()
         .build()?
         .block_on(work)

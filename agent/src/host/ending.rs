@@ -1,7 +1,17 @@
 //! How a unit ended, in plain words, from what systemd tells its `ExecStopPost` (systemd.exec(5),
 //! "Environment Variables Set or Propagated by the Service Manager").
+//!
+//! Way in: [`end`], which the unit runs after each end, and which needs neither the daemon nor the
+//! bus, which may be gone before the last instance is.
 
 use std::process::{Command, Stdio};
+
+use shoal_core::name::MachineName;
+
+use super::runs::Runs;
+use crate::clock;
+use crate::files::FileError;
+use crate::paths::Paths;
 
 /// How a unit ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,6 +22,8 @@ pub struct Ending {
     pub code: String,
     /// Its exit code, or the name of its signal, without `SIG`.
     pub status: String,
+    /// The signal that ended the container's first process, where systemd-nspawn has told.
+    pub inside: Option<String>,
     /// Whether it was told to.
     pub told: Told,
 }
@@ -31,16 +43,21 @@ pub enum Told {
 }
 
 impl Ending {
-    /// Of the unit whose `ExecStopPost` this process is; `None` where it is none.
-    #[must_use]
-    pub fn of_this_unit(unit: &str, stopped_by_shoal: bool) -> Option<Self> {
+    /// Of the machine whose unit's `ExecStopPost` this process is; `None` where it is none.
+    fn of_this_unit(machine: &MachineName, stopped_by_shoal: bool) -> Option<Self> {
         let variable = |name| std::env::var(name).ok();
-        Some(Self {
-            result: variable("SERVICE_RESULT")?,
-            code: variable("EXIT_CODE").unwrap_or_default(),
-            status: variable("EXIT_STATUS").unwrap_or_default(),
-            told: if stopped_by_shoal { Told::ByShoal } else { told(unit) },
-        })
+        let result = variable("SERVICE_RESULT")?;
+        let code = variable("EXIT_CODE").unwrap_or_default();
+        let status = variable("EXIT_STATUS").unwrap_or_default();
+        let told = if stopped_by_shoal { Told::ByShoal } else { told(&machine.unit()) };
+        let perhaps = told == Told::No && code == "exited" && status == "1";
+        let inside = if perhaps { signal_inside() } else { None };
+        Some(Self { result, code, status, inside, told })
+    }
+
+    /// Whether systemd-nspawn had no time to put away what it had set up.
+    fn was_sudden(&self) -> bool {
+        matches!(self.code.as_str(), "killed" | "dumped")
     }
 
     /// Whether it was wanted and went as it should.
@@ -68,6 +85,9 @@ impl Ending {
 
     /// How the main process ended, which is systemd-nspawn's.
     fn process(&self) -> Option<String> {
+        if let Some(signal) = &self.inside {
+            return Some(format!("killed by SIG{signal}"));
+        }
         match (self.code.as_str(), self.status.as_str()) {
             ("exited", "133") => Some("rebooted from inside".into()),
             // What stands for a program that could not give a code of its own.
@@ -80,19 +100,53 @@ impl Ending {
     }
 }
 
-/// Who told `unit` to end: then systemd has a job for it. Asked by `systemctl`, since the bus may
-/// be gone before the last instance is.
+/// Notes how the unit of a machine ended, where this process is what it runs after that.
+///
+/// # Errors
+/// Where the note can't be written.
+pub fn end(paths: &Paths, machine: &MachineName) -> Result<(), FileError> {
+    let now = clock::now();
+    let stopped_by_shoal = Runs::load(paths, machine).is_stopped_by_shoal();
+    let Some(ending) = Ending::of_this_unit(machine, stopped_by_shoal) else { return Ok(()) };
+    if ending.was_sudden() {
+        unregister(machine);
+    }
+    Runs::note(paths, machine, |runs| runs.end(&ending, now))
+}
+
+/// Who told `unit` to end: then systemd has a job for it.
 fn told(unit: &str) -> Told {
-    if systemctl(&["is-system-running"]) == "stopping" {
+    if said("systemctl", &["is-system-running"]) == "stopping" {
         return Told::ByShutdown;
     }
-    let job = systemctl(&["show", "--property=Job", "--value", unit]);
+    let job = said("systemctl", &["show", "--property=Job", "--value", unit]);
     if matches!(job.as_str(), "" | "0") { Told::No } else { Told::ByHand }
 }
 
-/// What systemctl says, whatever its exit code: that of `is-system-running` is another answer.
-fn systemctl(words: &[&str]) -> String {
-    let output = Command::new("systemctl").args(words).stdin(Stdio::null()).output();
+/// The signal that ended the first process inside. systemd-nspawn has no exit code for that, and
+/// only says it.
+fn signal_inside() -> Option<String> {
+    let run = format!("_SYSTEMD_INVOCATION_ID={}", std::env::var("INVOCATION_ID").ok()?);
+    let words = ["--quiet", "--output=cat", "--lines=5", &run, "_COMM=systemd-nspawn"];
+    said("journalctl", &words).lines().rev().find_map(signal_in).map(str::to_owned)
+}
+
+fn signal_in(line: &str) -> Option<&str> {
+    let (_machine, signal) = line.strip_suffix('.')?.split_once(" terminated by signal ")?;
+    Some(signal.strip_prefix("SIG").unwrap_or(signal))
+}
+
+/// Has machined forget a machine: it keeps one whose unit goes on, and refuses the next of its
+/// name.
+fn unregister(machine: &MachineName) {
+    let manager = ["org.freedesktop.machine1", "/org/freedesktop/machine1"];
+    let method = ["org.freedesktop.machine1.Manager", "UnregisterMachine", "s", machine.as_str()];
+    said("busctl", &[&["call"], &manager[..], &method[..]].concat());
+}
+
+/// What a tool says, whatever its exit code: that of `is-system-running` is another answer.
+fn said(tool: &str, words: &[&str]) -> String {
+    let output = Command::new(tool).args(words).stdin(Stdio::null()).output();
     let text = output.map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&text).trim().to_owned()
 }
@@ -104,9 +158,8 @@ mod tests {
     #[test]
     fn endings_have_plain_words() {
         let reason = |result: &str, code: &str, status: &str, told| {
-            let ending =
-                Ending { result: result.into(), code: code.into(), status: status.into(), told };
-            ending.reason()
+            let (result, code, status) = (result.into(), code.into(), status.into());
+            Ending { result, code, status, told, inside: None }.reason()
         };
         for (result, code, status, told, expected) in [
             ("success", "exited", "0", Told::No, "exit code 0"),
@@ -127,5 +180,21 @@ mod tests {
         ] {
             assert_eq!(reason(result, code, status, told), expected);
         }
+    }
+
+    #[test]
+    fn the_signal_that_nspawn_tells_of_is_found() {
+        let signal = |line| signal_in(line);
+        assert_eq!(signal("Container a-b terminated by signal KILL."), Some("KILL"));
+        assert_eq!(signal("Container a-b terminated by signal SIGSEGV."), Some("SEGV"));
+        assert_eq!(signal("Container a-b failed with error code 1."), None);
+        let ending = Ending {
+            result: "exit-code".into(),
+            code: "exited".into(),
+            status: "1".into(),
+            inside: Some("SEGV".into()),
+            told: Told::No,
+        };
+        assert_eq!(ending.reason(), "killed by SIGSEGV");
     }
 }

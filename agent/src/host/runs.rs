@@ -88,6 +88,12 @@ impl Runs {
         self.stopped_by_shoal = true;
     }
 
+    /// Whether Shoal is stopping it, or has.
+    #[must_use]
+    pub fn is_stopped_by_shoal(&self) -> bool {
+        self.stopped_by_shoal
+    }
+
     /// It has ended.
     pub fn end(&mut self, ending: &Ending, now: Timestamp) {
         self.running_in = None;
@@ -112,20 +118,6 @@ pub fn note_start(paths: &Paths, machine: &MachineName) -> Result<(), FileError>
     Runs::note(paths, machine, |runs| runs.begin(boot.trim(), clock::now()))
 }
 
-/// Notes how a container ended, where this process is what its unit runs after the end.
-///
-/// # Errors
-/// Where that can't be written.
-pub fn note_end(paths: &Paths, machine: &MachineName) -> Result<(), FileError> {
-    let now = clock::now();
-    Runs::note(paths, machine, |runs| {
-        let ending = Ending::of_this_unit(&machine.unit(), runs.stopped_by_shoal);
-        if let Some(ending) = ending {
-            runs.end(&ending, now);
-        }
-    })
-}
-
 /// Puts `bytes` at `path` so that whoever reads sees the old or the new.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let new = path.with_extension("new");
@@ -146,7 +138,8 @@ mod tests {
     const NOW: Timestamp = Timestamp(1000);
 
     fn ending(result: &str, status: &str, told: Told) -> Ending {
-        Ending { result: result.into(), code: "exited".into(), status: status.into(), told }
+        let (result, code, status) = (result.into(), "exited".into(), status.into());
+        Ending { result, code, status, told, inside: None }
     }
 
     fn reason(runs: &Runs) -> Option<&str> {
