@@ -85,7 +85,7 @@ impl Monitor {
                 if before.as_ref() != Some(&verdict) {
                     bell.notify_one();
                 }
-                tokio::time::sleep(tracker.pause(&probe.checks)).await;
+                tokio::time::sleep(tracker.pause(&probe.checks, clock::now())).await;
             }
         };
         tokio::spawn(task).abort_handle()

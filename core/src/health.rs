@@ -1,5 +1,7 @@
 //! From single check results to healthy or unhealthy. Pure: the agent feeds it results.
 
+use std::time::Duration;
+
 use crate::spec::Health as Checks;
 use crate::status::Health;
 use crate::time::Timestamp;
@@ -57,12 +59,15 @@ impl Tracker {
     }
 
     /// How long to wait for the next round: short until the first success, so that a start is
-    /// noticed soon, then as configured.
+    /// noticed soon, and not so short where it takes its time; then as configured.
     #[must_use]
-    pub fn pause(&self, checks: &Checks) -> std::time::Duration {
-        const EAGER: std::time::Duration = std::time::Duration::from_millis(250);
+    pub fn pause(&self, checks: &Checks, now: Timestamp) -> Duration {
+        let eager = match now.since(self.started) {
+            young if young < Duration::from_secs(3) => Duration::from_millis(50),
+            _ => Duration::from_millis(250),
+        };
         match self.state {
-            Health::Starting => EAGER.min(checks.interval),
+            Health::Starting => eager.min(checks.interval),
             _ => checks.interval,
         }
     }
@@ -71,7 +76,6 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn checks() -> Checks {
         Checks {
@@ -114,8 +118,11 @@ mod tests {
 
     #[test]
     fn the_first_success_is_looked_for_eagerly() {
-        assert!(after(&[]).pause(&checks()) < Duration::from_secs(1));
-        assert_eq!(after(&[(1, true)]).pause(&checks()), Duration::from_secs(5));
+        let pause =
+            |results, second: u64| after(results).pause(&checks(), Timestamp(second * 1000));
+        assert!(pause(&[], 0) < pause(&[], 3));
+        assert!(pause(&[], 9) < Duration::from_secs(1));
+        assert_eq!(pause(&[(1, true)], 1), Duration::from_secs(5));
         assert_eq!(after(&[(1, false)]).last_failure(), Some("refused"));
     }
 }

@@ -7,6 +7,7 @@
 //! the files that a fleet file names) and anything about hosts and images as they are, which only
 //! the controller knows.
 
+mod clash;
 mod data;
 mod files;
 mod format;
@@ -31,7 +32,7 @@ use std::collections::BTreeMap;
 use toml::de::DeTable;
 
 use crate::fleet::{DeclaredInstance, FleetSpec};
-use crate::name::{FleetName, InstanceName};
+use crate::name::{FleetName, InstanceId, InstanceName};
 
 pub use format::format;
 use instance::Read;
@@ -143,16 +144,21 @@ impl Reader<'_, '_> {
     }
 
     fn instances(&mut self, item: &Item<'_>) -> BTreeMap<InstanceName, DeclaredInstance> {
-        let mut found = BTreeMap::new();
+        let (mut found, mut all) = (BTreeMap::new(), Vec::new());
         let Some(section) = item.section(&mut self.report) else { return found };
         // An empty table says so on purpose: a fleet that is to have no instances any more.
         for item in section.entries() {
             let name: Option<InstanceName> = item.named(&mut self.report);
             let declared = self.instance(&item);
             if let (Some(name), Some(declared)) = (name, declared) {
+                if let Some(fleet) = self.fleet.clone() {
+                    let id = InstanceId { fleet, instance: name.clone() };
+                    all.push((id, item.key.clone(), declared.clone()));
+                }
                 found.insert(name, declared);
             }
         }
+        clash::check(&all, &mut self.report);
         if let Some(fleet) = &self.fleet {
             let known: Vec<&str> = section.entries().map(|item| item.name).collect();
             self.order.check(fleet, &known, &mut self.report);

@@ -446,6 +446,22 @@ snapshot!(
 );
 
 snapshot!(
+    instances_that_surely_clash,
+    [booted(
+        "network = \"host\"\nports = [\"80\"]\n[instance.main.mounts.\"/x\"]\nsource = \"/srv\"\n\
+         [instance.other]\nimage = \"shop:1\"\nhosts = \"role=web\"\nboot = true\n\
+         network = \"bridge:br0\"\nports = [\"80:8080\"]\naddress = \"10.0.0.2/24\"\n\
+         [instance.other.mounts.\"/y\"]\nsource = \"/srv/y\"\nwritable = true\n\
+         [instance.third]\nimage = \"shop:1\"\nhosts = \"role=web\"\nboot = true\n\
+         network = \"bridge:br0\"\naddress = \"10.0.0.2/24\"\n\
+         [instance.few]\nimage = \"shop:1\"\nhosts = \"*\"\ncount = 1\nboot = true\n\
+         network = \"host\"\nports = [\"80\"]\n\
+         [instance.elsewhere]\nimage = \"shop:1\"\nhosts = \"role=db\"\nboot = true\n\
+         network = \"bridge:br0\"\naddress = \"10.0.0.2/24\""
+    )]
+);
+
+snapshot!(
     bad_overrides,
     [
         booted("[vars.\"site=\"]\ndomain = \"x\"\n[vars.\"@A b\"]\n[vars.\"!x\"]\nfor = 1"),

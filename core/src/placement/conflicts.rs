@@ -30,7 +30,7 @@ impl Claims {
     }
 
     /// Everything that it takes and `other`, which takes `theirs`, takes too.
-    pub(super) fn conflicts(&self, other: &InstanceId, theirs: &Self) -> Vec<OnHost> {
+    pub(crate) fn conflicts(&self, other: &InstanceId, theirs: &Self) -> Vec<OnHost> {
         let ports = self.ports.intersection(&theirs.ports).map(|(port, protocol)| OnHost::Port {
             port: *port,
             protocol: *protocol,
