@@ -13,7 +13,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitCode;
 
@@ -86,15 +86,29 @@ pub fn run(container: &Container, words: &[String]) -> ExitCode {
     }
 }
 
+/// Moves this thread, and no other, into the network of `container`.
+///
+/// # Errors
+/// Where its first process has ended, or the system does not let us in.
+pub fn join_network(container: &Container) -> io::Result<()> {
+    let fd = open(container.leader)?;
+    control_group(container.leader, &container.unit)?;
+    Ok(rustix::thread::move_into_thread_name_spaces(fd.as_fd(), ThreadNameSpaceType::NETWORK)?)
+}
+
+/// Opens a process. To be done before anything is looked up by its number: what is found then is
+/// about this very process, or what is done by the descriptor fails.
+fn open(leader: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
 fn enter_and_run(container: &Container, words: &[String]) -> io::Result<u8> {
     let Some((program, arguments)) = words.split_first() else { return Ok(NOT_FOUND) };
     let Container { leader, unit } = container;
     let leader = *leader;
-    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
-    // Opened before anything is looked up: what is found then is about this very process, or the
-    // entering fails.
-    let fd = pidfd_open(pid, PidfdFlags::empty())?;
+    let fd = open(leader)?;
     let group = control_group(leader, unit)?;
     let limits = Limits::of(leader)?;
     let spaces = differing_namespaces(leader)?;

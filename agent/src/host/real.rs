@@ -52,6 +52,15 @@ impl RealHost {
         self.units.watch(bell).await
     }
 
+    /// What a program that is run for a check gets: the environment of its instance.
+    fn environment(&self, probe: &Probe) -> Vec<(String, String)> {
+        let machine = systemd::machine_of_unit(&probe.container.unit);
+        let machine = machine.filter(|_| !probe.checks.exec.is_empty());
+        let record = machine.and_then(|machine| Record::find(&self.paths, &machine).ok()?);
+        let env = record.map(|record| record.spec.config.settings.env).unwrap_or_default();
+        env.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+
     fn images(&self) -> Result<BTreeSet<Digest>, HostError> {
         let listing = shoal_image::list(&self.paths.images())?;
         Ok(listing.complete.iter().map(|file| Digest::from(*file.sum.as_bytes())).collect())
@@ -209,7 +218,7 @@ impl Host for RealHost {
     }
 
     async fn check(&self, wanted: &Probe) -> Result<(), String> {
-        probe::check(wanted).await
+        probe::check(wanted, &self.environment(wanted)).await
     }
 
     async fn last_words(&self, machine: &MachineName) -> Option<String> {

@@ -91,7 +91,7 @@ pub(super) fn about(signal: &Message) -> Option<MachineName> {
 }
 
 /// The machine of a unit's name; `None` where the unit is not an instance's.
-pub(super) fn machine_of_unit(unit: &str) -> Option<MachineName> {
+pub(in crate::host) fn machine_of_unit(unit: &str) -> Option<MachineName> {
     unit.strip_prefix("shoal-instance@")?.strip_suffix(".service")?.parse().ok()
 }
 
