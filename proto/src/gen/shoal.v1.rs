@@ -874,7 +874,7 @@ pub mod open_session {
 pub struct LogsSession {
     #[prost(string, tag = "1")]
     pub instance: ::prost::alloc::string::String,
-    /// how many of the last ones
+    /// how many of the last ones; 4294967295: all
     #[prost(uint32, tag = "2")]
     pub lines: u32,
     #[prost(bool, tag = "3")]
@@ -1809,6 +1809,9 @@ pub struct PlanResponse {
     pub changes: ::prost::alloc::vec::Vec<InstanceChange>,
     #[prost(bool, tag = "3")]
     pub changes_anything: bool,
+    /// nothing differs, but an apply tries the last rollout again
+    #[prost(bool, tag = "4")]
+    pub retries: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyRequest {
@@ -1991,6 +1994,7 @@ pub struct LogsRequest {
     pub instance: ::prost::alloc::string::String,
     #[prost(string, optional, tag = "2")]
     pub host: ::core::option::Option<::prost::alloc::string::String>,
+    /// how many of the last ones; 4294967295: all
     #[prost(uint32, tag = "3")]
     pub lines: u32,
     #[prost(bool, tag = "4")]
@@ -2074,6 +2078,8 @@ pub enum ChangeKind {
     Replace = 2,
     Remove = 3,
     Keep = 4,
+    /// changed as it runs, without a new container
+    Refresh = 5,
 }
 impl ChangeKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2087,6 +2093,7 @@ impl ChangeKind {
             Self::Replace => "CHANGE_KIND_REPLACE",
             Self::Remove => "CHANGE_KIND_REMOVE",
             Self::Keep => "CHANGE_KIND_KEEP",
+            Self::Refresh => "CHANGE_KIND_REFRESH",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2097,6 +2104,7 @@ impl ChangeKind {
             "CHANGE_KIND_REPLACE" => Some(Self::Replace),
             "CHANGE_KIND_REMOVE" => Some(Self::Remove),
             "CHANGE_KIND_KEEP" => Some(Self::Keep),
+            "CHANGE_KIND_REFRESH" => Some(Self::Refresh),
             _ => None,
         }
     }

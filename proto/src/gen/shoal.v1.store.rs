@@ -191,3 +191,12 @@ pub struct EpochRecord {
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
 }
+/// Under its time, and what tells it from others of that time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventRecord {
+    /// with the host's name of then
+    #[prost(message, optional, tag = "1")]
+    pub event: ::core::option::Option<super::Event>,
+    #[prost(string, tag = "2")]
+    pub host_id: ::prost::alloc::string::String,
+}
