@@ -75,6 +75,7 @@ impl Fleets {
         Ok(PlanResponse {
             base_revision: world.revision(),
             changes_anything: disturbs || (plan.need == Need::Change && !same_spec),
+            retries: plan.need == Need::Retry,
             changes: self.changes(plan.changes),
         })
     }
@@ -132,6 +133,7 @@ fn instance_change(change: Change, host_online: bool) -> v1::InstanceChange {
     let (kind, fields) = match action {
         Action::Create(fields) => (ChangeKind::Create, fields),
         Action::Replace(fields) => (ChangeKind::Replace, fields),
+        Action::Refresh(fields) => (ChangeKind::Refresh, fields),
         Action::Remove => (ChangeKind::Remove, vec![]),
         Action::Keep => (ChangeKind::Keep, vec![]),
     };

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use shoal_core::host::{Host, HostSpec};
+use shoal_core::host::{Host, HostFacts, HostSpec};
 use shoal_core::image::Digest;
 use shoal_core::name::{HostId, HostName, InstanceId};
 use shoal_proto::convert::Invalid;
+use shoal_proto::v1;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord, RevisionRecord};
 
 use crate::fleets_api::revision::Revision;
@@ -43,7 +44,16 @@ fn host(stored: Stored<HostRecord>) -> Result<Host, Refusal> {
         id: id.parse().map_err(|e| wrong(format!("{e}")))?,
         name: stored.record.name.parse().map_err(|e| wrong(format!("{e}")))?,
         labels: stored.record.labels,
+        facts: stored.record.facts.and_then(|facts| usable(&id, facts)),
     })
+}
+
+/// What an agent said of its host, where it said all that is needed to judge by it: an older one
+/// does not tell its policy, and what is not known must not be held against a host.
+fn usable(host: &str, facts: v1::HostFacts) -> Option<HostFacts> {
+    facts.policy.as_ref()?;
+    let facts = HostFacts::try_from(facts);
+    facts.inspect_err(|error| tracing::debug!(host, %error, "a host's facts are unreadable")).ok()
 }
 
 /// The desired state of every host that has one.

@@ -25,6 +25,7 @@ pub mod inventory;
 pub mod link;
 pub mod listener;
 pub mod live;
+pub mod peers;
 mod random;
 pub mod records;
 pub mod refusal;

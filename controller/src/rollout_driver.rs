@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use shoal_core::host::HostSpec;
-use shoal_core::name::HostId;
-use shoal_core::placement::with_fleet;
+use shoal_core::host::{Host, HostSpec};
+use shoal_core::name::{HostId, InstanceId, InstanceName};
+use shoal_core::placement::{order_of, ranks as ranks_of, with_fleet};
 use shoal_core::rollout::{self, Action, Observation, Outcome, Rollout};
+use shoal_core::spec::InstanceConfig;
 use shoal_core::status::HostStatus;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::rollout_record;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleets_api::revision::Revision;
 use crate::fleets_api::{superseded, world};
 use crate::live::Live;
+use crate::peers::Seats;
 use crate::refusal::Refusal;
 use crate::store::{Batch, CommitError, RecordWatch, Records, Stored};
 use crate::{clock, inventory};
@@ -206,21 +208,33 @@ impl<'a> Pass<'a> {
         }
         let Rollout { fleet, revision, .. } = &self.rollout;
         let revision = inventory::revision(self.records, fleet.as_str(), *revision).await?;
-        for Action::Change(host) in actions {
-            self.tell(&revision, &host).await?;
+        let hosts = inventory::hosts(self.records).await?;
+        let seats = Seats::new(&revision.fleet, &revision.hosts, &hosts);
+        let mut actions: Vec<HostId> = actions.into_iter().map(|Action::Change(h)| h).collect();
+        let ranks = ranks(&revision);
+        actions.sort_by_key(|host| ranks.get(host).copied());
+        for host in actions {
+            match hosts.iter().find(|known| known.id == host) {
+                Some(host) => self.tell(&revision, &seats, host).await?,
+                None => self.give_up(&host, "the host was removed").await?,
+            }
         }
         Ok(())
     }
 
-    async fn tell(&mut self, revision: &Revision, host: &HostId) -> Result<(), Interrupted> {
-        if self.records.get::<HostRecord>(host.as_str()).await?.is_none() {
-            return self.give_up(host, "the host was removed").await;
-        }
+    async fn tell(
+        &mut self,
+        revision: &Revision,
+        seats: &Seats<'_>,
+        to: &Host,
+    ) -> Result<(), Interrupted> {
+        let host = &to.id;
         let before = self.records.get::<HostSpecRecord>(host.as_str()).await?;
         let spec = before.as_ref().map(inventory::spec).transpose()?.unwrap_or_default();
         let nothing = BTreeMap::new();
         let configs = revision.hosts.get(host).unwrap_or(&nothing);
-        let after = with_fleet(&spec, &revision.fleet, revision.number, configs, &[]);
+        let peers = seats.told_to(to, configs);
+        let after = with_fleet(&spec, &revision.fleet, revision.number, configs, &peers);
         let seen = self.live.status(host).map_or(0, |status| status.observed_generation);
         let after = spec.followed_by(after, seen);
         let generation = after.generation;
@@ -291,6 +305,21 @@ impl<'a> Pass<'a> {
         self.rollout = next;
         Ok(())
     }
+}
+
+/// How many instances come, at most, before the first one of each host: hosts are told in this
+/// order, so that whoever waits for an instance waits for the new one.
+fn ranks(revision: &Revision) -> BTreeMap<HostId, usize> {
+    let ranks = ranks_of(&order_of(&revision.spec));
+    let first = |configs: &BTreeMap<InstanceName, InstanceConfig>| {
+        let rank = |instance: &InstanceName| {
+            let id = InstanceId { fleet: revision.fleet.clone(), instance: instance.clone() };
+            ranks.get(&id).copied()
+        };
+        configs.keys().filter_map(rank).min()
+    };
+    let hosts = revision.hosts.iter();
+    hosts.filter_map(|(host, configs)| Some((host.clone(), first(configs)?))).collect()
 }
 
 /// Adds the host's new desired state to `batch`; where nothing in it changes, that it has not.

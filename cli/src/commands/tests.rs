@@ -43,6 +43,7 @@ impl Fleets for Fake {
             base_revision: inner.revision,
             changes: if changes_anything { samples::plan().changes } else { vec![] },
             changes_anything,
+            retries: false,
         };
         inner.revision += u64::from(inner.contended);
         Ok(Response::new(plan))

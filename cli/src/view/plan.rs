@@ -12,6 +12,8 @@ pub(crate) struct PlanView {
     /// The revision that the plan starts from; 0 where the fleet is new.
     pub(crate) base_revision: u64,
     pub(crate) changes_anything: bool,
+    /// Whether an apply tries the last rollout again, though nothing differs.
+    pub(crate) retries: bool,
     changes: Vec<ChangeView>,
 }
 
@@ -29,6 +31,7 @@ struct ChangeView {
 enum Kind {
     Create,
     Replace,
+    Refresh,
     Remove,
     Keep,
 }
@@ -42,9 +45,10 @@ struct FieldView {
 
 impl PlanView {
     pub(crate) fn read(fleet: &str, wire: v1::PlanResponse) -> Result<Self, Invalid> {
-        let v1::PlanResponse { base_revision, changes, changes_anything } = wire;
+        let v1::PlanResponse { base_revision, changes, changes_anything, retries } = wire;
         let changes: Result<_, _> = changes.into_iter().map(ChangeView::try_from).collect();
-        Ok(Self { fleet: fleet.to_owned(), base_revision, changes_anything, changes: changes? })
+        let fleet = fleet.to_owned();
+        Ok(Self { fleet, base_revision, changes_anything, retries, changes: changes? })
     }
 
     /// The plan in words.
@@ -63,13 +67,28 @@ impl PlanView {
     fn summary(&self) -> String {
         let count = |kind| self.changes.iter().filter(|change| change.kind == kind).count();
         let (create, replace) = (count(Kind::Create), count(Kind::Replace));
-        let (remove, keep) = (count(Kind::Remove), count(Kind::Keep));
-        match (self.changes_anything, create + replace + remove) {
-            (false, _) => format!("nothing would change ({keep} unchanged)"),
-            (true, 0) => format!("no instance would change ({keep} unchanged), but the spec would"),
-            (true, _) => format!(
-                "{create} to create, {replace} to replace, {remove} to remove, {keep} unchanged"
+        let (refresh, remove) = (count(Kind::Refresh), count(Kind::Remove));
+        let keep = count(Kind::Keep);
+        let differ = create + replace + refresh + remove;
+        match (self.changes_anything, self.retries, differ) {
+            (false, true, _) => {
+                format!("nothing differs ({keep} unchanged); applying tries the last rollout again")
+            }
+            (false, false, _) => format!("nothing would change ({keep} unchanged)"),
+            (true, _, 0) => format!(
+                "the fleet file differs, but no instance would change ({keep} unchanged); applying \
+                 records it"
             ),
+            (true, _, _) => {
+                let in_place = match refresh {
+                    0 => String::new(),
+                    refresh => format!("{refresh} to change in place, "),
+                };
+                format!(
+                    "{create} to create, {replace} to replace, {in_place}{remove} to remove, \
+                     {keep} unchanged"
+                )
+            }
         }
     }
 }
@@ -82,6 +101,7 @@ impl TryFrom<v1::InstanceChange> for ChangeView {
         let kind = match ChangeKind::try_from(kind) {
             Ok(ChangeKind::Create) => Kind::Create,
             Ok(ChangeKind::Replace) => Kind::Replace,
+            Ok(ChangeKind::Refresh) => Kind::Refresh,
             Ok(ChangeKind::Remove) => Kind::Remove,
             Ok(ChangeKind::Keep) => Kind::Keep,
             Ok(ChangeKind::Unspecified) | Err(_) => {
@@ -101,6 +121,7 @@ impl ChangeView {
         let (mark, verb) = match self.kind {
             Kind::Create => ('+', "create"),
             Kind::Replace => ('~', "replace"),
+            Kind::Refresh => ('~', "change in place, without a new container"),
             Kind::Remove => ('-', "remove (its data volumes are kept)"),
             Kind::Keep => return,
         };

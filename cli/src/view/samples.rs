@@ -189,8 +189,10 @@ pub(crate) fn plan() -> v1::PlanResponse {
             ),
             change("h2", "main", Kind::Create, vec![field("image", None, Some("shop:2"))]),
             change("h1", "old", Kind::Remove, vec![]),
+            change("h1", "web", Kind::Refresh, vec![field("after", None, Some("shop/main"))]),
             change("h3", "main", Kind::Keep, vec![]),
         ],
         changes_anything: true,
+        retries: false,
     }
 }

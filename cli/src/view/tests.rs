@@ -119,11 +119,17 @@ fn plans() {
     insta::assert_snapshot!("plan-text", view.text());
     insta::assert_snapshot!("plan-json", json(&view));
     let nothing = v1::PlanResponse {
-        changes: samples::plan().changes.split_off(3),
+        changes: samples::plan().changes.split_off(4),
         changes_anything: false,
         base_revision: 2,
+        retries: false,
     };
-    insta::assert_snapshot!("plan-nothing", PlanView::read("shop", nothing).unwrap().text());
+    let text = |wire: &v1::PlanResponse| PlanView::read("shop", wire.clone()).unwrap().text();
+    insta::assert_snapshot!("plan-nothing", text(&nothing));
+    let retried = v1::PlanResponse { retries: true, ..nothing.clone() };
+    insta::assert_snapshot!("plan-retried", text(&retried));
+    let recorded = v1::PlanResponse { changes_anything: true, ..nothing };
+    insta::assert_snapshot!("plan-recorded", text(&recorded));
     let new = v1::PlanResponse { base_revision: 0, ..samples::plan() };
     assert!(PlanView::read("shop", new).unwrap().text().starts_with("fleet shop (new)\n"));
 }

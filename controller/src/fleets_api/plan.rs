@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
-use shoal_core::host::{Host, HostSpec};
-use shoal_core::name::{HostId, HostName, InstanceId, InstanceName};
-use shoal_core::placement::{Action, host_actions, place, with_fleet};
-use shoal_core::render::{Place, render};
+use shoal_core::host::HostSpec;
+use shoal_core::name::{HostId, HostName, InstanceName};
+use shoal_core::placement::{Action, Surroundings, host_actions, place, with_fleet};
 use shoal_core::rollout::State;
-use shoal_core::spec::{FileBody, InstanceConfig};
+use shoal_core::spec::InstanceConfig;
 use shoal_core::time::Timestamp;
 use shoal_proto::v1;
 
 use super::revision::{Placed, Revision};
 use super::world::World;
+use crate::peers::Seats;
 use crate::store::{MAX_COMMIT_BYTES, MAX_OPERATIONS};
 
 /// Bytes of a store transaction that are left for all but its largest record: a rollout's part
@@ -69,7 +69,15 @@ pub enum Need {
 /// # Errors
 /// Every reason why it can't be done, one text each.
 pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
-    let placement = place(spec, &world.hosts, &world.images, &world.others);
+    let now = world.now(&spec.fleet);
+    let around = Surroundings {
+        hosts: &world.hosts,
+        images: &world.images,
+        others: &world.others,
+        order: &world.order,
+        now: &now,
+    };
+    let placement = place(spec, &around);
     let mut hosts = placement.map_err(|problems| texts(&problems))?.hosts;
     for (host, desired) in &world.specs {
         let enrolled = world.hosts.iter().any(|known| known.id == *host);
@@ -77,8 +85,7 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
             hosts.entry(host.clone()).or_default();
         }
     }
-    let mut problems = template_problems(world, spec, &hosts);
-    problems.extend(size_problems(world, spec, &hosts));
+    let problems = size_problems(world, spec, &hosts);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -130,34 +137,6 @@ fn same_placement(one: &Placed, other: &Placed) -> bool {
     on(one) == on(other)
 }
 
-/// What each template says on each host; an error that many hosts share is told once.
-fn template_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (name, declared) in &spec.instances {
-        let id = InstanceId { fleet: spec.fleet.clone(), instance: name.clone() };
-        let places: Vec<&Host> = world
-            .hosts
-            .iter()
-            .filter(|host| hosts.get(&host.id).is_some_and(|there| there.contains_key(name)))
-            .collect();
-        for (path, file) in &declared.settings.files {
-            let FileBody::Template(template) = &file.body else { continue };
-            let failed = places.iter().find_map(|host| {
-                let place = Place::new(&host.name, &id);
-                let error = render(template, &declared.settings.vars, &place).err()?;
-                Some((&host.name, error))
-            });
-            if let Some((host, error)) = failed {
-                let line = error.line.map_or(String::new(), |line| format!(" line {line}"));
-                problems.push(format!(
-                    "instance {name}: template of file {path}{line}, on host {host}: {error}"
-                ));
-            }
-        }
-    }
-    problems
-}
-
 /// What would not fit the store.
 fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String> {
     let mut problems = Vec::new();
@@ -181,11 +160,17 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
     if size > largest {
         problems.push(too_large("the fleet", size, largest));
     }
-    let nothing = HostSpec::default();
+    let seats = Seats::new(&spec.fleet, hosts, &world.hosts);
+    let (nothing, nowhere) = (HostSpec::default(), BTreeMap::new());
     for host in &world.hosts {
-        let Some(configs) = hosts.get(&host.id) else { continue };
         let desired = world.specs.get(&host.id).unwrap_or(&nothing);
-        let after = with_fleet(desired, &spec.fleet, u64::MAX, configs, &[]);
+        let configs = hosts.get(&host.id);
+        if configs.is_none() && !seats.are_known_on(desired) {
+            continue;
+        }
+        let configs = configs.unwrap_or(&nowhere);
+        let after =
+            with_fleet(desired, &spec.fleet, u64::MAX, configs, &seats.told_to(host, configs));
         let size = v1::HostSpec::from(after).encoded_len();
         if size > largest {
             problems.push(too_large(&format!("everything on host {}", host.name), size, largest));

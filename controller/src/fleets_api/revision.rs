@@ -1,13 +1,14 @@
 //! A revision as the domain has it, and as the store keeps it.
 //!
-//! A placed instance has the settings that its fleet declares, so the record has them once, in
-//! the spec, and only the pinned images by host. That keeps a revision of a thousand hosts small.
+//! A placed instance has the settings that its fleet declares, but for what was rendered for its
+//! host. So the record has them once, in the spec, and by host only the pinned images and what
+//! differs. That keeps a revision of a thousand hosts small.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::fleet::FleetSpec;
 use shoal_core::name::{FleetName, HostId, InstanceName};
-use shoal_core::spec::InstanceConfig;
+use shoal_core::spec::{InstanceConfig, Limits, Link, Network, Root, Security, Settings, Start};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, parse};
 use shoal_proto::v1;
@@ -43,7 +44,9 @@ impl Revision {
         let hosts = hosts.iter().map(|(host, configs)| {
             let instances = configs.iter().map(|(name, config)| {
                 let image = Some(config.image.clone().into());
-                (name.to_string(), v1::InstanceConfig { image, settings: None })
+                let declared = spec.instances.get(name).map(|declared| &declared.settings);
+                let settings = difference(declared, &config.settings);
+                (name.to_string(), v1::InstanceConfig { image, settings })
             });
             (host.to_string(), PlacedHost { instances: instances.collect() })
         });
@@ -81,6 +84,59 @@ impl TryFrom<RevisionRecord> for Revision {
     }
 }
 
+/// What of `placed` is not as declared: settings without a start, which have the variables, the
+/// rendered environment and the rendered address. All of it where nothing was declared.
+fn difference(declared: Option<&Settings>, placed: &Settings) -> Option<v1::Settings> {
+    let Some(declared) = declared else { return Some(placed.clone().into()) };
+    if declared == placed {
+        return None;
+    }
+    let rendered = placed.env.iter().filter(|(name, _)| !declared.env.contains_key(*name));
+    let address = |settings: &Settings| settings.network.link().and_then(|link| link.address);
+    let small = Settings {
+        start: Start::Boot,
+        network: Network::Veth(Link {
+            address: address(placed).filter(|given| address(declared) != Some(*given)),
+            gateway: None,
+        }),
+        env: rendered.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        data: BTreeMap::new(),
+        files: BTreeMap::new(),
+        vars: placed.vars.clone(),
+        health: None,
+        after: BTreeSet::new(),
+        ports: Vec::new(),
+        limits: Limits::default(),
+        security: Security::default(),
+        mounts: BTreeMap::new(),
+        root: Root::default(),
+    };
+    Some(v1::Settings { start: None, ..small.into() })
+}
+
+/// The settings of which [`difference`] gave `stored`.
+fn settings(
+    declared: Option<&Settings>,
+    stored: Option<v1::Settings>,
+) -> Result<Settings, Invalid> {
+    let Some(stored) = stored else {
+        return declared.cloned().ok_or(Invalid::Missing("settings"));
+    };
+    if stored.start.is_some() {
+        return stored.try_into();
+    }
+    let start = Some(v1::settings::Start::Boot(v1::Boot {}));
+    let difference = Settings::try_from(v1::Settings { start, ..stored })?;
+    let mut settings = declared.cloned().ok_or(Invalid::Missing("settings"))?;
+    settings.vars = difference.vars;
+    settings.env.extend(difference.env);
+    let address = difference.network.link().and_then(|link| link.address);
+    if let (Some(address), Some(link)) = (address, settings.network.link_mut()) {
+        link.address = Some(address);
+    }
+    Ok(settings)
+}
+
 fn placed_configs(
     placed: PlacedHost,
     spec: &FleetSpec,
@@ -88,12 +144,11 @@ fn placed_configs(
     let PlacedHost { instances } = placed;
     let configs = instances.into_iter().map(|(name, config)| {
         let name: InstanceName = parse("instances", &name)?;
-        let v1::InstanceConfig { image, settings } = config;
-        let declared = spec.instances.get(&name).map(|declared| declared.settings.clone());
-        let settings = settings.map(TryInto::try_into).transpose()?.or(declared);
+        let v1::InstanceConfig { image, settings: stored } = config;
+        let declared = spec.instances.get(&name).map(|declared| &declared.settings);
         let config = InstanceConfig {
             image: image.ok_or(Invalid::Missing("image"))?.try_into()?,
-            settings: settings.ok_or(Invalid::Missing("settings"))?,
+            settings: settings(declared, stored)?,
         };
         Ok((name, config))
     });
@@ -103,6 +158,8 @@ fn placed_configs(
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
+
+    use shoal_core::spec::Value;
 
     use super::*;
     use crate::fleets_api::tests_support::{fleet, pinned};
@@ -126,6 +183,39 @@ mod tests {
             created: Timestamp(5),
             author: "spiffe://t/user/ada".into(),
             source: "abc".into(),
+        };
+        let record = revision.record();
+        assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());
+        assert_eq!(Revision::try_from(record), Ok(revision));
+    }
+    #[test]
+    fn what_was_rendered_for_a_host_is_kept_with_it() {
+        let mut spec = fleet("shop", &[("main", "app:1", "*")]);
+        let declared = spec.instances.values_mut().next().unwrap();
+        let text = |text: &str| Value::Text(text.to_owned());
+        let settings = &mut declared.settings;
+        settings.network = Network::Bridge("br0".parse().unwrap(), Link::default());
+        settings.env.insert("TEXT".parse().unwrap(), "x".repeat(10_000));
+        settings.vars = [("all".to_owned(), text("y")), ("gone".to_owned(), text("z"))].into();
+        let on = |n: u8| {
+            let mut settings = settings.clone();
+            settings.env.insert("WHERE".parse().unwrap(), format!("h{n}"));
+            settings.vars = [("all".to_owned(), text(&n.to_string()))].into();
+            settings.network.link_mut().unwrap().address =
+                Some(format!("10.0.0.{n}/24").parse().unwrap());
+            let config = InstanceConfig { image: pinned("app:1", 1), settings };
+            let there = [("main".parse().unwrap(), config)].into();
+            (format!("h{n}").parse().unwrap(), there)
+        };
+        let hosts: Placed = (1..=50).map(on).collect();
+        let revision = Revision {
+            fleet: "shop".parse().unwrap(),
+            number: 3,
+            spec,
+            hosts,
+            created: Timestamp(5),
+            author: "spiffe://t/user/ada".into(),
+            source: String::new(),
         };
         let record = revision.record();
         assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, ImageRef, PinnedImage};
-use shoal_core::name::{FleetName, HostId, InstanceId};
+use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
+use shoal_core::placement::{Claims, Order, order_of};
 use shoal_core::rollout::Rollout;
 use shoal_proto::convert;
 use shoal_proto::v1::store::{FleetRecord, ImageRecord, RolloutRecord, TagRecord};
@@ -27,8 +28,11 @@ pub struct World {
     pub image_records: Vec<Stored<ImageRecord>>,
     /// The desired state of every host that has one.
     pub specs: BTreeMap<HostId, HostSpec>,
-    /// The instances of all other fleets.
-    pub others: Vec<InstanceId>,
+    /// What the instances of all other fleets take of their hosts: as the newest revisions say,
+    /// and those that are still on a host although these don't name them.
+    pub others: BTreeMap<HostId, BTreeMap<InstanceId, Claims>>,
+    /// What those of the newest revisions come after.
+    pub order: Order,
     /// The fleet's newest revision; `None` where the fleet is new.
     pub newest: Option<Newest>,
 }
@@ -59,10 +63,11 @@ impl World {
             images: BTreeMap::new(),
             image_records: Vec::new(),
             specs: inventory::specs(records).await?,
-            others: Vec::new(),
+            others: BTreeMap::new(),
+            order: Order::new(),
             newest,
         };
-        world.others = others(records, &spec.fleet, &world.specs).await?;
+        world.load_others(records, &spec.fleet).await?;
         world.load_images(records, spec).await?;
         Ok(world)
     }
@@ -71,6 +76,51 @@ impl World {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.newest.as_ref().map_or(0, |newest| newest.revision.number)
+    }
+
+    /// Where the instances of `fleet` are: as its newest revision says, or on hosts that still
+    /// have one that it does not name.
+    #[must_use]
+    pub fn now(&self, fleet: &FleetName) -> BTreeMap<InstanceName, BTreeSet<HostId>> {
+        let mut now: BTreeMap<InstanceName, BTreeSet<HostId>> = BTreeMap::new();
+        for (host, configs) in self.newest.iter().flat_map(|newest| &newest.revision.hosts) {
+            for name in configs.keys() {
+                now.entry(name.clone()).or_default().insert(host.clone());
+            }
+        }
+        let named: BTreeSet<InstanceName> = now.keys().cloned().collect();
+        for (host, spec) in &self.specs {
+            for id in spec.instances.iter().map(|i| &i.id).filter(|id| id.fleet == *fleet) {
+                if !named.contains(&id.instance) {
+                    now.entry(id.instance.clone()).or_default().insert(host.clone());
+                }
+            }
+        }
+        now
+    }
+
+    async fn load_others(&mut self, records: &Records, fleet: &FleetName) -> Result<(), Refusal> {
+        for revision in inventory::newest_revisions(records).await? {
+            if revision.fleet == *fleet {
+                continue;
+            }
+            self.order.extend(order_of(&revision.spec));
+            for (host, configs) in revision.hosts {
+                let claims = configs.into_iter().map(|(instance, config)| {
+                    let id = InstanceId { fleet: revision.fleet.clone(), instance };
+                    (id, Claims::of(&config.settings))
+                });
+                self.others.entry(host).or_default().extend(claims);
+            }
+        }
+        for (host, spec) in &self.specs {
+            let there = self.others.entry(host.clone()).or_default();
+            for instance in spec.instances.iter().filter(|i| i.id.fleet != *fleet) {
+                let claims = || Claims::of(&instance.config.settings);
+                there.entry(instance.id.clone()).or_insert_with(claims);
+            }
+        }
+        Ok(())
     }
 
     async fn load_images(&mut self, records: &Records, spec: &FleetSpec) -> Result<(), Refusal> {
@@ -148,19 +198,4 @@ pub async fn image(
     let digest = convert::digest("digest", &tag.record.digest)
         .map_err(|error| inventory::damaged::<TagRecord>(&id, &error.to_string()))?;
     Ok(records.get::<ImageRecord>(&digest.to_string()).await?)
-}
-
-/// The instances of every fleet but `fleet`: declared ones, and those still on hosts.
-async fn others(
-    records: &Records,
-    fleet: &FleetName,
-    specs: &BTreeMap<HostId, HostSpec>,
-) -> Result<Vec<InstanceId>, Refusal> {
-    let mut others: BTreeSet<InstanceId> =
-        specs.values().flat_map(|spec| spec.instances.iter().map(|i| i.id.clone())).collect();
-    for revision in inventory::newest_revisions(records).await? {
-        let ids = revision.spec.instances.into_keys();
-        others.extend(ids.map(|instance| InstanceId { fleet: revision.fleet.clone(), instance }));
-    }
-    Ok(others.into_iter().filter(|id| id.fleet != *fleet).collect())
 }

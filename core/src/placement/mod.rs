@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::conflicts::Claims;
 pub use self::desired::{Action, host_actions, with_fleet};
-pub use self::order::{Order, misordered, order_of};
+pub use self::order::{Order, misordered, order_of, ranks};
 pub use self::problem::{Hosts, OnHost, Unplaceable};
 use self::settings::Instance;
 use crate::fleet::FleetSpec;

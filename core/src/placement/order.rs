@@ -72,6 +72,35 @@ fn rings(fleet: &FleetSpec, order: &Order) -> Vec<Unplaceable> {
     rings
 }
 
+/// How many of `order` come before each of it, at most, one after another. Those in a ring have
+/// no rank.
+#[must_use]
+pub fn ranks(order: &Order) -> BTreeMap<InstanceId, usize> {
+    let mut waiting: BTreeMap<&InstanceId, usize> = BTreeMap::new();
+    let mut followers: BTreeMap<&InstanceId, Vec<&InstanceId>> = BTreeMap::new();
+    for (id, after) in order {
+        let known = || after.iter().filter(|other| order.contains_key(*other));
+        waiting.insert(id, known().count());
+        known().for_each(|other| followers.entry(other).or_default().push(id));
+    }
+    let mut ranks = BTreeMap::new();
+    let first = waiting.iter().filter(|(_, before)| **before == 0).map(|(id, _)| (*id, 0));
+    let mut ready: VecDeque<(&InstanceId, usize)> = first.collect();
+    while let Some((id, rank)) = ready.pop_front() {
+        ranks.insert(id.clone(), rank);
+        for follower in followers.get(id).into_iter().flatten() {
+            // The last one before it is the one of the highest rank: they come by rank.
+            if let Some(before) = waiting.get_mut(follower) {
+                *before -= 1;
+                if *before == 0 {
+                    ready.push_back((follower, rank + 1));
+                }
+            }
+        }
+    }
+    ranks
+}
+
 /// The shortest way from `id` back to itself.
 fn ring<'a>(id: &'a InstanceId, order: &'a Order) -> Option<Vec<&'a InstanceId>> {
     // By which instance each was reached first.
@@ -168,6 +197,20 @@ mod tests {
         assert!(problems[0].contains("a/x after b/u after b/v after a/x"), "{problems:?}");
         let theirs: &[(&str, &[&str])] = &[("b/u", &["b/v"]), ("b/v", &["b/u"])];
         assert_eq!(told(&[("x", &["b/u"])], Some(theirs)), [""; 0], "it is not in that ring");
+    }
+
+    #[test]
+    fn ranks_are_the_longest_ways() {
+        let order = order(&[
+            ("a/app", &["a/db", "a/cache"]),
+            ("a/cache", &["a/db"]),
+            ("a/db", &["b/gone"]),
+            ("a/ring", &["a/ring"]),
+        ]);
+        let ranks = ranks(&order);
+        let ranks: Vec<(String, usize)> = ranks.iter().map(|(id, r)| (id.to_string(), *r)).collect();
+        let wanted = [("a/app", 2), ("a/cache", 1), ("a/db", 0)];
+        assert_eq!(ranks, wanted.map(|(id, rank)| (id.to_owned(), rank)));
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! Where the instances of each fleet are, in what the hosts are told.
+//!
+//! A rollout's driver tells hosts of their fleet's instances together with the revision
+//! ([`Seats`]). What changes without a rollout is this task's ([`run`]): a host that has another
+//! address, and the infra's instances, of which every host is told. It changes nothing else of a
+//! desired state, and only the one that it has read.
+//!
+//! Deliberately absent: how an instance is reached. `shoal_core::peers` decides that.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use shoal_core::cause::chain;
+use shoal_core::host::{Host, HostSpec};
+use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
+use shoal_core::peers::{self, Peer, known_to_all};
+use shoal_core::spec::{InstanceConfig, Settings};
+use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
+use tokio_util::sync::CancellationToken;
+
+use crate::fleets_api::revision::{Placed, Revision};
+use crate::inventory;
+use crate::live::Live;
+use crate::refusal::Refusal;
+use crate::store::{Batch, CommitError, Prefix, Record, RecordError, Records, Stored};
+
+/// From a change to the look at it: a rollout tells its hosts itself in that time, and a thousand
+/// hosts that come back are one change.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause after the store failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Changes that are taken in at once.
+const AT_ONCE: usize = 4096;
+
+/// The instances of one fleet, each with its host.
+#[derive(Debug)]
+pub struct Seats<'a> {
+    fleet: &'a FleetName,
+    seats: Vec<(InstanceId, &'a Host, &'a Settings)>,
+}
+
+impl<'a> Seats<'a> {
+    /// Those of `fleet` as they are `placed`, on hosts that are enrolled.
+    #[must_use]
+    pub fn new(fleet: &'a FleetName, placed: &'a Placed, hosts: &'a [Host]) -> Self {
+        let hosts: BTreeMap<&HostId, &Host> = hosts.iter().map(|host| (&host.id, host)).collect();
+        let placed = placed.iter().filter_map(|(id, there)| Some((*hosts.get(id)?, there)));
+        let seats = placed.flat_map(|(host, there)| {
+            there.iter().map(move |(instance, config)| {
+                let id = InstanceId { fleet: fleet.clone(), instance: instance.clone() };
+                (id, host, &config.settings)
+            })
+        });
+        Self { fleet, seats: seats.collect() }
+    }
+
+    /// What `host` is told of them, where it has `configs` of the fleet.
+    #[must_use]
+    pub fn told_to(
+        &self,
+        host: &Host,
+        configs: &BTreeMap<InstanceName, InstanceConfig>,
+    ) -> Vec<Peer> {
+        if configs.is_empty() && !known_to_all(self.fleet) {
+            return vec![];
+        }
+        self.seen_from(host)
+    }
+
+    /// Whether a host of this desired state is told of them.
+    #[must_use]
+    pub fn are_known_on(&self, spec: &HostSpec) -> bool {
+        let of = |id: &InstanceId| known_to_all(self.fleet) || id.fleet == *self.fleet;
+        spec.instances.iter().any(|instance| of(&instance.id))
+    }
+
+    fn seen_from(&self, host: &Host) -> Vec<Peer> {
+        let placed = self.seats.iter().map(|(id, host, settings)| peers::Placed {
+            id,
+            host: &host.name,
+            address: host.address(),
+            settings,
+        });
+        peers::seen_from(&host.name, placed)
+    }
+}
+
+/// What a host of the desired state `spec` is to be told of the instances of all fleets.
+fn wanted(host: &Host, spec: &HostSpec, fleets: &[Seats<'_>]) -> Vec<Peer> {
+    let known = fleets.iter().filter(|seats| seats.are_known_on(spec));
+    let mut peers: Vec<Peer> = known.flat_map(|seats| seats.seen_from(host)).collect();
+    peers.sort();
+    peers
+}
+
+/// Keeps every desired state's peers as they are until `shutdown`. Run once, in a task of its own.
+pub async fn run(records: Records, live: Live, shutdown: CancellationToken) {
+    while let Some(ended) = shutdown.run_until_cancelled(follow(&records, &live)).await {
+        if let Err(refusal) = ended {
+            tracing::error!(error = %refusal, "cannot tell hosts of one another; will try again");
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+    }
+}
+
+/// Looks, and looks again after each change, until the store fails.
+async fn follow(records: &Records, live: &Live) -> Result<(), Refusal> {
+    let mut changes = changes(records).await?.ready_chunks(AT_ONCE);
+    loop {
+        update(records, live).await?;
+        let Some(first) = changes.next().await else { return Ok(()) };
+        first.into_iter().collect::<Result<(), _>>()?;
+        tokio::time::sleep(PAUSE).await;
+        // What came meanwhile is looked at too.
+        while let Some(Some(more)) = futures_util::FutureExt::now_or_never(changes.next()) {
+            more.into_iter().collect::<Result<(), _>>()?;
+        }
+    }
+}
+
+/// Every change of a host, of a fleet's newest revision, and of a desired state.
+async fn changes(
+    records: &Records,
+) -> Result<impl Stream<Item = Result<(), RecordError>> + use<>, RecordError> {
+    let prefix = Prefix::new(HostRecord::PREFIX).expect("the kind's prefix is a prefix");
+    let from = records.store().list(&prefix, None, 1).await?.revision;
+    let hosts = records.watch::<HostRecord>(from)?.map(|change| change.map(drop)).boxed();
+    let fleets = records.watch::<FleetRecord>(from)?.map(|change| change.map(drop)).boxed();
+    let specs = records.watch::<HostSpecRecord>(from)?.map(|change| change.map(drop)).boxed();
+    Ok(stream::select_all([hosts, fleets, specs]))
+}
+
+/// Writes the desired states whose peers are not as they should be.
+///
+/// # Errors
+/// The store fails, or a record in it is damaged.
+pub(crate) async fn update(records: &Records, live: &Live) -> Result<(), Refusal> {
+    let hosts = inventory::hosts(records).await?;
+    let revisions = inventory::newest_revisions(records).await?;
+    let fleets = revisions
+        .iter()
+        .map(|Revision { fleet, hosts: placed, .. }| Seats::new(fleet, placed, &hosts));
+    let fleets: Vec<Seats<'_>> = fleets.collect();
+    let by_id: BTreeMap<&str, &Host> = hosts.iter().map(|h| (h.id.as_str(), h)).collect();
+    for stored in records.list::<HostSpecRecord>().await?.records {
+        let Some(host) = by_id.get(stored.id.as_str()) else { continue };
+        let spec = inventory::spec(&stored)?;
+        let peers = wanted(host, &spec, &fleets);
+        if peers != spec.peers {
+            tell(records, live, host, &stored, spec, peers).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts `peers` into the desired state that was read, unless it has changed since: then there is
+/// another look.
+async fn tell(
+    records: &Records,
+    live: &Live,
+    host: &Host,
+    stored: &Stored<HostSpecRecord>,
+    before: HostSpec,
+    peers: Vec<Peer>,
+) -> Result<(), Refusal> {
+    let seen = live.status(&host.id).map_or(0, |status| status.observed_generation);
+    let instances = before.instances.clone();
+    let after = HostSpec { generation: before.generation + 1, instances, peers };
+    let after = before.followed_by(after, seen);
+    let mut batch = Batch::new();
+    batch.exists::<HostRecord>(host.id.as_str())?;
+    batch.replace(stored, &HostSpecRecord { spec: Some(after.into()) })?;
+    match records.commit(batch).await {
+        Ok(_) => Ok(()),
+        Err(CommitError::Conflict { .. }) => Ok(()),
+        Err(error @ CommitError::TooLarge { .. }) => {
+            let error = chain(&error);
+            tracing::error!(host = %host.name, error, "a host can't be told where others are");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
