@@ -15,6 +15,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::blobs::Blobs;
 use crate::clock;
 use crate::config::{Config, ConfigError};
+use crate::events::Events;
 use crate::live::Live;
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
 
@@ -53,6 +54,8 @@ pub struct App {
     pub records: Records,
     /// Hosts as they are right now.
     pub live: Live,
+    /// What agents did and noticed.
+    pub events: Events,
     /// The image files.
     pub blobs: Blobs,
     /// The CA.
@@ -78,10 +81,12 @@ impl App {
         let records = open_store(dir).await?;
         let epoch = next_epoch(&records, dir).await?;
         let live = Live::load(records.clone(), config.limits.sessions_per_host).await?;
+        let events = Events::load(records.clone(), clock::now()).await?;
         Ok(Arc::new(Self {
             dir: dir.into(),
             records,
             live,
+            events,
             blobs: Blobs::new(&dir.join(IMAGES)),
             authority,
             config,

@@ -2,7 +2,7 @@
 //!
 //! Starting and stopping change the desired state ([`run`]), so that they hold through reboots
 //! and new revisions; agents do the rest. Logs and exec go through a session that the agent opens
-//! when asked ([`pipe`]).
+//! when asked ([`pipe`]). Watching sends lists ([`watch`]).
 //!
 //! Deliberately absent: knowing what an instance is to look like. Revisions say that.
 
@@ -12,6 +12,7 @@ mod run;
 mod target;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::time::Duration;
 
@@ -90,6 +91,19 @@ impl Instances {
         Ok(ListInstancesResponse { instances, retained: listing::retained(&hosts, &fleet) })
     }
 
+    /// The list that [`Self::list`] gives, and again at each change.
+    pub(crate) async fn watch(
+        &self,
+        request: ListInstancesRequest,
+    ) -> Result<Answers<ListInstancesResponse>, Refusal> {
+        // Changes are gathered from before the first list, so that none is missed in between.
+        let changes = watch::Changes::from_now(self).await?;
+        let first = self.list(request.clone()).await?;
+        let (out, answers) = mpsc::channel(watch::WAITING);
+        tokio::spawn(watch::send(self.clone(), request, changes, first, out));
+        Ok(ReceiverStream::new(answers))
+    }
+
     pub(crate) async fn set_run(
         &self,
         request: SetRunRequest,
@@ -99,8 +113,11 @@ impl Instances {
         let SetRunRequest { instance, host, verb } = request;
         let verb = Verb::parse(verb)?;
         let hosts = self.views().await?;
+        let targets = targets(&hosts, &instance, host.as_deref(), There::Wanted)?;
+        // Before the first of them: what is refused on one host is done on none.
+        run::check(verb, &hosts, &targets)?;
         let mut done = Vec::new();
-        for target in targets(&hosts, &instance, host.as_deref(), There::Wanted)? {
+        for target in targets {
             // A transaction for each host: their desired states may be large.
             let seen = self.live.status(&target.host).map_or(0, |s| s.observed_generation);
             done.push(run::set(&self.records, &target, seen, verb, who, now).await?);
@@ -202,9 +219,9 @@ impl instances_server::Instances for Instances {
 
     async fn watch(
         &self,
-        _request: Request<ListInstancesRequest>,
+        request: Request<ListInstancesRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("this controller does not watch instances"))
+        Ok(Response::new(Self::watch(self, request.into_inner()).await?))
     }
 
     type LogsStream = Answers<LogEntry>;

@@ -16,6 +16,8 @@ pub mod clock;
 pub mod config;
 pub mod controller_api;
 pub mod enrol;
+pub mod events;
+pub mod events_api;
 pub mod fleets_api;
 pub mod hosts_api;
 pub mod images_api;

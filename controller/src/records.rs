@@ -15,12 +15,13 @@
 //! | `rollouts/<fleet>/<number>` | [`RolloutRecord`] |
 //! | `users/<name>` | [`UserRecord`] |
 //! | `audit/<time>-<random>` | [`AuditRecord`] |
+//! | `events/<time>-<hash>` | [`EventRecord`] |
 //! | `epoch/current` | [`EpochRecord`] |
 //!
 //! Numbers and times in keys have 20 digits, so that their byte order is their order.
 
 use shoal_proto::v1::store::{
-    AuditRecord, EpochRecord, FleetRecord, HostNameRecord, HostRecord, HostSpecRecord,
+    AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostRecord, HostSpecRecord,
     HostStatusRecord, ImageRecord, PresenceRecord, RevisionRecord, RolloutRecord, TagRecord,
     TokenRecord, UserRecord,
 };
@@ -49,6 +50,7 @@ records! {
     RolloutRecord under "rollouts/",
     UserRecord under "users/",
     AuditRecord under "audit/",
+    EventRecord under "events/",
     EpochRecord under "epoch/",
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use shoal_proto::v1::agent_link_server::AgentLinkServer;
 use shoal_proto::v1::controller_server::ControllerServer;
 use shoal_proto::v1::enrol_server::EnrolServer;
+use shoal_proto::v1::events_server::EventsServer;
 use shoal_proto::v1::fleets_server::FleetsServer;
 use shoal_proto::v1::hosts_server::HostsServer;
 use shoal_proto::v1::images_server::ImagesServer;
@@ -31,6 +32,7 @@ use crate::authority::{AuthorityError, SERVER_CHECK};
 use crate::clock;
 use crate::controller_api::ControllerApi;
 use crate::enrol::EnrolApi;
+use crate::events_api::EventsApi;
 use crate::fleets_api::Fleets;
 use crate::hosts_api::HostsApi;
 use crate::images_api::{self, Images};
@@ -183,6 +185,7 @@ impl Running {
             tracing::warn!(tasks = self.app.tasks.len(), "tasks are left that did not end in time");
         }
         self.app.live.flush().await?;
+        self.app.events.flush().await?;
         self.app.records.store().close().await?;
         tracing::info!("controller has stopped");
         Ok(())
@@ -218,7 +221,8 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
         .add_service(sized!(ImagesServer, Images::new(app)))
         .add_service(sized!(FleetsServer, Fleets::new(app)))
         .add_service(sized!(RolloutsServer, Rollouts::new(app)))
-        .add_service(sized!(InstancesServer, Instances::new(app)));
+        .add_service(sized!(InstancesServer, Instances::new(app)))
+        .add_service(sized!(EventsServer, EventsApi::new(app)));
     let (_reporter, health) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -236,6 +240,7 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
 /// Everything that goes on without being called. Each task ends with `app.shutdown`.
 fn spawn_tasks(app: &Arc<App>, server: ReloadableIdentity) {
     app.tasks.spawn(app.live.clone().keep(app.shutdown.clone()));
+    app.tasks.spawn(app.events.clone().keep(app.shutdown.clone()));
     app.tasks.spawn(desired::follow(Arc::clone(app)));
     let (records, live) = (app.records.clone(), app.live.clone());
     app.tasks.spawn(rollout_driver::run(records, live, app.shutdown.clone()));

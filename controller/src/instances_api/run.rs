@@ -9,6 +9,7 @@ use shoal_core::time::Timestamp;
 use shoal_proto::v1::store::HostSpecRecord;
 use shoal_proto::v1::{RunTarget, RunVerb};
 
+use super::listing::View;
 use super::target::Target;
 use crate::audit;
 use crate::inventory;
@@ -54,6 +55,12 @@ impl Verb {
         }
     }
 
+    /// Whether nothing would come of it, since the agent keeps its hands off.
+    fn is_held_up(self, spec: &HostSpec, id: &InstanceId) -> bool {
+        let is_paused = spec.instances.iter().any(|i| i.id == *id && i.paused);
+        is_paused && matches!(self, Self::Start | Self::Stop | Self::Restart)
+    }
+
     /// The desired state with the verb done to `id`; `None` where the instance is not in it, and
     /// the same again where nothing is to be done. A restart also starts what was stopped, as
     /// systemctl's does.
@@ -77,6 +84,28 @@ impl Verb {
     }
 }
 
+/// Refuses what can't be done on one of the hosts.
+pub(super) fn check(verb: Verb, hosts: &[View], targets: &[Target]) -> Result<(), Refusal> {
+    let held_up = |target: &&Target| {
+        let view = hosts.iter().find(|view| view.host.id == target.host);
+        view.is_some_and(|view| verb.is_held_up(&view.spec, &target.id))
+    };
+    let held_up: Vec<&Target> = targets.iter().filter(held_up).collect();
+    if held_up.is_empty() { Ok(()) } else { Err(paused(verb, &held_up)) }
+}
+
+fn paused(verb: Verb, targets: &[&Target]) -> Refusal {
+    let names: Vec<String> =
+        targets.iter().map(|target| format!("{}@{}", target.id, target.host_name)).collect();
+    let (are, them) = if names.len() == 1 { ("is", "it") } else { ("are", "them") };
+    let unpause: Vec<String> = names.iter().map(|name| format!("`shoal unpause {name}`")).collect();
+    Refusal::Precondition(format!(
+        "{} {are} paused, so that no agent would {verb} {them}; first {}",
+        names.join(", "),
+        unpause.join(" and ")
+    ))
+}
+
 /// Does `verb` to one instance on one host, on record. `seen` is the newest generation that the
 /// host has reported.
 pub(super) async fn set(
@@ -92,6 +121,9 @@ pub(super) async fn set(
     for _ in 0..ATTEMPTS {
         let stored = records.get::<HostSpecRecord>(host.as_str()).await?.ok_or_else(gone)?;
         let before = inventory::spec(&stored)?;
+        if verb.is_held_up(&before, id) {
+            return Err(paused(verb, &[target]));
+        }
         let mut after = verb.done(&before, id).ok_or_else(gone)?;
         if after != before {
             after = before.followed_by(after, seen);

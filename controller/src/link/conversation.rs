@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 
 use crate::app::App;
 use crate::clock;
+use crate::events::Reporter;
 use crate::live::{Attached, Outbox};
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
@@ -34,7 +35,7 @@ pub(super) async fn hold(
     mut inbound: Streaming<AgentMessage>,
     outbox: Outbox,
 ) {
-    let mut conversation = Conversation { app, host, outbox, sent: None };
+    let mut conversation = Conversation { app, host, name: String::new(), outbox, sent: None };
     let ended = conversation.run(&mut inbound).await;
     let Conversation { host, outbox, .. } = conversation;
     match ended {
@@ -50,6 +51,8 @@ pub(super) async fn hold(
 struct Conversation {
     app: Arc<App>,
     host: HostId,
+    /// The host's name, from the hello on.
+    name: String,
     outbox: Outbox,
     /// The generation that was sent last.
     sent: Option<u64>,
@@ -61,6 +64,7 @@ impl Conversation {
         let Hello { facts, accepted_generation, epoch } = hello;
         let facts = facts.ok_or_else(|| Refusal::Invalid("the hello has no facts".into()))?;
         let name = self.keep_facts(&facts).await?;
+        self.name.clone_from(&name);
         let attached = self.app.live.attach(&self.host, self.outbox.clone(), clock::now());
         self.app.live.set_disk_free(&self.host, facts.disk_free);
         tracing::info!(host = name, id = %self.host, accepted_generation, "agent connected");
@@ -129,8 +133,10 @@ impl Conversation {
             Some(agent_message::Message::Hello(_)) => {
                 return Err(Refusal::Invalid("a hello comes once, at the beginning".into()));
             }
-            // Told by the agent's own journal.
-            Some(agent_message::Message::Events(_)) => {}
+            Some(agent_message::Message::Events(batch)) => {
+                let from = Reporter { host: &self.host, name: &self.name };
+                self.app.events.take_in(from, batch, clock::now());
+            }
             None => tracing::warn!(host = %self.host, "message of a kind that is not known here"),
         }
         Ok(())
