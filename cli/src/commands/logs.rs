@@ -46,6 +46,7 @@ pub(super) async fn run(shell: &Shell, args: LogsArgs) -> Result<Exit, Failure> 
         host: target.host_name(),
         lines,
         follow,
+        filter: None,
     };
     let doing = format!("show the logs of {target}");
     let stream = client.instances().logs(request).await;

@@ -92,6 +92,8 @@ fn name(verb: RunVerb) -> &'static str {
         RunVerb::Start => "start",
         RunVerb::Stop => "stop",
         RunVerb::Restart => "restart",
+        RunVerb::Pause => "pause",
+        RunVerb::Unpause => "unpause",
         RunVerb::Unspecified => "change",
     }
 }
@@ -172,6 +174,8 @@ fn judge(
     match (instance.verdict(), verb) {
         (_, RunVerb::Stop) if instance.state == State::Stopped => (Outcome::Done, None),
         (_, RunVerb::Stop) => waits(&instance.state.to_string()),
+        // Hands off, or not: that is so as soon as the agent knows of it.
+        (_, RunVerb::Pause | RunVerb::Unpause) => (Outcome::Done, None),
         (Verdict::Ready, _) if instance.state == State::Stopped => waits("still stopped"),
         (Verdict::Ready, _) => (Outcome::Done, None),
         (Verdict::Failed(why), _) if !patient => (Outcome::Failed, Some(why)),
@@ -184,6 +188,8 @@ fn text(view: &RunView, verb: RunVerb) -> String {
         RunVerb::Start => "started",
         RunVerb::Stop => "stopped",
         RunVerb::Restart => "restarted",
+        RunVerb::Pause => "paused",
+        RunVerb::Unpause => "unpaused",
         RunVerb::Unspecified => "changed",
     };
     let line = |host: &HostRunView| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use shoal_core::policy::Policy;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, digest};
 use shoal_proto::v1;
@@ -58,10 +59,18 @@ pub(crate) struct FactsView {
     idmapped_squashfs: bool,
     pub(crate) agent: String,
     boot_id: String,
+    /// How other hosts reach it.
+    address: Option<String>,
+    max_files: u64,
+    max_tasks: u64,
+    /// What its root allows, as in its policy.toml.
+    policy: Policy,
 }
 
-impl From<v1::HostFacts> for FactsView {
-    fn from(wire: v1::HostFacts) -> Self {
+impl TryFrom<v1::HostFacts> for FactsView {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::HostFacts) -> Result<Self, Invalid> {
         let v1::HostFacts {
             os,
             kernel,
@@ -74,8 +83,13 @@ impl From<v1::HostFacts> for FactsView {
             idmapped_squashfs,
             agent,
             boot_id,
+            address,
+            max_files,
+            max_tasks,
+            policy,
         } = wire;
-        Self {
+        let policy = policy.map(Policy::try_from).transpose()?.unwrap_or_default();
+        Ok(Self {
             os,
             kernel,
             architecture,
@@ -87,7 +101,11 @@ impl From<v1::HostFacts> for FactsView {
             idmapped_squashfs,
             agent,
             boot_id,
-        }
+            address,
+            max_files,
+            max_tasks,
+            policy,
+        })
     }
 }
 
@@ -134,7 +152,7 @@ impl TryFrom<v1::Host> for HostView {
             images: images.collect::<Result<_, Invalid>>()?,
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
-            facts: facts.map(Into::into),
+            facts: facts.map(FactsView::try_from).transpose()?,
         })
     }
 }
@@ -244,6 +262,7 @@ impl FactsView {
             ("Disk", disk),
             ("Idmapped squashfs", idmapped),
             ("Agent", self.agent.clone()),
+            ("Address", self.address.clone().unwrap_or_else(|| "not known yet".to_owned())),
             ("Boot id", self.boot_id.clone()),
         ]
     }

@@ -40,6 +40,10 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             idmapped_squashfs: online,
             agent: "0.1.0".into(),
             boot_id: "b00t".into(),
+            address: Some("10.0.0.7".into()),
+            max_files: 1_048_576,
+            max_tasks: 32_768,
+            policy: None,
         }),
         online,
         since_ms: NOW - 90 * MINUTE,
@@ -78,6 +82,10 @@ pub(crate) fn observed(
         restarts: 0,
         uid_base: Some(524_288),
         message: None,
+        paused: false,
+        drift: vec![],
+        last_exit: None,
+        addresses: vec![],
     }
 }
 
@@ -99,6 +107,7 @@ fn wanted(run: v1::RunState) -> v1::InstanceSpec {
         }),
         run: run.into(),
         restarts: 0,
+        paused: false,
     }
 }
 

@@ -17,6 +17,10 @@ fn status(generation: u64, state: State) -> HostStatus {
         restarts: 0,
         uid_base: None,
         message: Some("exit code 1".into()),
+        paused: false,
+        drift: vec![],
+        last_exit: None,
+        addresses: vec![],
     };
     HostStatus { observed_generation: generation, instances: vec![instance], ..Default::default() }
 }
