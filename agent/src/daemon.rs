@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
-use shoal_core::policy::Policy;
 use shoal_core::status::HostStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -11,29 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::events::Events;
-use crate::files::read_if_there;
 use crate::host::real::RealHost;
 use crate::host::{facts, systemd::Systemd};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::link::{ControllerSource, Link, News};
 use crate::paths::Paths;
+use crate::policy;
 use crate::reconcile::{About, Reconciler};
 use crate::sessions::Sessions;
 use crate::stage::Stager;
-
-/// Reads the host's policy; the defaults where there is no file.
-///
-/// # Errors
-/// Where there is a file that can't be read: the agent does not start on a policy that it would
-/// have to guess.
-pub fn policy(paths: &Paths) -> anyhow::Result<Policy> {
-    let path = paths.policy();
-    let Some(bytes) = read_if_there(&path)? else { return Ok(Policy::default()) };
-    let text =
-        String::from_utf8(bytes).with_context(|| format!("{} is not text", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("{} is not a policy", path.display()))
-}
 
 /// Runs the agent until SIGTERM or SIGINT. Instances are not touched when it ends.
 ///
@@ -41,7 +27,7 @@ pub fn policy(paths: &Paths) -> anyhow::Result<Policy> {
 /// Where it can't start; each says what to do.
 pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let identity = Arc::new(Identity::load(&paths)?);
-    let policy = policy(&paths)?;
+    let policy = policy::load(&paths)?;
     paths.prepare()?;
     let systemd = Systemd::connect().await?;
     let (facts, untried) = facts::gather(&paths, &systemd, policy).await;
@@ -71,6 +57,8 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let link = Link { identity, paths, facts, ledger, desired, ready, news, channel, sessions };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
+    let (scrubbed, told) = (host.clone(), bell.clone());
+    let scrubbing = tokio::spawn(async move { scrubbed.scrub(&told).await });
     let mut ringing = tokio::spawn(async move { host.watch(&bell).await });
     info!(version = env!("CARGO_PKG_VERSION"), "the agent is up");
     // Fails where systemd did not start us; then nobody waits for it.
@@ -85,6 +73,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     }
     stop.cancel();
     ringing.abort();
+    scrubbing.abort();
     reconciling.await.context("the reconcile loop broke")?;
     linking.await.context("the link broke")?;
     info!("the agent stops; instances keep running");

@@ -27,7 +27,8 @@ pub fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Fil
 /// the new content is there in full.
 ///
 /// # Errors
-/// Where the directory is missing, full or read-only.
+/// Where the directory is missing, full or read-only; then the old content is there, and nothing
+/// of the new.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let new = path.with_extension("new");
     let write = || {
@@ -39,7 +40,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         File::open(dir)?.sync_all()
     };
-    write().map_err(failed("write", path))
+    write().map_err(|error| {
+        // On a full disk, what was begun would keep others from what little is left.
+        let _ = fs::remove_file(&new);
+        failed("write", path)(error)
+    })
 }
 
 /// Reads a file; `None` where there is none.
@@ -64,6 +69,17 @@ pub fn make_private_dir(path: &Path) -> Result<(), FileError> {
         .mode(0o700)
         .create(path)
         .map_err(failed("make the directory", path))
+}
+
+/// Removes a file; it not being there is fine.
+///
+/// # Errors
+/// Where it can't be removed.
+pub fn remove_file(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a directory with all that is in it; it not being there is fine.

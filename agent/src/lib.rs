@@ -17,11 +17,14 @@ pub mod link;
 pub mod local;
 pub mod monitor;
 pub mod paths;
+pub mod policy;
 pub mod reconcile;
 pub mod record;
 pub mod renew;
+pub mod scrub;
 pub mod sessions;
 pub mod stage;
 pub mod status;
+pub mod verified;
 
 pub(crate) use shoal_core::cause::chain;

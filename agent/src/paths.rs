@@ -92,6 +92,12 @@ impl Paths {
         self.instance(machine).join("journal")
     }
 
+    /// The names that a machine's container knows other instances by.
+    #[must_use]
+    pub fn hosts(&self, machine: &MachineName) -> PathBuf {
+        self.instance(machine).join("hosts")
+    }
+
     /// The discarded layers of a machine's root.
     #[must_use]
     pub fn scratch(&self, machine: &MachineName) -> PathBuf {
@@ -114,6 +120,42 @@ impl Paths {
     #[must_use]
     pub fn machine_run(&self, machine: &MachineName) -> PathBuf {
         self.run.join("machines").join(machine.as_str())
+    }
+
+    /// A machine's rendered files.
+    #[must_use]
+    pub fn rendered(&self, machine: &MachineName) -> PathBuf {
+        self.machine_run(machine).join("files")
+    }
+
+    /// What of the host a machine is shown, where it is bound from.
+    #[must_use]
+    pub fn shown(&self, machine: &MachineName) -> PathBuf {
+        self.machine_run(machine).join("mounts")
+    }
+
+    /// The layers of a machine's root that are in memory.
+    #[must_use]
+    pub fn memory(&self, machine: &MachineName) -> PathBuf {
+        self.machine_run(machine).join("memory")
+    }
+
+    /// What a start made for a machine.
+    #[must_use]
+    pub fn manifest(&self, machine: &MachineName) -> PathBuf {
+        self.machine_run(machine).join("manifest.json")
+    }
+
+    /// There while systemd has not read changed unit files again.
+    #[must_use]
+    pub fn units_changed(&self) -> PathBuf {
+        self.run.join("units-changed")
+    }
+
+    /// The file that an image's mount was made from.
+    #[must_use]
+    pub fn mounted_file(&self, digest: &Digest) -> PathBuf {
+        self.mounts().join(format!("{digest}.file"))
     }
 
     /// The host's policy.

@@ -1,7 +1,7 @@
 //! `instance.json`: all that a container is started from, with neither agent nor controller up.
 //!
-//! Written only while the machine's unit is down, so that a running container is always the one
-//! that its record tells of.
+//! Written while the machine's unit is down, or when the container that runs has been brought to
+//! what is written, so that a running container is always the one that its record tells of.
 
 use std::path::Path;
 
@@ -79,6 +79,12 @@ impl Record {
             Isolation::Shared => None,
         };
         Self { version: VERSION, host, spec, uid_base, machine_id }
+    }
+
+    /// The record of the same container when it has been brought to `spec`.
+    #[must_use]
+    pub fn brought_to(&self, spec: InstanceSpec) -> Self {
+        Self { version: VERSION, spec, ..self.clone() }
     }
 
     /// Reads a machine's record; `None` where there is none.

@@ -20,10 +20,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::host::facts::disk;
 use crate::status::Transfer;
+use crate::{clock, verified};
 
-/// Bytes of disk that a transfer leaves free, so that a full disk never stops what runs.
-const RESERVE: u64 = 256 << 20;
+/// Bytes of disk that transfers leave free, so that images alone never fill the disk on which
+/// instances and the agent write: a twentieth of it, within these bounds.
+const RESERVE: (u64, u64) = (64 << 20, 1 << 30);
 /// Pauses between attempts: from the first to the longest, doubling.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long a transfer may stand still before it is begun again.
@@ -91,6 +94,11 @@ impl Stager {
     }
 }
 
+/// What transfers leave free on a disk of `total` bytes.
+fn reserve(total: u64) -> u64 {
+    (total / 20).clamp(RESERVE.0, RESERVE.1)
+}
+
 type Wanted = watch::Receiver<Vec<PinnedImage>>;
 
 fn is_wanted(wanted: &Wanted, image: &PinnedImage) -> bool {
@@ -152,8 +160,11 @@ impl Task {
                 self.lock().remove(&image.digest);
             }
             Err(error) => {
-                warn!(image = %image.reference, digest = %image.digest, error, "cannot stage an image");
-                self.lock().insert(image.digest, Transfer::Failed(error.clone()));
+                let failed = Transfer::Failed(error.clone());
+                // Tried again for as long as it is wanted, which may be until a disk is replaced.
+                if self.lock().insert(image.digest, failed.clone()) != Some(failed) {
+                    warn!(image = %image.reference, digest = %image.digest, error, "cannot stage an image");
+                }
             }
         }
         self.bell.notify_one();
@@ -163,7 +174,7 @@ impl Task {
     async fn transfer(&self, image: &PinnedImage, wanted: &Wanted) -> Result<(), String> {
         let (dir, size) = (self.dir.clone(), image.size);
         let sum = Sha256Sum::new(*image.digest.as_bytes());
-        let open = move || Partial::open(&dir, sum, size, RESERVE);
+        let open = move || Partial::open(&dir, sum, size, reserve(disk(&dir).0));
         let mut partial = match blocking(open).await {
             Err(PartialError::AlreadyComplete { .. }) => return Ok(()),
             opened => opened.map_err(|e| crate::chain(&e))?,
@@ -187,7 +198,12 @@ impl Task {
                 self.bell.notify_one();
             }
         }
-        blocking(move || partial.finish()).await.map(drop).map_err(|e| crate::chain(&e))
+        let (dir, digest) = (self.dir.clone(), image.digest);
+        let finish = move || {
+            partial.finish().map_err(|e| crate::chain(&e))?;
+            verified::note_arrival(&dir, &digest, clock::now()).map_err(|e| crate::chain(&e))
+        };
+        blocking(finish).await
     }
 
     fn tell(&self, image: &PinnedImage, received: u64) {

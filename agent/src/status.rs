@@ -67,8 +67,13 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         instances,
         images: inputs.observation.observed.images.iter().copied().collect(),
         retained: retained(inputs),
-        problems: inputs.observation.observed.unreadable.values().cloned().collect(),
+        problems: problems(inputs),
     }
+}
+
+fn problems(inputs: Inputs<'_>) -> Vec<String> {
+    let unreadable = inputs.observation.observed.unreadable.values();
+    unreadable.chain(&inputs.observation.problems).cloned().collect()
 }
 
 /// Messages may come from inside an instance, which may say anything.

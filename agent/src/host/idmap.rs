@@ -1,5 +1,5 @@
 //! Mounting a file system a second time with its owners shifted, by the kernel's idmapped mounts
-//! (open_tree, mount_setattr, move_mount; see mount_setattr(2)).
+//! (open_tree, mount_setattr, move_mount; see mount_setattr(2)), or with less worth than it has.
 #![allow(unsafe_code)] // mount_setattr is in neither rustix nor libc; unshare between fork and exec
 
 use std::fs::{self, File};
@@ -23,7 +23,12 @@ struct MountAttr {
     userns_fd: u64,
 }
 
+const MOUNT_ATTR_RDONLY: u64 = 0x1;
+const MOUNT_ATTR_NOSUID: u64 = 0x2;
+const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+/// `MS_PRIVATE`: what is mounted there later is mounted nowhere else, and the other way round.
+const PRIVATE: u64 = 1 << 18;
 
 /// Mounts what is at `source` at `target` too, with owner 0 shown as `uid_base` and so on for
 /// 65,536 owners.
@@ -33,10 +38,30 @@ const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 pub fn mount_shifted(source: &Path, target: &Path, uid_base: u32) -> io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, source, flags)?;
-    let namespace = UserNamespace::new(uid_base)?;
-    set_idmap(&tree, &namespace.fd)?;
+    shift(&tree, uid_base)?;
     move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(())
+}
+
+/// Shows owner 0 of a mount that is nowhere yet as `uid_base`, and so on for 65,536 owners.
+///
+/// # Errors
+/// `EINVAL` where its file system can't be idmapped by this kernel.
+pub fn shift(tree: &OwnedFd, uid_base: u32) -> io::Result<()> {
+    let namespace = UserNamespace::new(uid_base)?;
+    set_idmap(tree, &namespace.fd)
+}
+
+/// Takes the worth of set-uid files and devices from a mount that is nowhere yet, cuts it off from
+/// the mount that it was copied from, and closes it where it is not `writable`. What it had been
+/// denied before stays denied.
+///
+/// # Errors
+/// Where the system says no.
+pub fn restrict(tree: &OwnedFd, writable: bool) -> io::Result<()> {
+    let closed = if writable { 0 } else { MOUNT_ATTR_RDONLY };
+    let set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | closed;
+    set_attributes(tree, &MountAttr { set, clear: 0, propagation: PRIVATE, userns_fd: 0 })
 }
 
 /// Whether this kernel can idmap the file system at `source`.
@@ -53,7 +78,10 @@ pub fn can_shift(source: &Path) -> io::Result<bool> {
 fn set_idmap(tree: &OwnedFd, namespace: &File) -> io::Result<()> {
     let userns_fd =
         u64::try_from(namespace.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let attr = MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd };
+    set_attributes(tree, &MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd })
+}
+
+fn set_attributes(tree: &OwnedFd, attr: &MountAttr) -> io::Result<()> {
     // SAFETY: the empty path and `attr` outlive the call, and the size given is that of `attr`.
     let result = unsafe {
         libc::syscall(
@@ -61,7 +89,7 @@ fn set_idmap(tree: &OwnedFd, namespace: &File) -> io::Result<()> {
             tree.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            &raw const attr,
+            &raw const *attr,
             size_of::<MountAttr>(),
         )
     };

@@ -4,23 +4,33 @@
 //! a memory. Nothing here decides what should be done: that came in a plan.
 #![allow(clippy::disallowed_methods)] // this is the place that runs commands
 
+pub mod changes;
 pub mod clean;
 pub mod command;
 pub mod container;
 pub mod doctor;
+pub mod drift;
 pub mod ending;
 pub mod enter;
 pub mod facts;
+pub mod hostbind;
 pub mod idmap;
+pub mod inplace;
 pub mod journal;
 pub mod machines;
+pub mod manifest;
 pub mod mount;
+pub mod mountinfo;
+pub mod names;
 pub mod parents;
 pub mod probe;
 pub mod real;
+pub mod reload;
 pub mod runs;
+pub mod shelf;
 pub mod stamp;
 pub mod systemd;
+pub mod unit;
 pub mod volume;
 
 use std::collections::BTreeMap;
@@ -60,6 +70,8 @@ pub struct Observation {
     pub details: BTreeMap<MachineName, Details>,
     /// Data volumes on the disk, by machine; those of machines with a record too.
     pub volumes: Vec<RetainedData>,
+    /// What is wrong with the host as a whole, for people.
+    pub problems: Vec<String>,
 }
 
 /// What people want to know of a machine.
@@ -81,6 +93,8 @@ pub struct Details {
     pub result: Option<String>,
     /// First of its user numbers.
     pub uid_base: Option<u32>,
+    /// The addresses of its own network.
+    pub addresses: Vec<std::net::IpAddr>,
 }
 
 /// Why something could not be done to the host.
@@ -120,7 +134,21 @@ pub enum HostError {
     /// Every range of user numbers is taken.
     #[error("no range of 65536 user numbers is left for another instance")]
     NoUserNumbers,
-    /// The host's policy or kernel.
+    /// The host's policy, kernel or size.
+    #[error("{0}")]
+    Refused(String),
+    /// A file of the deployment.
     #[error(transparent)]
-    Refused(#[from] shoal_core::policy::Refused),
+    Template(#[from] container::rendered::TemplateError),
+    /// A unit inside that was to read its files again.
+    #[error(transparent)]
+    Reload(#[from] reload::ReloadError),
+    /// A container that was to be changed as it runs.
+    #[error(
+        "the container of {machine} has just ended; what was to change is done when it is back"
+    )]
+    Ended {
+        /// The machine.
+        machine: MachineName,
+    },
 }

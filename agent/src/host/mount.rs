@@ -7,7 +7,10 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use shoal_core::image::Digest;
 
 use super::command::{self, CommandError};
-use crate::files::{FileError, failed, make_private_dir, names};
+use super::manifest::FileId;
+use crate::files::{
+    FileError, failed, make_private_dir, names, read_if_there, remove_file, write_whole,
+};
 use crate::paths::{Paths, text};
 
 /// Why something could not be mounted.
@@ -37,6 +40,12 @@ pub enum MountError {
         /// The image.
         digest: Digest,
     },
+    /// Its file was exchanged just then.
+    #[error("the file of image {digest} was exchanged while it was mounted; start it again")]
+    Exchanged {
+        /// The image.
+        digest: Digest,
+    },
     /// A directory.
     #[error(transparent)]
     File(#[from] FileError),
@@ -50,24 +59,48 @@ pub(crate) fn mount_failed(what: &str, target: &Path) -> impl FnOnce(std::io::Er
     move |source| MountError::Mount { what, target, source }
 }
 
-/// Mounts an image read-only, once for all its instances, and gives the place.
+/// Mounts an image read-only, once for all its instances, and gives the place, and the file that
+/// is mounted there, where that is known.
 ///
 /// # Errors
 /// Where the image is not staged, or can't be mounted.
-pub fn mount_image(paths: &Paths, digest: &Digest) -> Result<PathBuf, MountError> {
+pub fn mount_image(
+    paths: &Paths,
+    digest: &Digest,
+) -> Result<(PathBuf, Option<FileId>), MountError> {
     let target = paths.mount(digest);
     make_private_dir(&target)?;
     let _lock = lock(&paths.mounts())?;
     if is_mount_point(&target)? {
-        return Ok(target);
+        return Ok((target, mounted_file(paths, digest)));
     }
     let file = paths.images().join(format!("{digest}.squashfs"));
-    if !file.exists() {
+    let Some(before) = file_id(&file)? else {
         return Err(MountError::NotStaged { digest: *digest });
-    }
+    };
     let options = "loop,ro,nosuid,nodev";
     command::run("mount", &["-t", "squashfs", "-o", options, &text(&file), &text(&target)])?;
-    Ok(target)
+    if file_id(&file)? != Some(before) {
+        let_go(&target)?;
+        return Err(MountError::Exchanged { digest: *digest });
+    }
+    let note = serde_json::to_vec(&before).expect("two numbers are plain data");
+    write_whole(&paths.mounted_file(digest), &note)?;
+    Ok((target, Some(before)))
+}
+
+/// The file that an image's mount was made from; `None` where nobody noted it.
+fn mounted_file(paths: &Paths, digest: &Digest) -> Option<FileId> {
+    let note = read_if_there(&paths.mounted_file(digest)).ok().flatten()?;
+    serde_json::from_slice(&note).ok()
+}
+
+fn file_id(path: &Path) -> Result<Option<FileId>, FileError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(FileId::of(&metadata))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
 }
 
 /// Unmounts an image; its loop device goes with it.
@@ -78,9 +111,29 @@ pub fn unmount_image(paths: &Paths, digest: &Digest) -> Result<(), MountError> {
     let target = paths.mount(digest);
     let _lock = lock(&paths.mounts())?;
     unmount(&target)?;
+    Ok(forget_mount(paths, digest)?)
+}
+
+/// Takes a damaged image away, so that nothing is started from it any more: its mount, which goes
+/// on for those that have it, and its file.
+///
+/// # Errors
+/// Where one of them can't be taken away.
+pub fn discard_image(paths: &Paths, digest: &Digest) -> Result<(), MountError> {
+    let target = paths.mount(digest);
+    make_private_dir(&paths.mounts())?;
+    let _lock = lock(&paths.mounts())?;
+    let_go(&target)?;
+    forget_mount(paths, digest)?;
+    Ok(remove_file(&paths.images().join(format!("{digest}.squashfs")))?)
+}
+
+fn forget_mount(paths: &Paths, digest: &Digest) -> Result<(), FileError> {
+    remove_file(&paths.mounted_file(digest))?;
+    let target = paths.mount(digest);
     match fs::remove_dir(&target) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("remove", &target)(error).into())
+            Err(failed("remove", &target)(error))
         }
         _ => Ok(()),
     }

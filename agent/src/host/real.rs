@@ -1,16 +1,15 @@
 //! The real host.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use shoal_core::host::HostFacts;
 use shoal_core::image::Digest;
 use shoal_core::name::{HostName, MachineName};
 use shoal_core::plan::{Action, Machine, Unit};
-use shoal_core::policy::Isolation;
-use shoal_core::spec::InstanceSpec;
 use shoal_core::status::RetainedData;
-use shoal_core::uidrange;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -19,28 +18,45 @@ use super::probe::Probe;
 use super::runs::Runs;
 use super::systemd::units::{FoundUnit, Units};
 use super::systemd::{self, Systemd};
-use super::{Details, Host, HostError, Observation, clean, journal, mount, probe, volume};
-use crate::files::{make_private_dir, names, remove_tree};
+use super::unit::UnitFiles;
+use super::{Details, Host, HostError, Observation, drift, journal, mount, probe};
 use crate::paths::Paths;
 use crate::record::Record;
+use crate::scrub;
+use crate::verified::Images;
 
 /// The host that the agent runs on.
 #[derive(Debug)]
 pub struct RealHost {
-    paths: Paths,
-    systemd: Systemd,
-    units: Units,
-    machines: Machines,
-    name: HostName,
-    isolation: Isolation,
+    pub(super) paths: Paths,
+    pub(super) systemd: Systemd,
+    pub(super) units: Units,
+    pub(super) machines: Machines,
+    pub(super) name: HostName,
+    pub(super) facts: HostFacts,
+    pub(super) unit_files: UnitFiles,
+    /// Held while systemd reads its units again.
+    pub(super) reloading: tokio::sync::Mutex<()>,
+    drift: drift::Watch,
+    images: Arc<Images>,
 }
 
 impl RealHost {
-    /// For the host called `name`, whose instances are kept apart by `isolation`.
+    /// For the host called `name`, of which `facts` are known, its policy among them.
     #[must_use]
-    pub fn new(paths: Paths, systemd: Systemd, name: HostName, isolation: Isolation) -> Self {
+    pub fn new(paths: Paths, systemd: Systemd, name: HostName, facts: HostFacts) -> Self {
         let (units, machines) = (Units::new(systemd.clone()), Machines::new(paths.clone()));
-        Self { paths, systemd, units, machines, name, isolation }
+        let unit_files = UnitFiles::new("/", paths.units_changed());
+        let drift = drift::Watch::new(paths.clone(), unit_files.clone());
+        let images = Arc::new(Images::new(paths.images()));
+        let reloading = tokio::sync::Mutex::default();
+        Self { paths, systemd, units, machines, name, facts, unit_files, reloading, drift, images }
+    }
+
+    /// Reads image files again for as long as it is not dropped, so that damage is found; rings
+    /// `bell` when some is.
+    pub async fn scrub(&self, bell: &Notify) {
+        scrub::run(&self.paths, &self.images, bell).await;
     }
 
     /// Rings `bell` at every change of an instance's unit, until the bus goes away. Without this
@@ -60,69 +76,6 @@ impl RealHost {
         let env = record.map(|record| record.spec.config.settings.env).unwrap_or_default();
         env.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }
-
-    fn images(&self) -> Result<BTreeSet<Digest>, HostError> {
-        let listing = shoal_image::list(&self.paths.images())?;
-        Ok(listing.complete.iter().map(|file| Digest::from(*file.sum.as_bytes())).collect())
-    }
-
-    fn write(&self, spec: &InstanceSpec) -> Result<(), HostError> {
-        let machine = spec.id.machine();
-        make_private_dir(&self.paths.instance(&machine))?;
-        for (name, wanted) in &spec.config.settings.data {
-            volume::make(&self.paths, &machine, name, wanted)?;
-        }
-        let directories = self.machines.look()?;
-        let mut taken = BTreeSet::new();
-        for (machine, directory) in &directories {
-            let record = directory.record().map_err(|why| {
-                // Its user numbers are not known, and must not be given to another.
-                HostError::Unreadable { machine: machine.clone(), why: why.clone() }
-            })?;
-            taken.extend(record.and_then(|record| record.uid_base));
-        }
-        let before = directories.get(&machine).and_then(|found| found.record().ok().flatten());
-        let base = match before.and_then(|record| record.uid_base) {
-            Some(base) => base,
-            None => uidrange::choose(&machine, &taken).ok_or(HostError::NoUserNumbers)?,
-        };
-        let id = before.map_or_else(new_machine_id, |record| record.machine_id.clone());
-        let record = Record::new(self.name.clone(), spec.clone(), self.isolation, base, id);
-        self.note(&machine, Runs::begin_anew);
-        Ok(record.save(&self.paths)?)
-    }
-
-    /// Changes the note of a machine's runs. One that can't be written is no reason not to act.
-    fn note(&self, machine: &MachineName, change: impl FnOnce(&mut Runs)) {
-        if let Err(error) = Runs::note(&self.paths, machine, change) {
-            debug!(%machine, error = %crate::chain(&error), "cannot note what becomes of a run");
-        }
-    }
-
-    /// Takes away all of a machine but its data; its journal stays where there is data, since it
-    /// may tell how that came to be.
-    fn remove(&self, machine: &MachineName) -> Result<(), HostError> {
-        clean::clean(&self.paths, machine)?;
-        // The record goes last: until then the machine is still seen, and removed again.
-        for file in [Runs::path(&self.paths, machine), self.paths.record(machine)] {
-            match std::fs::remove_file(&file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(crate::files::failed("remove", &file)(error).into());
-                }
-                _ => {}
-            }
-        }
-        if names(&self.paths.data(machine))?.is_empty() {
-            remove_tree(&self.paths.instance(machine))?;
-        }
-        Ok(())
-    }
-}
-
-fn new_machine_id() -> String {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the machines' directories tell.
@@ -186,7 +139,10 @@ impl Host for RealHost {
             note_unit(&mut observation, found, &enabled);
         }
         observation.observed.mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
-        observation.observed.images = self.images()?;
+        let staged = self.images.staged()?;
+        self.drift.note(&mut observation, &directories, &staged)?;
+        observation.observed.images = staged.into_keys().collect();
+        observation.problems.extend(self.images.problems());
         let took_ms = began.elapsed().as_millis();
         debug!(took_ms, machines = observation.observed.machines.len(), "observed the host");
         Ok(observation)
@@ -194,16 +150,25 @@ impl Host for RealHost {
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
         match action {
-            Action::Write(spec) => self.write(spec),
-            Action::Enable => self.systemd.enable(machine).await,
+            Action::Write(spec) => self.write(spec).await,
+            Action::Refresh(spec, units) => self.refresh(machine, spec, units).await,
+            Action::Configure => self.configure_recorded(machine).await,
+            Action::Names(content) => self.write_names(machine, content),
+            Action::Enable => {
+                self.configure_recorded(machine).await?;
+                self.systemd.enable(machine).await
+            }
             Action::Disable => self.systemd.disable(machine).await,
-            Action::Start => self.systemd.start(machine).await,
+            Action::Start => {
+                self.configure_recorded(machine).await?;
+                self.systemd.start(machine).await
+            }
             Action::Stop => {
                 self.note(machine, Runs::stop);
                 self.systemd.stop(machine).await
             }
             Action::Remove => {
-                self.remove(machine)?;
+                self.remove(machine).await?;
                 self.systemd.forget(machine).await;
                 Ok(())
             }

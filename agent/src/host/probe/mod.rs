@@ -6,7 +6,7 @@
 
 mod exec;
 mod http;
-mod program;
+pub(super) mod program;
 mod tcp;
 mod unit;
 
@@ -77,7 +77,7 @@ impl Round {
 }
 
 /// The first of what an instance says, on one line.
-fn quoted(bytes: &[u8]) -> String {
+pub(super) fn quoted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let plain = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
     shortened(plain, QUOTED)

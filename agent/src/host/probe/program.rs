@@ -19,7 +19,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// How a program ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(in crate::host) enum Ended {
     /// By itself.
     With {
         /// How.
@@ -34,7 +34,7 @@ pub(super) enum Ended {
 }
 
 /// Runs `command` to its end. Dropping this kills it, with what it started.
-pub(super) async fn run(mut command: Command) -> io::Result<Ended> {
+pub(in crate::host) async fn run(mut command: Command) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut group = Group(command.process_group(0).kill_on_drop(true).spawn()?);
     let mut out = Listener::to(group.0.stdout.take());
