@@ -208,7 +208,8 @@ mod tests {
             ("a/ring", &["a/ring"]),
         ]);
         let ranks = ranks(&order);
-        let ranks: Vec<(String, usize)> = ranks.iter().map(|(id, r)| (id.to_string(), *r)).collect();
+        let ranks: Vec<(String, usize)> =
+            ranks.iter().map(|(id, r)| (id.to_string(), *r)).collect();
         let wanted = [("a/app", 2), ("a/cache", 1), ("a/db", 0)];
         assert_eq!(ranks, wanted.map(|(id, rank)| (id.to_owned(), rank)));
     }

@@ -146,12 +146,12 @@ fn a_text_that_does_not_render_is_named_with_its_place() {
         main.settings.files.insert("/etc/x".parse().unwrap(), template("\n{{ nothing }}"));
         main.overrides =
             vec![over("h1", &[("ip", "10.0.0.1/24")]), over("h2,h3", &[("ip", "ten")])];
-        main.templates.env.insert("X".parse().unwrap(), "{{ none }}".into());
+        main.templates.env.insert("X".parse().unwrap(), "{{ absent }}".into());
         main.templates.address = Some("{{ ip }}".into());
     });
     let problems = World::new().problems(&spec);
     let wanted = [
-        "instance main on host h1: env.X line 1: variable `none` is not set",
+        "instance main on host h1: env.X line 1: variable `absent` is not set",
         "instance main on host h1: template of file /etc/x line 2: variable `nothing` is not set",
         "instance main on host h1: gateway 10.9.0.1 is not in the network of address 10.0.0.1/24",
         "instance main on hosts h2, h3: address renders to something else: \"ten\" is not an",
