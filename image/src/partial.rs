@@ -4,13 +4,17 @@
 //! opens it again goes on where the last one ended. Only when all bytes are there and their SHA-256
 //! is the expected one does the file get the name of a complete image. One writer at a time: the
 //! file is locked, and the kernel drops the lock with the process.
+//!
+//! The disk is set aside for the whole image before its first byte, so that a transfer that does
+//! not fit ends before it begins, and one that has begun does not end for want of space. What a
+//! transfer that ended early had set aside is given back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +25,9 @@ use crate::size::Size;
 /// How many bytes a power cut may cost.
 const SYNC_EVERY: u64 = 32 << 20;
 
+/// Bytes in what `stat` counts a file's blocks in, whatever the file system.
+const BLOCK: u64 = 512;
+
 /// A transfer that can't begin, go on or end.
 #[derive(Debug, thiserror::Error)]
 pub enum PartialError {
@@ -29,11 +36,11 @@ pub enum PartialError {
     #[error("{path} is already there, complete and verified; nothing has to be sent")]
     AlreadyComplete { path: PathBuf },
     #[error(
-        "not enough space in {dir}: {} are needed, {} are free; \
+        "not enough space in {dir}: {} are needed{}, {} are free; \
          remove what is not needed there, or make the disk larger",
-        Size(*.needed), Size(*.available)
+        Size(*.needed), besides(*.reserve), Size(*.available)
     )]
-    NoSpace { dir: PathBuf, needed: u64, available: u64 },
+    NoSpace { dir: PathBuf, needed: u64, reserve: u64, available: u64 },
     #[error(
         "the sender sent more than the {size} bytes it announced for {path}; \
          what exceeds them was not kept; send it again with the size of the file"
@@ -58,6 +65,14 @@ pub enum PartialError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
+/// What is to be left free, for the text of an error.
+fn besides(reserve: u64) -> String {
+    match reserve {
+        0 => String::new(),
+        reserve => format!(" and {} are to stay free", Size(reserve)),
+    }
+}
+
 impl From<DirectoryError> for PartialError {
     fn from(error: DirectoryError) -> Self {
         let DirectoryError { action, path, source } = error;
@@ -72,10 +87,13 @@ pub struct Partial {
     path: PathBuf,
     expected: Sha256Sum,
     size: u64,
+    reserve: u64,
     received: u64,
     unsynced: u64,
     file: File,
     hasher: Sha256,
+    /// Whether the file is a complete image by now, which is not touched any more.
+    complete: bool,
 }
 
 impl Partial {
@@ -85,7 +103,8 @@ impl Partial {
     ///
     /// # Errors
     /// `Busy` while another writer has it, `AlreadyComplete` where nothing is to do, and `NoSpace`
-    /// where the missing bytes would leave less than `reserve` bytes free.
+    /// where the missing bytes would leave less than `reserve` bytes free; then nothing is made or
+    /// read.
     pub fn open(
         dir: &Path,
         expected: Sha256Sum,
@@ -95,7 +114,7 @@ impl Partial {
         directory::create(dir)?;
         let path = partial_path(dir, &expected);
         check_complete(dir, &expected)?;
-        check_space(dir, size.saturating_sub(length_of(&path)?), reserve)?;
+        check_space(dir, size.saturating_sub(allocated(&path)?), reserve)?;
         let mut file = lock(&path)?;
         // Whoever held the lock before may have finished the image meanwhile.
         if let Err(error) = check_complete(dir, &expected) {
@@ -103,8 +122,23 @@ impl Partial {
             return Err(error);
         }
         let (hasher, received) = resume(&mut file, &path, size)?;
-        let dir = dir.to_owned();
-        Ok(Self { dir, path, expected, size, received, unsynced: 0, file, hasher })
+        let (dir, unsynced, complete) = (dir.to_owned(), 0, false);
+        let partial =
+            Self { dir, path, expected, size, reserve, received, unsynced, file, hasher, complete };
+        partial.set_aside()?;
+        Ok(partial)
+    }
+
+    /// Sets the disk aside for the whole image, and looks once more: another transfer may have
+    /// done the same at this moment. The file's length stays what was received.
+    fn set_aside(&self) -> Result<(), PartialError> {
+        let flags = FallocateFlags::KEEP_SIZE;
+        match rustix::io::retry_on_intr(|| fallocate(&self.file, flags, 0, self.size.max(1))) {
+            Ok(()) => check_space(&self.dir, 0, self.reserve),
+            // A file system that can't: then a disk that fills is seen when it is full.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(self.failed(errno.into())),
+        }
     }
 
     /// The bytes that are there: where the sender goes on.
@@ -150,19 +184,21 @@ impl Partial {
     /// # Errors
     /// `Incomplete`, with the partial file kept; `WrongDigest`, with it removed, since nobody knows
     /// which of its bytes are wrong.
-    pub fn finish(self) -> Result<PathBuf, PartialError> {
-        let Self { received, size, expected, .. } = self;
+    pub fn finish(mut self) -> Result<PathBuf, PartialError> {
+        let (path, received, size, expected) =
+            (self.path.clone(), self.received, self.size, self.expected);
         if received < size {
-            return Err(PartialError::Incomplete { path: self.path, received, size });
+            return Err(PartialError::Incomplete { path, received, size });
         }
         let got = Sha256Sum::new(self.hasher.clone().finalize().into());
         if got != expected {
-            remove_file(&self.path)?;
-            return Err(PartialError::WrongDigest { path: self.path, expected, got });
+            remove_file(&path)?;
+            return Err(PartialError::WrongDigest { path, expected, got });
         }
         self.file.sync_all().map_err(|source| self.not_kept(source))?;
         let complete = complete_path(&self.dir, &expected);
-        fs::rename(&self.path, &complete).map_err(io_error("rename", &self.path))?;
+        fs::rename(&path, &complete).map_err(io_error("rename", &path))?;
+        self.complete = true;
         directory::sync(&self.dir)?;
         Ok(complete)
     }
@@ -185,9 +221,9 @@ impl Partial {
     fn failed(&self, source: io::Error) -> PartialError {
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         if full.contains(&source.kind()) {
-            let needed = self.size - self.received;
-            let available = free_space(&self.dir).unwrap_or(0);
-            return PartialError::NoSpace { dir: self.dir.clone(), needed, available };
+            let (dir, needed) = (self.dir.clone(), self.size - self.received);
+            let available = free_space(&dir).unwrap_or(0);
+            return PartialError::NoSpace { dir, needed, reserve: self.reserve, available };
         }
         io_error("write to", &self.path)(source)
     }
@@ -199,6 +235,16 @@ impl Partial {
         match remove_file(&path) {
             Ok(()) => PartialError::NotKept { path, source },
             Err(error) => error,
+        }
+    }
+}
+
+impl Drop for Partial {
+    /// Gives back what was set aside and not used. Where that can't be done, the next one who
+    /// opens the file uses it.
+    fn drop(&mut self) {
+        if !self.complete {
+            let _ = self.file.set_len(self.received);
         }
     }
 }
@@ -227,16 +273,18 @@ fn check_complete(dir: &Path, sum: &Sha256Sum) -> Result<(), PartialError> {
 
 fn check_space(dir: &Path, missing: u64, reserve: u64) -> Result<(), PartialError> {
     let available = free_space(dir)?;
-    let needed = missing.saturating_add(reserve);
-    if needed > available {
-        return Err(PartialError::NoSpace { dir: dir.to_owned(), needed, available });
+    if missing.saturating_add(reserve) > available {
+        let (dir, needed) = (dir.to_owned(), missing);
+        return Err(PartialError::NoSpace { dir, needed, reserve, available });
     }
     Ok(())
 }
 
-fn length_of(path: &Path) -> Result<u64, PartialError> {
+/// Bytes of the disk that a file has, which may be more than are in it: one that was killed could
+/// not give back what it had set aside.
+fn allocated(path: &Path) -> Result<u64, PartialError> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(metadata.len()),
+        Ok(metadata) => Ok(metadata.blocks().saturating_mul(BLOCK)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(source) => Err(io_error("look at", path)(source)),
     }
@@ -320,6 +368,21 @@ mod tests {
         let PartialError::NoSpace { needed, .. } = &error else { panic!("{error}") };
         assert_eq!((*needed, partial.received()), (96, 4));
         assert_eq!(fs::read(&partial.path).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn the_whole_image_has_its_place_from_the_start_and_gives_it_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = 8 << 20;
+        let mut partial =
+            Partial::open(dir.path(), Sha256Sum::of(b"never reached"), size, 0).unwrap();
+        partial.append(b"kept").unwrap();
+        let path = partial.path.clone();
+        assert!(allocated(&path).unwrap() >= size, "nothing was set aside");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 4, "the length is the progress");
+        drop(partial);
+        assert!(allocated(&path).unwrap() < 1 << 20, "what was set aside was not given back");
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
     }
 
     #[test]

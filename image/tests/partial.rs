@@ -203,8 +203,10 @@ fn space_is_looked_at_before_anything_is_made() {
     assert_eq!(*needed, 1 << 60);
     assert!(*available > 0);
     assert!(error.to_string().contains("1048576.0 TiB are needed"), "{error}");
-    let error = Partial::open(dir.path(), sum, 10, u64::MAX).expect_err("the reserve");
-    assert!(matches!(error, PartialError::NoSpace { .. }), "{error}");
+    let error = Partial::open(dir.path(), sum, 10, 1 << 60).expect_err("the reserve");
+    assert!(matches!(error, PartialError::NoSpace { needed: 10, .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("10 bytes are needed and 1048576.0 TiB are to stay free, "), "{text}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     assert!(free_space(&dir.path().join("missing")).is_err());
 }
