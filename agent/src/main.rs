@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shoal_agent::files::FileError;
 use shoal_agent::host::doctor::{self, Verdict};
-use shoal_agent::host::{clean, container, ending, enter, runs};
+use shoal_agent::host::{clean, container, ending, enter, network, runs};
 use shoal_agent::join::{Join, join};
 use shoal_agent::paths::Paths;
 use shoal_core::name::MachineName;
@@ -52,6 +52,9 @@ enum Command {
     /// Become the container of a machine. The unit shoal-instance@.service does this.
     #[command(hide = true)]
     InstanceStart { machine: MachineName },
+    /// Give a container that is about to start its network.
+    #[command(hide = true, name = network::VERB)]
+    InstanceNetwork { machine: MachineName, nspawn: u32 },
     /// Undo what a start of a machine made. The unit shoal-instance@.service does this.
     #[command(hide = true)]
     InstanceClean { machine: MachineName },
@@ -76,6 +79,9 @@ fn main() -> ExitCode {
             told(runs::note_start(&paths, &machine));
             let started = container::start(&paths, &machine);
             started.map(|never| match never {}).map_err(anyhow::Error::from)
+        }
+        Command::InstanceNetwork { machine, nspawn } => {
+            return network::attend(&paths, &machine, nspawn);
         }
         Command::InstanceClean { machine } => {
             told(ending::end(&paths, &machine));

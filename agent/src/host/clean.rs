@@ -1,5 +1,5 @@
-//! Undoing what a start made: mounts, rendered files, discarded layers. What the template unit's
-//! `ExecStopPost` does, and what a start does first.
+//! Undoing what a start made: mounts, rendered files, discarded layers, what its network needed.
+//! What the template unit's `ExecStopPost` does, and what a start does first.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::path::Path;
 use shoal_core::name::MachineName;
 
 use super::mount::{MountError, let_go};
+use super::network;
 use crate::files::{failed, names, remove_tree};
 use crate::paths::Paths;
 
@@ -15,6 +16,7 @@ use crate::paths::Paths;
 /// # Errors
 /// Where a mount is still in use.
 pub fn clean(paths: &Paths, machine: &MachineName) -> Result<(), MountError> {
+    network::undo(paths, machine);
     let run = paths.machine_run(machine);
     for layer in [run.join("root"), run.join("lower"), paths.memory(machine)] {
         let_go(&layer)?;

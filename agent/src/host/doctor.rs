@@ -5,6 +5,7 @@ use std::path::Path;
 use super::command;
 use super::facts;
 use super::systemd::Systemd;
+use super::unit::{self, UnitFiles};
 use crate::paths::Paths;
 
 /// How a check came out.
@@ -49,10 +50,13 @@ pub async fn examine(paths: &Paths) -> Vec<Finding> {
     findings.push(program("systemd-nspawn", &["--version"], "apt install systemd-container"));
     findings.push(program("journalctl", &["--version"], "apt install systemd"));
     findings.push(program("mount", &["--version"], "apt install mount"));
+    findings.push(useful("ip", &["-Version"], "fixed addresses", "apt install iproute2"));
+    findings.push(useful("nft", &["--version"], "ports", "apt install nftables"));
     findings.push(file_system("squashfs"));
     findings.push(file_system("overlay"));
     findings.push(idmap(paths));
-    findings.push(template_unit());
+    findings.push(template_unit(paths));
+    findings.push(policy(paths));
     findings.push(disk(paths));
     findings.push(enrolled(paths));
     findings
@@ -105,6 +109,15 @@ fn program(name: &'static str, arguments: &[&str], remedy: &str) -> Finding {
     }
 }
 
+/// A program that only some instances need: those with `what`.
+fn useful(name: &'static str, arguments: &[&str], what: &str, remedy: &str) -> Finding {
+    let found = program(name, arguments, remedy);
+    match found.verdict {
+        Verdict::Bad(why) => warning(name, format!("{why}; no instance can have {what}"), remedy),
+        _ => found,
+    }
+}
+
 fn file_system(name: &'static str) -> Finding {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if known.lines().any(|line| line.split_whitespace().last() == Some(name)) {
@@ -132,18 +145,36 @@ fn idmap(paths: &Paths) -> Finding {
     }
 }
 
-fn template_unit() -> Finding {
+fn template_unit(paths: &Paths) -> Finding {
     const SUBJECT: &str = "template unit";
-    let places = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
-    let found = places.iter().map(|dir| Path::new(dir).join("shoal-instance@.service"));
-    match found.into_iter().find(|path| path.exists()) {
-        Some(path) => good(SUBJECT, path.display().to_string()),
-        None => bad(
+    let path = UnitFiles::new("/", paths.units_changed()).template();
+    let found = path.display();
+    match std::fs::read_to_string(&path) {
+        Ok(text) if text == unit::TEMPLATE => good(SUBJECT, found.to_string()),
+        Ok(_) => warning(
             SUBJECT,
-            "shoal-instance@.service is not installed",
+            format!("{found} is not this agent's"),
+            "the daemon puts it right, and keeps what is there beside it as *.replaced",
+        ),
+        Err(_) => bad(
+            SUBJECT,
+            format!("{found} is not installed"),
             "copy deploy/systemd/shoal-instance@.service to /etc/systemd/system and run \
              systemctl daemon-reload",
         ),
+    }
+}
+
+fn policy(paths: &Paths) -> Finding {
+    const SUBJECT: &str = "policy";
+    let path = paths.policy();
+    match crate::policy::load(paths) {
+        Ok(_) if path.exists() => good(SUBJECT, path.display().to_string()),
+        Ok(_) => good(SUBJECT, format!("the defaults; there is no {}", path.display())),
+        Err(error) => {
+            let remedy = "correct it; until then no instance is started. docs/hosts.md has its keys";
+            bad(SUBJECT, crate::chain(&error), remedy)
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod mount;
 pub mod mountinfo;
 pub mod names;
+pub mod network;
 pub mod parents;
 pub mod probe;
 pub mod real;

@@ -19,7 +19,7 @@ use super::runs::Runs;
 use super::systemd::units::{FoundUnit, Units};
 use super::systemd::{self, Systemd};
 use super::unit::UnitFiles;
-use super::{Details, Host, HostError, Observation, drift, journal, mount, probe};
+use super::{Details, Host, HostError, Observation, drift, journal, mount, network, probe};
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
@@ -128,6 +128,18 @@ fn note_unit(observation: &mut Observation, found: FoundUnit, enabled: &BTreeSet
     observation.details.insert(machine, details);
 }
 
+/// Adds the addresses of containers that have a network with others in it.
+fn note_addresses(observation: &mut Observation) {
+    for (machine, details) in &mut observation.details {
+        let found = observation.observed.machines.get(machine);
+        let settings = found.and_then(|m| Some(&m.applied.as_ref()?.config.settings));
+        let linked = settings.is_some_and(|settings| settings.network.link().is_some());
+        if let Some(leader) = details.leader.filter(|_| linked) {
+            details.addresses = network::addresses(leader);
+        }
+    }
+}
+
 #[async_trait]
 impl Host for RealHost {
     async fn observe(&self) -> Result<Observation, HostError> {
@@ -138,6 +150,7 @@ impl Host for RealHost {
         for found in self.units.all().await? {
             note_unit(&mut observation, found, &enabled);
         }
+        note_addresses(&mut observation);
         observation.observed.mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
         let staged = self.images.staged()?;
         self.drift.note(&mut observation, &directories, &staged)?;

@@ -31,6 +31,7 @@ use self::rendered::TemplateError;
 use super::hostbind::HostBindError;
 use super::manifest::{Manifest, Mounted};
 use super::mount::{MountError, mount_failed, mount_image};
+use super::network::{self as links, NetworkError};
 use super::parents::{self, Kind};
 use super::{clean, idmap, names};
 use crate::files::{FileError, make_private_dir};
@@ -62,6 +63,9 @@ pub enum StartError {
     /// A template.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// systemd-nspawn did not start.
     #[error("can't run systemd-nspawn; is the package systemd-container installed?")]
     Nspawn(#[source] std::io::Error),
@@ -76,7 +80,9 @@ pub fn start(paths: &Paths, machine: &MachineName) -> Result<Infallible, StartEr
     let policy = policy::load(paths)?;
     permitted(&policy, &record)?;
     clean::clean(paths, machine)?;
+    links::check(&record.spec.config.settings)?;
     let place = prepare(paths, machine, &record, &policy)?;
+    links::begin(paths, machine, &record.spec.config.settings)?;
     let mut command = Command::new("systemd-nspawn");
     command.args(arguments::arguments(&record, &place));
     Err(StartError::Nspawn(command.exec()))

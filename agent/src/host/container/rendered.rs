@@ -13,6 +13,7 @@ use super::Bind;
 use crate::files::{FileError, make_private_dir};
 use crate::host::inplace::{self, Look};
 use crate::host::manifest::MadeFile;
+use crate::host::network;
 use crate::host::parents::Kind;
 use crate::record::Record;
 
@@ -58,7 +59,9 @@ pub fn rendered(record: &Record) -> Result<Vec<Rendered>, TemplateError> {
     }
     if settings.start == Start::Boot {
         let look = look(record, 0o644, Owner::default());
-        for (name, inside, text) in system_files(settings) {
+        for (name, inside, text) in
+            system_files(settings).into_iter().chain(network::file(settings))
+        {
             let (path, content) = (Bind::known(inside), text.into_bytes());
             files.push(Rendered { name: name.into(), path, content, look });
         }

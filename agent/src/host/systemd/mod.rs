@@ -15,8 +15,8 @@ use shoal_core::time::Timestamp;
 use zbus::OwnedVariant;
 use zbus::proxy::CacheProperties;
 
-pub(super) use self::bus::machine_of_unit;
 use self::bus::ManagerProxy;
+pub(super) use self::bus::machine_of_unit;
 use self::cache::{Reading, Row};
 use super::HostError;
 use crate::files::{FileError, names};
