@@ -26,10 +26,12 @@ command = ["/bin/sh", "-c", "until rm /data/end 2>/dev/null; do sleep 0.1; done;
 path = "/data"
 "#;
 
-/// How an instance is shown: its state, how often it was started again, and how it ended last.
+/// How an instance is shown: its state, whether that is proven to last, how often it was started
+/// again, and how it ended last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shown {
     state: String,
+    ready: bool,
     restarts: u64,
     reason: Option<String>,
 }
@@ -41,6 +43,7 @@ fn shown(shop: &Deployment, instance: &str) -> Result<Shown> {
     let row = row.with_context(|| format!("ps does not show {instance}"))?;
     Ok(Shown {
         state: row["state"].as_str().unwrap_or_default().to_owned(),
+        ready: row["ready"] == true,
         restarts: row["restarts"].as_u64().context("ps shows no restarts")?,
         reason: row["last_exit"]["reason"].as_str().map(str::to_owned),
     })
@@ -48,7 +51,8 @@ fn shown(shop: &Deployment, instance: &str) -> Result<Shown> {
 
 /// Waits until `instance` runs again, started again `restarts` times and the last time for `reason`.
 fn back(shop: &Deployment, instance: &str, restarts: u64, reason: &str) {
-    let expected = Shown { state: "running".into(), restarts, reason: Some(reason.into()) };
+    let expected =
+        Shown { state: "running".into(), ready: true, restarts, reason: Some(reason.into()) };
     let is_back = || {
         let shown = shown(shop, instance)?;
         ensure!(shown == expected, "it is {shown:?}");
@@ -70,7 +74,7 @@ fn what_happens_to_an_instance_is_noticed_put_right_and_told() {
     shop.push(&images::busybox_image("1").unwrap(), "box:1").unwrap();
     shop.apply(FLEET).unwrap();
     for instance in ["shop/web", "shop/job"] {
-        let fresh = Shown { state: "running".into(), restarts: 0, reason: None };
+        let fresh = Shown { state: "running".into(), ready: true, restarts: 0, reason: None };
         assert_eq!(shown(&shop, instance).unwrap(), fresh);
     }
     killed(&shop);
@@ -81,8 +85,8 @@ fn what_happens_to_an_instance_is_noticed_put_right_and_told() {
     rebooted(&shop);
 }
 
-/// systemd starts it again after a second, so an agent that looks every few seconds would see
-/// nothing of most of these.
+/// systemd starts it again after a second, so an agent that looks every few seconds, as it does
+/// where all is ready, would see nothing of most of these.
 fn killed(shop: &Deployment) {
     let host = shop.lab().host(0);
     for times in 1..=3 {
@@ -92,7 +96,7 @@ fn killed(shop: &Deployment) {
         assert_ne!(shop.container(0, "shop-web").unwrap(), leader);
     }
     let all = || {
-        let seen = sightings(host, "instance=shop/web state=failed")?;
+        let seen = sightings(host, "instance=shop/web kind=failed failed:")?;
         ensure!(seen >= 3, "it was seen {seen} times");
         Ok(true)
     };
