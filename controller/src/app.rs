@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shoal_proto::v1::store::EpochRecord;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +17,7 @@ use crate::blobs::Blobs;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::events::Events;
+use crate::link::desired::Told;
 use crate::live::Live;
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
 
@@ -54,6 +56,8 @@ pub struct App {
     pub records: Records,
     /// Hosts as they are right now.
     pub live: Live,
+    /// What every host was told to have.
+    pub told: watch::Sender<Told>,
     /// What agents did and noticed.
     pub events: Events,
     /// The image files.
@@ -86,6 +90,7 @@ impl App {
             dir: dir.into(),
             records,
             live,
+            told: watch::Sender::new(Told::default()),
             events,
             blobs: Blobs::new(&dir.join(IMAGES)),
             authority,

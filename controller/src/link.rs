@@ -25,6 +25,7 @@ use crate::enrol;
 mod conversation;
 pub mod desired;
 mod fetch;
+mod order;
 
 /// Messages to an agent that it has not taken yet. Few: a desired state may be megabytes, and an
 /// agent that takes none of eight is cut off and gets the newest when it is back.

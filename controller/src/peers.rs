@@ -184,3 +184,125 @@ async fn tell(
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_core::host::HostFacts;
+    use shoal_core::label::HostMatch;
+    use shoal_proto::v1::ApplyRequest;
+
+    use super::*;
+    use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, request};
+
+    async fn address(lab: &Lab, host: &str, address: &str) {
+        let address = Some(address.parse().unwrap());
+        lab.facts(host, Some(facts(address))).await;
+    }
+
+    fn facts(address: Option<std::net::IpAddr>) -> HostFacts {
+        HostFacts { idmapped_squashfs: true, address, ..HostFacts::default() }
+    }
+
+    async fn applied(lab: &Lab, request: ApplyRequest) {
+        let fleet = request.spec.as_ref().unwrap().fleet.clone();
+        let applied = lab.fleets().apply(request, ADA, NOON).await.unwrap();
+        lab.advance(&fleet, applied.revision, NOON).await;
+    }
+
+    /// `INSTANCE@HOST ADDRESS` of each that the host is told of.
+    async fn told(lab: &Lab, host: &str) -> Vec<String> {
+        let peers = lab.spec(host).await.peers;
+        peers.iter().map(|p| format!("{}@{} {}", p.id, p.host, p.address)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_rollout_tells_its_hosts_of_one_another_at_once() {
+        let lab = Lab::new().await;
+        address(&lab, "h1", "192.0.2.1").await;
+        address(&lab, "h3", "192.0.2.3").await;
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1,h2"), ("db", "app:1", "h3")])))
+            .await;
+        let all = ["shop/app@h1 192.0.2.1", "shop/db@h3 192.0.2.3"];
+        for host in ["h1", "h2", "h3"] {
+            assert_eq!(told(&lab, host).await, all, "h2 has not said how it is reached");
+            assert_eq!(lab.spec(host).await.generation, 1);
+        }
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1")]))).await;
+        assert_eq!(told(&lab, "h1").await, ["shop/app@h1 192.0.2.1"]);
+        assert_eq!(told(&lab, "h3").await, [""; 0]);
+        update(&lab.records, &lab.live).await.unwrap();
+        assert_eq!(lab.spec("h1").await.generation, 2, "there was nothing to say");
+    }
+
+    #[tokio::test]
+    async fn a_new_address_is_told_and_nothing_else_is_changed() {
+        let lab = Lab::new().await;
+        address(&lab, "h3", "192.0.2.3").await;
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1"), ("db", "app:1", "h3")])))
+            .await;
+        applied(&lab, request(&fleet("other", &[("app", "app:1", "h2")]))).await;
+        let before = lab.spec("h1").await;
+        address(&lab, "h3", "192.0.2.33").await;
+        update(&lab.records, &lab.live).await.unwrap();
+        let after = lab.spec("h1").await;
+        assert_eq!(told(&lab, "h1").await, ["shop/db@h3 192.0.2.33"]);
+        assert_eq!((after.generation, after.instances), (2, before.instances));
+        assert_eq!(lab.spec("h2").await.generation, 1, "another fleet's host is left alone");
+        // What a rollout waits for is still reached: a later generation than the one told.
+        let agents = [lab.connect("h1"), lab.connect("h3")];
+        agents[0].converge(&lab.spec("h1").await);
+        agents[1].converge(&lab.spec("h3").await);
+        assert!(lab.advance("shop", 1, NOON).await);
+    }
+
+    #[tokio::test]
+    async fn every_host_that_runs_something_is_told_of_the_infra() {
+        let lab = Lab::new().await;
+        address(&lab, "h3", "192.0.2.3").await;
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1")]))).await;
+        applied(&lab, request(&fleet("infra", &[("sql", "app:1", "h3")]))).await;
+        update(&lab.records, &lab.live).await.unwrap();
+        assert_eq!(told(&lab, "h1").await, ["infra/sql@h3 192.0.2.3"]);
+        assert_eq!(told(&lab, "h2").await, [""; 0], "it runs nothing");
+        assert!(lab.records.get::<HostSpecRecord>("id-h2").await.unwrap().is_none());
+        let mut nothing = fleet("shop", &[("app", "app:1", "h1")]);
+        nothing.instances.values_mut().for_each(|i| {
+            i.hosts = HostMatch::Names(vec!["h2".parse().unwrap()]);
+        });
+        applied(&lab, request(&nothing)).await;
+        update(&lab.records, &lab.live).await.unwrap();
+        assert_eq!(told(&lab, "h1").await, [""; 0]);
+        assert_eq!(told(&lab, "h2").await, ["infra/sql@h3 192.0.2.3"]);
+    }
+
+    #[tokio::test]
+    async fn a_desired_state_that_has_changed_since_is_not_overwritten() {
+        let lab = Lab::new().await;
+        address(&lab, "h1", "192.0.2.1").await;
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1")]))).await;
+        let stored = lab.records.get::<HostSpecRecord>("id-h1").await.unwrap().unwrap();
+        let spec = inventory::spec(&stored).unwrap();
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h2")]))).await;
+        let hosts = inventory::hosts(&lab.records).await.unwrap();
+        tell(&lab.records, &lab.live, &hosts[0], &stored, spec, vec![]).await.unwrap();
+        assert!(lab.spec("h1").await.instances.is_empty(), "what has gone does not come back");
+    }
+
+    #[tokio::test]
+    async fn the_task_notices_by_itself() {
+        let lab = Lab::new().await;
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1"), ("db", "app:1", "h3")])))
+            .await;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(lab.records.clone(), lab.live.clone(), stop.clone()));
+        address(&lab, "h3", "192.0.2.3").await;
+        let wait = async {
+            while told(&lab, "h1").await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("h1 was never told");
+        stop.cancel();
+        task.await.unwrap();
+    }
+}

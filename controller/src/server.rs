@@ -39,6 +39,7 @@ use crate::images_api::{self, Images};
 use crate::instances_api::Instances;
 use crate::link::{LinkApi, desired};
 use crate::listener::{Connections, Limits, ListenError, Listener, Setup};
+use crate::peers;
 use crate::rollout_driver;
 use crate::rollouts_api::Rollouts;
 use crate::store::{CommitError, StoreError};
@@ -243,7 +244,8 @@ fn spawn_tasks(app: &Arc<App>, server: ReloadableIdentity) {
     app.tasks.spawn(app.events.clone().keep(app.shutdown.clone()));
     app.tasks.spawn(desired::follow(Arc::clone(app)));
     let (records, live) = (app.records.clone(), app.live.clone());
-    app.tasks.spawn(rollout_driver::run(records, live, app.shutdown.clone()));
+    app.tasks.spawn(rollout_driver::run(records.clone(), live.clone(), app.shutdown.clone()));
+    app.tasks.spawn(peers::run(records, live, app.shutdown.clone()));
     app.tasks.spawn(renew_server(Arc::clone(app), server));
 }
 

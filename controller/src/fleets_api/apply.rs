@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
+use shoal_core::diff::{InstanceDifference, fleet_changes};
 use shoal_core::fleet::FleetSpec;
+use shoal_core::image::Digest;
+use shoal_core::name::InstanceName;
 use shoal_core::rollout::{HostProgress, Rollout, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::rollout_record;
 use shoal_proto::v1::ApplyRequest;
-use shoal_proto::v1::store::FleetRecord;
+use shoal_proto::v1::store::{FleetRecord, RevisionRecord};
 
 use super::plan::{Change, Need, Plan, plan};
 use super::revision::Revision;
@@ -34,6 +37,10 @@ const ATTEMPTS: u32 = 8;
 const MOST_PROBLEMS: usize = 30;
 /// Bytes of them.
 const LONGEST_PROBLEMS: usize = 4 << 10;
+/// Lines of what differs between two revisions.
+const MOST_DIFFERENCES: usize = 10;
+/// Characters of one.
+const LONGEST_LINE: usize = 160;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -114,7 +121,7 @@ pub(super) async fn apply_to(
         let changes = plan.changes;
         return Ok(Some(Applied { revision: world.revision(), changed: false, changes }));
     }
-    check_base(&world, wanted)?;
+    check_base(records, &world, wanted).await?;
     let revision = revision(&world, &plan, wanted, who, now);
     let batch = batch(&world, &revision, wanted, who, now)?;
     match records.commit(batch).await {
@@ -155,8 +162,9 @@ fn all(problems: &[String]) -> String {
     text
 }
 
-/// Refuses where the fleet has moved on from the revision that the caller has seen.
-fn check_base(world: &World, wanted: &Wanted) -> Result<(), Refusal> {
+/// Refuses where the fleet has moved on from the revision that the caller has seen, and tells
+/// what is different since.
+async fn check_base(records: &Records, world: &World, wanted: &Wanted) -> Result<(), Refusal> {
     let fleet = &wanted.spec.fleet;
     let Some(base) = wanted.base.filter(|base| *base != world.revision()) else { return Ok(()) };
     let Some(Newest { revision, .. }) = &world.newest else {
@@ -164,7 +172,7 @@ fn check_base(world: &World, wanted: &Wanted) -> Result<(), Refusal> {
             "fleet {fleet} has no revision {base}: it has none at all; run `shoal plan` again"
         )));
     };
-    Err(Refusal::Conflict(format!(
+    let mut text = format!(
         "fleet {fleet} has moved on since revision {base}: revision {} was applied by {} at {}{}; \
          run `shoal plan` again and apply to that",
         revision.number,
@@ -175,7 +183,66 @@ fn check_base(world: &World, wanted: &Wanted) -> Result<(), Refusal> {
         } else {
             format!(" from {}", revision.source)
         },
-    )))
+    );
+    // Nobody has seen revision 0, and a base that never was has nothing to tell.
+    let id = revision_id(fleet.as_str(), base);
+    if let Some(stored) = records.get::<RevisionRecord>(&id).await? {
+        let base = Revision::try_from(stored.record)
+            .map_err(|error| inventory::damaged::<RevisionRecord>(&id, &error.to_string()))?;
+        text.push_str(&since(&base, revision));
+    }
+    Err(Refusal::Conflict(text))
+}
+
+/// What differs between two revisions, a line each.
+fn since(base: &Revision, newest: &Revision) -> String {
+    let lines = difference(base, newest);
+    if lines.is_empty() {
+        return format!("\nIt says the same as revision {}", base.number);
+    }
+    let mut text = format!("\nWhat differs from revision {}:", base.number);
+    for line in lines.iter().take(MOST_DIFFERENCES) {
+        text.push_str("\n  ");
+        text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_LINE));
+        if line.chars().count() > LONGEST_LINE {
+            text.push('…');
+        }
+    }
+    if let Some(more) = lines.len().checked_sub(MOST_DIFFERENCES).filter(|more| *more > 0) {
+        text.push_str(&format!("\n  … and {more} more"));
+    }
+    text
+}
+
+fn difference(base: &Revision, newest: &Revision) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, difference) in fleet_changes(&base.spec, &newest.spec) {
+        match difference {
+            InstanceDifference::Added => lines.push(format!("{name}: new")),
+            InstanceDifference::Removed => lines.push(format!("{name}: removed")),
+            InstanceDifference::Changed(changes) => lines.extend(
+                changes.iter().map(|change| format!("{name}: {}", change.without_values())),
+            ),
+        }
+    }
+    for (name, declared) in &newest.spec.instances {
+        let (before, after) = (digest(base, name), digest(newest, name));
+        let same_name = base.spec.instances.get(name).is_some_and(|i| i.image == declared.image);
+        if let (Some(before), Some(after)) = (before, after)
+            && same_name
+            && before != after
+        {
+            let (image, before, after) = (&declared.image, before.short(), after.short());
+            lines.push(format!("{name}: image {image} was pushed anew: {before} -> {after}"));
+        }
+    }
+    lines
+}
+
+/// The image's file that an instance has in a revision, if it is anywhere.
+fn digest(revision: &Revision, name: &InstanceName) -> Option<Digest> {
+    let mut configs = revision.hosts.values().filter_map(|there| there.get(name));
+    configs.next().map(|config| config.image.digest)
 }
 
 /// A point in time for people.

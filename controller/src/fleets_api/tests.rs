@@ -1,5 +1,7 @@
+use shoal_core::fleet::FleetSpec;
+use shoal_core::host::HostFacts;
 use shoal_core::rollout::State;
-use shoal_core::spec::{File, FileBody, Owner, Value};
+use shoal_core::spec::{File, FileBody, Memory, Owner, Value};
 use shoal_core::status::State as InstanceState;
 use shoal_proto::v1::store::{AuditRecord, HostSpecRecord, RevisionRecord};
 use shoal_proto::v1::{InstanceChange, RolloutState};
@@ -123,7 +125,7 @@ async fn templates_are_rendered_for_the_hosts_where_they_will_be() {
     let request = PlanRequest { spec: Some(spec.into()) };
     let text = invalid(lab.fleets().plan(request).await);
     assert!(
-        text.starts_with("instance main: template of file /etc/app.conf line 2, on host h2: "),
+        text.starts_with("instance main on host h2: template of file /etc/app.conf line 2: "),
         "{text}"
     );
 }
@@ -177,7 +179,7 @@ async fn the_same_again_makes_nothing() {
         }
     }
     let plan = planned(&lab, WEB).await.unwrap();
-    assert!(!plan.changes_anything);
+    assert_eq!((plan.changes_anything, plan.retries), (false, false));
     assert_eq!(shown(&plan.changes), ["KEEP main@h1", "KEEP main@h2"]);
     assert_eq!(lab.records.list::<RevisionRecord>().await.unwrap().records.len(), 1);
     assert_eq!(lab.records.list::<AuditRecord>().await.unwrap().records.len(), 1);
@@ -208,7 +210,8 @@ async fn the_same_spec_after_a_failure_is_another_try_that_disturbs_nothing() {
     assert!(!lab.advance("shop", first, Timestamp(NOON.0 + 60_000)).await, "a failure must last");
     assert!(lab.advance("shop", first, Timestamp(NOON.0 + 75_000)).await);
     assert_eq!(lab.rollout("shop", 1).await.record.state(), RolloutState::Failed);
-    assert!(!planned(&lab, WEB).await.unwrap().changes_anything);
+    let plan = planned(&lab, WEB).await.unwrap();
+    assert_eq!((plan.changes_anything, plan.retries), (false, true));
     let again = lab.apply("shop", WEB).await.unwrap();
     assert_eq!((again.revision, again.changed), (2, true));
     assert_eq!(shown(&again.changes), ["KEEP main@h1", "KEEP main@h2"]);
@@ -264,6 +267,8 @@ async fn of_two_appliers_on_one_base_exactly_one_wins() {
     let wanted = "fleet shop has moved on since revision 1: revision 2 was applied by \
          spiffe://test/user/ada at 2023-11-14 22:13:20 UTC; run `shoal plan` again";
     assert!(lost.starts_with(wanted), "{lost}");
+    let (_, differs) = lost.split_once("\nWhat differs from revision 1:\n").unwrap();
+    assert!(differs.starts_with("  main: image: app:1 -> app:"), "{differs}");
     assert_eq!(lab.records.list::<RevisionRecord>().await.unwrap().records.len(), 2);
 }
 
@@ -346,4 +351,138 @@ async fn fleets_are_listed_with_their_rollouts_and_instances() {
     assert!(status.instances[0].wanted.is_some() && status.instances[0].observed.is_none());
     let error = lab.fleets().status(request("shpo")).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no fleet shpo (did you mean shop?)");
+}
+
+#[tokio::test]
+async fn what_came_between_is_told_in_short_and_without_secrets() {
+    let lab = Lab::new().await;
+    rolled(&lab, &[("gone", "app:1", "h1"), ("main", "app:1", "role=web")]).await;
+    let mut second = fleet("shop", &[("main", "app:1", "role=db"), ("new", "app:1", "h1")]);
+    let settings = &mut second.instances.values_mut().next().unwrap().settings;
+    settings.env.insert("TOKEN".parse().unwrap(), "secret".into());
+    lab.fleets().apply(request(&second), ADA, NOON).await.unwrap();
+    let mut third = request(&fleet("shop", WEB));
+    third.base_revision = Some(1);
+    let error = lab.fleets().apply(third.clone(), ADA, NOON).await.unwrap_err().to_string();
+    let lines: Vec<&str> = error.lines().skip(1).collect();
+    let wanted = [
+        "What differs from revision 1:",
+        "  gone: removed",
+        "  main: env.TOKEN changed",
+        "  main: hosts: role=web -> role=db",
+        "  new: new",
+    ];
+    assert_eq!(lines, wanted);
+    let names: Vec<String> = (0..40).map(|n| format!("i{n}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "app:1", "h1")).collect();
+    lab.apply("shop", &many).await.unwrap();
+    let error = lab.fleets().apply(third, ADA, NOON).await.unwrap_err().to_string();
+    assert!(error.lines().count() == 13 && error.ends_with("\n  … and 32 more"), "{error}");
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_between_is_told_too() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    lab.image("app:1", 3).await;
+    lab.apply("shop", WEB).await.unwrap();
+    let mut wanted = request(&fleet("shop", &[("main", "app:2", "role=web")]));
+    wanted.base_revision = Some(1);
+    let error = lab.fleets().apply(wanted, ADA, NOON).await.unwrap_err().to_string();
+    let moved = "  main: image app:1 was pushed anew: 010101010101 -> 030303030303";
+    assert!(error.ends_with(moved), "{error}");
+}
+
+fn counted(name: &str, instance: &str, count: u32) -> FleetSpec {
+    let mut spec = fleet(name, &[(instance, "app:1", "*")]);
+    spec.instances.values_mut().for_each(|declared| declared.count = Some(count));
+    spec
+}
+
+#[tokio::test]
+async fn counted_instances_spread_over_all_fleets_and_stay() {
+    let lab = Lab::new().await;
+    let seats = async |spec: &FleetSpec| {
+        let applied = lab.fleets().apply(request(spec), ADA, NOON).await.unwrap();
+        let number = applied.revision;
+        lab.advance(spec.fleet.as_str(), number, NOON).await;
+        let stored = inventory::revision(&lab.records, spec.fleet.as_str(), number).await.unwrap();
+        let on = stored.hosts.into_iter().filter(|(_, there)| !there.is_empty());
+        on.map(|(host, _)| host.to_string()).collect::<Vec<_>>()
+    };
+    let first = seats(&counted("one", "main", 2)).await;
+    let second = seats(&counted("two", "main", 1)).await;
+    assert_eq!((first.len(), second.len()), (2, 1));
+    assert!(!first.contains(&second[0]), "{first:?} {second:?}");
+    lab.host("h4", "web").await;
+    assert_eq!(seats(&counted("one", "main", 2)).await, first, "an empty host moves nothing");
+    let more = seats(&counted("one", "main", 3)).await;
+    assert!(first.iter().all(|host| more.contains(host)), "{more:?}");
+    assert!(more.contains(&"id-h4".to_owned()), "{more:?}");
+    let error = lab.fleets().apply(request(&counted("one", "main", 5)), ADA, NOON).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("count = 5, and only 4 hosts match"), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_of_another_fleet_is_not_taken() {
+    let lab = Lab::new().await;
+    let web = |name: &str, hosts: &str| {
+        let mut spec = fleet(name, &[("main", "app:1", hosts)]);
+        let settings = &mut spec.instances.values_mut().next().unwrap().settings;
+        settings.ports = vec!["80".parse().unwrap()];
+        request(&spec)
+    };
+    lab.fleets().apply(web("one", "h1,h2"), ADA, NOON).await.unwrap();
+    // The driver has told nobody yet: the revision alone counts.
+    let error = lab.fleets().apply(web("two", "*"), ADA, NOON).await.unwrap_err().to_string();
+    let wanted = "instance main on hosts h1, h2: port 80/tcp of the host is also that of one/main;";
+    assert!(error.starts_with(wanted), "{error}");
+    lab.fleets().apply(web("two", "h3"), ADA, NOON).await.unwrap();
+    let moved = lab.fleets().apply(web("one", "h2"), ADA, NOON).await.unwrap();
+    lab.advance("one", moved.revision, NOON).await;
+    lab.fleets().apply(web("two", "h1"), ADA, NOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_after_is_judged_over_all_fleets() {
+    let lab = Lab::new().await;
+    let ordered = |name: &str, after: &[&str]| {
+        let mut spec = fleet(name, &[("main", "app:1", "h1")]);
+        let settings = &mut spec.instances.values_mut().next().unwrap().settings;
+        settings.after = after.iter().map(|id| id.parse().unwrap()).collect();
+        request(&spec)
+    };
+    let error = lab.fleets().apply(ordered("two", &["one/main"]), ADA, NOON).await.unwrap_err();
+    assert!(error.to_string().contains("fleet one must be applied with it first"), "{error}");
+    lab.fleets().apply(ordered("one", &[]), ADA, NOON).await.unwrap();
+    lab.fleets().apply(ordered("two", &["one/main"]), ADA, NOON).await.unwrap();
+    let error = lab.fleets().apply(ordered("one", &["two/main"]), ADA, NOON).await.unwrap_err();
+    assert!(error.to_string().contains("one/main after two/main after one/main"), "{error}");
+    let plan = lab.fleets().plan(PlanRequest { spec: ordered("two", &[]).spec }).await.unwrap();
+    assert_eq!(shown(&plan.changes), ["CREATE main@h1"], "the host was told of none yet");
+    lab.advance("two", 1, NOON).await;
+    let plan = lab.fleets().plan(PlanRequest { spec: ordered("two", &[]).spec }).await.unwrap();
+    assert_eq!(shown(&plan.changes), ["REFRESH main@h1"], "an order is changed in place");
+}
+
+#[tokio::test]
+async fn a_host_that_can_not_is_named_before_anything_is_touched() {
+    let lab = Lab::new().await;
+    let facts = |memory: u64| HostFacts { memory, idmapped_squashfs: true, ..HostFacts::default() };
+    lab.facts("h1", Some(facts(1 << 30))).await;
+    lab.facts("h3", Some(facts(8 << 30))).await;
+    let mut spec = fleet("shop", &[("main", "app:1", "*")]);
+    let settings = &mut spec.instances.values_mut().next().unwrap().settings;
+    settings.limits.memory = Some(Memory(2 << 30));
+    let text = invalid(lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()) }).await);
+    assert_eq!(
+        text,
+        "instance main on host h1: limits.memory is 2G, and the host has 1G; give it less, or \
+         another host"
+    );
+    // An agent of before does not tell its policy, and may well allow it.
+    let silent = v1::HostFacts { policy: None, ..facts(1 << 30).into() };
+    lab.wire_facts("h1", Some(silent)).await;
+    assert!(lab.fleets().plan(PlanRequest { spec: Some(spec.into()) }).await.is_ok());
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Templates};
-use shoal_core::host::HostSpec;
+use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
 use shoal_core::name::HostId;
@@ -13,7 +13,7 @@ use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::digest_bytes;
 use shoal_proto::v1::store::{HostRecord, HostSpecRecord, ImageRecord, RolloutRecord, TagRecord};
-use shoal_proto::v1::{ApplyRequest, ApplyResponse};
+use shoal_proto::v1::{self, ApplyRequest, ApplyResponse};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -66,6 +66,17 @@ impl Lab {
             ..HostRecord::default()
         };
         self.put(&id, &record).await;
+    }
+
+    /// Has the agent of `host` say what its host is like.
+    pub(crate) async fn facts(&self, host: &str, facts: Option<HostFacts>) {
+        self.wire_facts(host, facts.map(Into::into)).await;
+    }
+
+    pub(crate) async fn wire_facts(&self, host: &str, facts: Option<v1::HostFacts>) {
+        let id = format!("id-{host}");
+        let stored = self.records.get::<HostRecord>(&id).await.unwrap().unwrap();
+        self.put(&id, &HostRecord { facts, ..stored.record }).await;
     }
 
     pub(crate) async fn image(&self, reference: &str, digest: u8) {

@@ -1,30 +1,36 @@
 //! One agent's stream, from its hello to its end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_core::name::HostId;
+use shoal_core::name::{HostId, InstanceId};
 use shoal_core::status::HostStatus;
 use shoal_proto::v1::store::{HostRecord, HostSpecRecord};
 use shoal_proto::v1::{
-    self, AgentMessage, ControllerMessage, Heartbeat, Hello, HostFacts, HostSpec, SpecRefused,
-    Welcome, agent_message, controller_message,
+    self, AgentMessage, ControllerMessage, Heartbeat, Hello, HostFacts, HostSpec, ReadyElsewhere,
+    SpecRefused, Welcome, agent_message, controller_message,
 };
 use tokio::time::{Instant, timeout};
 use tonic::{Status, Streaming};
 
+use super::order;
 use crate::app::App;
 use crate::clock;
 use crate::events::Reporter;
 use crate::live::{Attached, Outbox};
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
-use crate::store::Batch;
+use crate::store::{Batch, Revision, Stored};
 
 /// How long an agent has for its first message.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// So many heartbeats may be missing.
 const MISSED: u32 = 3;
+/// From a change of what is ready elsewhere to telling it: changes come in swarms.
+const GATHERING: Duration = Duration::from_millis(50);
+/// How long a desired state waits for what is known of other hosts.
+const CATCHING_UP: Duration = Duration::from_secs(2);
 /// How often facts are written again that someone else's change came before.
 const TRIES: usize = 5;
 
@@ -35,7 +41,8 @@ pub(super) async fn hold(
     mut inbound: Streaming<AgentMessage>,
     outbox: Outbox,
 ) {
-    let mut conversation = Conversation { app, host, name: String::new(), outbox, sent: None };
+    let (name, order) = (String::new(), Order::default());
+    let mut conversation = Conversation { app, host, name, outbox, sent: None, order };
     let ended = conversation.run(&mut inbound).await;
     let Conversation { host, outbox, .. } = conversation;
     match ended {
@@ -56,6 +63,15 @@ struct Conversation {
     outbox: Outbox,
     /// The generation that was sent last.
     sent: Option<u64>,
+    order: Order,
+}
+
+/// What the host's instances come after.
+#[derive(Default)]
+struct Order {
+    after: BTreeSet<InstanceId>,
+    /// Those elsewhere that the agent was told are ready; `None` where it was told of none yet.
+    told: Option<BTreeSet<InstanceId>>,
 }
 
 impl Conversation {
@@ -92,7 +108,11 @@ impl Conversation {
     ) -> Result<(), Refusal> {
         let patience = self.patience();
         let mut silent_at = Instant::now() + patience;
+        let (mut reports, mut told) = (self.app.live.changes(), self.app.told.subscribe());
+        // When to look what is ready elsewhere.
+        let mut look_at: Option<Instant> = None;
         loop {
+            let idle = look_at.is_none() && !self.order.after.is_empty();
             tokio::select! {
                 message = inbound.message() => match message {
                     Ok(Some(message)) => {
@@ -103,6 +123,12 @@ impl Conversation {
                     Err(status) => return Err(lost(&status)),
                 },
                 () = attached.spec_changed.notified() => self.push().await?,
+                _ = reports.changed(), if idle => look_at = Some(Instant::now() + GATHERING),
+                _ = told.changed(), if idle => look_at = Some(Instant::now() + GATHERING),
+                () = tokio::time::sleep_until(look_at.unwrap_or(silent_at)), if look_at.is_some() => {
+                    look_at = None;
+                    self.tell_ready().await?;
+                }
                 () = attached.replaced.cancelled() => return Err(replaced()),
                 () = self.app.shutdown.cancelled() => {
                     return Err(Refusal::Unavailable(SHUTTING_DOWN.into()));
@@ -156,14 +182,48 @@ impl Conversation {
     /// Sends the desired state, unless there is none or the agent has been sent it on this stream.
     async fn push(&mut self) -> Result<(), Refusal> {
         let stored = self.app.records.get::<HostSpecRecord>(self.host.as_str()).await?;
-        let Some(spec) = stored.and_then(|stored| stored.record.spec) else { return Ok(()) };
+        let Some(Stored { record, modified, .. }) = stored else { return Ok(()) };
+        let Some(spec) = record.spec else { return Ok(()) };
         let generation = spec.generation;
         if self.sent == Some(generation) {
             return Ok(());
         }
+        self.order.after = order::after(&spec);
+        if !self.order.after.is_empty() {
+            self.catch_up(modified).await;
+            self.tell_ready().await?;
+        }
         self.say(desired(spec)).await?;
         self.sent = Some(generation);
         tracing::info!(host = %self.host, generation, "desired state sent");
+        Ok(())
+    }
+
+    /// Waits until what is known of the other hosts is not older than this host's desired state:
+    /// the ones that were told before it were told for its sake.
+    async fn catch_up(&self, modified: Revision) {
+        let mut told = self.app.told.subscribe();
+        let caught_up = told.wait_for(|told| told.revision >= modified);
+        if timeout(CATCHING_UP, caught_up).await.is_err() {
+            tracing::warn!(host = %self.host, "what is ready on other hosts may be out of date");
+        }
+    }
+
+    /// Tells the agent which instances elsewhere are ready that its own come after, where that
+    /// has changed.
+    async fn tell_ready(&mut self) -> Result<(), Refusal> {
+        let live = &self.app.live;
+        let status = |host: &HostId| {
+            let online = live.presence(host).is_some_and(|presence| presence.online);
+            live.fresh_status(host).filter(|_| online)
+        };
+        let Order { after, told } = &self.order;
+        let ready = order::ready_elsewhere(&self.host, after, &self.app.told.borrow(), status);
+        let Some(ready) = ready.filter(|ready| told.as_ref() != Some(ready)) else { return Ok(()) };
+        let instances = ready.iter().map(ToString::to_string).collect();
+        let message = controller_message::Message::ReadyElsewhere(ReadyElsewhere { instances });
+        self.say(ControllerMessage { message: Some(message) }).await?;
+        self.order.told = Some(ready);
         Ok(())
     }
 
