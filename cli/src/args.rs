@@ -74,6 +74,17 @@ pub(crate) enum Command {
     Image(image::ImageCommand),
     /// Check a fleet file without asking anyone
     Check(fleet::CheckArgs),
+    /// Bring fleet files into their one form
+    ///
+    /// Spacing, blank lines and the order of tables and keys; comments stay with what they are
+    /// about. A file with syntax errors is left alone.
+    Fmt(fleet::FmtArgs),
+    /// Make a first fleet file of a container that systemd-nspawn runs
+    ///
+    /// Reads its .nspawn file, and the limits in the drop-ins of its unit. The fleet file is
+    /// written to standard output, and what could not be carried over is listed on standard error,
+    /// with its line and what to do.
+    Import(fleet::ImportArgs),
     /// Show what applying a fleet file would change
     ///
     /// Exits 0 where nothing would change, 1 where something would, and more than 1 on an error.

@@ -6,8 +6,10 @@ mod context;
 mod exec;
 mod fleet;
 pub(crate) mod fleet_file;
+mod fmt;
 mod host;
 mod image;
+pub(crate) mod import;
 mod instance;
 mod logs;
 pub(crate) mod man;
@@ -76,6 +78,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Host(command) => host::run(shell, command).await,
         Command::Image(command) => image::run(shell, command).await,
         Command::Check(args) => fleet::check(shell, &args),
+        Command::Fmt(args) => fmt::run(shell, &args),
+        Command::Import(args) => import::run(shell, &args),
         Command::Plan(args) => fleet::plan(shell, &args).await,
         Command::Apply(args) => fleet::apply(shell, args).await,
         Command::Status(args) => fleet::status(shell, args).await,

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::client::{RemoteError, ReplyError};
 use crate::commands::fleet_file::FleetFileError;
+use crate::commands::import::ImportError;
 use crate::commands::man::ManError;
 use crate::commands::push::PushError;
 use crate::commands::run::RunError;
@@ -20,7 +21,7 @@ use crate::output::OutputError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Done,
-    /// `plan`: something would change. `status`: something is not as wanted.
+    /// `plan`, `fmt --check`: something would change. `status`: something is not as wanted.
     Differs,
     Usage,
     RolloutFailed,
@@ -91,7 +92,9 @@ impl Exit {
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done; plan: nothing would change; status: all is as wanted",
-            Self::Differs => "plan: something would change; status: something is not as wanted",
+            Self::Differs => {
+                "plan, fmt --check: something would change; status: not all is as wanted"
+            }
             Self::Usage => "usage, or a bad input file",
             Self::RolloutFailed => "the rollout failed",
             Self::RolledBack => "the rollout failed and was rolled back",
@@ -136,6 +139,8 @@ pub(crate) enum Failure {
     #[error(transparent)]
     FleetFile(#[from] FleetFileError),
     #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
     Push(#[from] PushError),
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -154,7 +159,7 @@ impl Failure {
     /// The exit code that says so.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Context(_) | Self::FleetFile(_) => Exit::Usage,
+            Self::Context(_) | Self::FleetFile(_) | Self::Import(_) => Exit::Usage,
             Self::Connect(error) => connect(error),
             Self::Remote(error) => remote(error),
             Self::Reply(_) => Exit::Internal,

@@ -65,3 +65,78 @@ fn results_go_to_standard_output() {
         assert_eq!(err, "", "{line}");
     }
 }
+
+const UNTIDY: &str =
+    "# The shop.\nfleet=\"shop\"\n[instance.main]\nboot=true\nimage=\"a:1\"\nhosts=\"*\"\n";
+const TIDY: &str = "# The shop.\nfleet = \"shop\"\n\n[instance.main]\nimage = \"a:1\"\nhosts = \"*\"\n\
+                    boot = true\n";
+
+#[test]
+fn fleet_files_are_formatted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    std::fs::write(dir.path().join("fleet.toml"), UNTIDY).unwrap();
+    std::fs::write(dir.path().join("bad.toml"), "fleet = shop\n").unwrap();
+    let check = shoal(dir.path(), "fmt --check fleet.toml bad.toml");
+    assert_eq!(check.status.code(), Some(2), "a bad file is worse than an untidy one");
+    let check = shoal(dir.path(), "fmt --check");
+    assert_eq!(check.status.code(), Some(1));
+    assert!(text(&check.stdout).contains("\n+boot = true\n"), "{}", text(&check.stdout));
+    assert!(text(&check.stderr).contains("fleet.toml"), "{}", text(&check.stderr));
+    assert_eq!(file("fleet.toml"), UNTIDY);
+    // One bad file is told, and keeps no other from being formatted.
+    let both = shoal(dir.path(), "fmt bad.toml fleet.toml");
+    assert_eq!(both.status.code(), Some(2));
+    assert!(text(&both.stderr).contains("bad.toml:1:9:"), "{}", text(&both.stderr));
+    assert_eq!((file("fleet.toml").as_str(), file("bad.toml").as_str()), (TIDY, "fleet = shop\n"));
+    let again = shoal(dir.path(), "fmt --check");
+    assert_eq!((again.status.code(), text(&again.stdout).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn json_is_a_fleet_file_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = r#"{ "fleet": "shop", "instance": { "main": { "image": "a:1", "hosts": "*", "boot": true } } }"#;
+    std::fs::write(dir.path().join("fleet.json"), json).unwrap();
+    std::fs::write(dir.path().join("bad.json"), "{\n  \"fleet\": \"shop\",\n}\n").unwrap();
+    let good = shoal(dir.path(), "check fleet.json");
+    assert_eq!(text(&good.stdout), "fleet.json: fleet shop with 1 instance\n");
+    let bad = shoal(dir.path(), "check bad.json");
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(
+        text(&bad.stderr).starts_with("bad.json:2:18: error: not valid JSON"),
+        "{}",
+        text(&bad.stderr)
+    );
+    assert_eq!(shoal(dir.path(), "fmt fleet.json").status.code(), Some(2));
+}
+
+#[test]
+fn what_runs_can_be_imported_and_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let drop_ins = dir.path().join("units/systemd-nspawn@shop.service.d");
+    std::fs::create_dir_all(&drop_ins).unwrap();
+    std::fs::write(drop_ins.join("limits.conf"), "[Service]\nMemoryMax=1G\n").unwrap();
+    let settings =
+        "[Exec]\nBoot=yes\nHostname=x\n[Files]\nBind=/srv/shop:/var/shop\n[Network]\nZone=web\n";
+    std::fs::write(dir.path().join("shop.nspawn"), settings).unwrap();
+    let made = shoal(dir.path(), "import shop.nspawn --unit-dir units");
+    let (out, err) = (text(&made.stdout), text(&made.stderr));
+    assert_eq!(made.status.code(), Some(0), "{err}");
+    assert!(
+        out.contains("\nmemory = \"1G\"\n") && out.contains("\nnetwork = \"zone:web\"\n"),
+        "{out}"
+    );
+    assert!(err.contains("shop.nspawn:3: Hostname:"), "{err}");
+    for (line, code) in [
+        ("import shop.nspawn --to fleet.toml", 0),
+        ("import shop.nspawn --to fleet.toml", 2),
+        ("import shop.nspawn --to fleet.toml --force -o json", 0),
+        ("check", 0),
+        ("fmt --check", 0),
+        ("import none.nspawn", 2),
+    ] {
+        let output = shoal(dir.path(), line);
+        assert_eq!(output.status.code(), Some(code), "{line}: {}", text(&output.stderr));
+    }
+}

@@ -23,6 +23,31 @@ pub(crate) struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct FmtArgs {
+    /// The fleet files; `-` is standard input, and is written to standard output
+    #[arg(value_name = "FILE", default_value = "fleet.toml", add = Values::FleetFiles)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Change nothing; show what would change, and exit 1 where anything would
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The container's settings, such as /etc/systemd/nspawn/shop.nspawn
+    pub(crate) file: PathBuf,
+    /// Write the fleet file here instead of to standard output
+    #[arg(long, value_name = "FILE", add = Values::FleetFiles)]
+    pub(crate) to: Option<PathBuf>,
+    /// Replace the file that is there
+    #[arg(long, requires = "to")]
+    pub(crate) force: bool,
+    /// Where its unit's drop-ins are [default: /etc/systemd/system for a file in /etc/systemd/nspawn]
+    #[arg(long, value_name = "DIR", add = Values::Directories)]
+    pub(crate) unit_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,

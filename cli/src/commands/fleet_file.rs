@@ -1,7 +1,8 @@
 //! From a path to a fleet's spec, with the local files that it names in it.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use shoal_core::fleet::FleetSpec;
@@ -24,19 +25,21 @@ pub(crate) enum FleetFileError {
     },
     #[error("{path} is not a text file: a fleet file is TOML or JSON, in UTF-8")]
     NotText { path: PathBuf },
+    #[error("{path} exists; name another file, or say --force to replace it")]
+    Exists { path: PathBuf },
+    #[error("cannot write {path}; it is as it was")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{0}")]
     Problems(Box<Problems>),
 }
 
 /// Reads and checks a fleet file. What it names is looked for beside it.
 pub(crate) fn load(path: &Path) -> Result<FleetSpec, FleetFileError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => FleetFileError::Missing { path: path.to_owned() },
-        _ => FleetFileError::Read { path: path.to_owned(), source },
-    };
-    let bytes = read_at_most(path, LARGEST_SPEC).map_err(failed)?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| FleetFileError::NotText { path: path.to_owned() })?;
+    let text = read_text(path)?;
     let name = path.display().to_string();
     let source = Source { name: &name, text: &text };
     let beside = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -46,9 +49,19 @@ pub(crate) fn load(path: &Path) -> Result<FleetSpec, FleetFileError> {
     parse(source, &mut read).map_err(|problems| FleetFileError::Problems(Box::new(problems)))
 }
 
+/// The text of a fleet file, and a byte too many at the most, which the reader then refuses.
+pub(crate) fn read_text(path: &Path) -> Result<String, FleetFileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => FleetFileError::Missing { path: path.to_owned() },
+        _ => FleetFileError::Read { path: path.to_owned(), source },
+    };
+    let bytes = read_at_most(path, LARGEST_SPEC).map_err(failed)?;
+    String::from_utf8(bytes).map_err(|_| FleetFileError::NotText { path: path.to_owned() })
+}
+
 /// A regular file's bytes, and one more than `most` at the most: enough to see that it is too
 /// large. The kind is looked at first, because opening a pipe would wait.
-fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -56,6 +69,49 @@ fn read_at_most(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Puts `bytes` in place of the file's, all at once: whoever reads the file, or kills this, finds
+/// the old text or the new one. Where the path is a link, the file that it leads to is replaced.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FleetFileError> {
+    let failed = |source| FleetFileError::Write { path: path.to_owned(), source };
+    replace_at(path, bytes).map_err(failed)
+}
+
+fn replace_at(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = fs::canonicalize(path)?;
+    let old = fs::metadata(&path)?;
+    let new = beside(&path, bytes)?;
+    // Only root can give a file away; anyone else may still bring a shared file into its form.
+    let _ = chown(new.path(), Some(old.uid()), Some(old.gid()));
+    new.as_file().set_permissions(old.permissions())?;
+    new.as_file().sync_all()?;
+    new.persist(&path).map(drop).map_err(|error| error.error)
+}
+
+/// Makes a file with `bytes` in it, all at once. One that is there is replaced only by `force`.
+pub(crate) fn create(path: &Path, bytes: &[u8], force: bool) -> Result<(), FleetFileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => FleetFileError::Exists { path: path.to_owned() },
+        _ => FleetFileError::Write { path: path.to_owned(), source },
+    };
+    if force && fs::symlink_metadata(path).is_ok() {
+        return replace(path, bytes);
+    }
+    let new = beside(path, bytes).map_err(failed)?;
+    new.as_file().sync_all().map_err(failed)?;
+    new.persist_noclobber(path).map(drop).map_err(|error| failed(error.error))
+}
+
+/// A new file in the directory of `path`, gone again if it is not put in place.
+fn beside(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let directory = path.parent().filter(|parent| *parent != Path::new(""));
+    let mut new = tempfile::Builder::new()
+        .prefix(".shoal-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory.unwrap_or(Path::new(".")))?;
+    new.write_all(bytes)?;
+    Ok(new)
 }
 
 #[cfg(test)]
@@ -88,6 +144,33 @@ mod tests {
         let error = load(&dir.path().join("fleet.toml")).unwrap_err().to_string();
         assert!(error.contains("fleet.toml:7:"), "{error}");
         assert!(error.contains("etc/motd"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_mode_and_through_links() {
+        let dir = directory();
+        let (path, link) = (dir.path().join("fleet.toml"), dir.path().join("link"));
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("fleet.toml", &link).unwrap();
+        replace(&link, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_replaced_by_force_only() {
+        let dir = directory();
+        let (old, new) = (dir.path().join("fleet.toml"), dir.path().join("new.toml"));
+        assert!(matches!(create(&old, b"x", false), Err(FleetFileError::Exists { .. })));
+        assert_eq!(fs::read_to_string(&old).unwrap(), FLEET);
+        create(&old, b"x", true).unwrap();
+        create(&new, b"y", true).unwrap();
+        assert_eq!((fs::read(&old).unwrap(), fs::read(&new).unwrap()), (b"x".into(), b"y".into()));
+        let nowhere = dir.path().join("none/fleet.toml");
+        assert!(matches!(create(&nowhere, b"x", false), Err(FleetFileError::Write { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left behind");
     }
 
     #[test]
