@@ -51,7 +51,7 @@ impl EventsApi {
         let (limit, follow) = (request.limit, request.follow);
         let wanted = self.wanted(request).await?;
         let (mut found, next) = self.events.find(|noted| wanted.has(noted));
-        found.sort_by(|a, b| a.id.cmp(&b.id));
+        found.sort_by_key(|noted| (noted.event.at_ms, noted.sequence));
         let limit = if limit == 0 { LIMIT } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let found = found.split_off(found.len().saturating_sub(limit));
         let (out, answers) = mpsc::channel(WAITING);

@@ -169,6 +169,73 @@ async fn an_exec_says_what_to_run_first_and_is_on_record() {
     assert_eq!((target.as_str(), detail.as_str()), ("shop/db@h3", "rm -r /tmp/x"));
 }
 
+#[tokio::test]
+async fn what_is_paused_is_neither_started_nor_stopped() {
+    let (lab, instances) = running().await;
+    let paused = set(&instances, "shop/main", Some("h2"), RunVerb::Pause).await.unwrap();
+    assert_eq!(shown(&paused), [("h2", 2, true)]);
+    let again = set(&instances, "shop/main", Some("h2"), RunVerb::Pause).await.unwrap();
+    assert_eq!(shown(&again), [("h2", 2, false)]);
+    let before = [lab.spec("h1").await, lab.spec("h2").await];
+    assert!(before[1].instances[0].paused && !before[0].instances[0].paused);
+    for (verb, name) in
+        [(RunVerb::Start, "start"), (RunVerb::Stop, "stop"), (RunVerb::Restart, "restart")]
+    {
+        let error = set(&instances, "shop/main", None, verb).await.unwrap_err();
+        let Refusal::Precondition(text) = error else { panic!("{error}") };
+        let wanted = format!(
+            "shop/main@h2 is paused, so that no agent would {name} it; first `shoal unpause \
+             shop/main@h2`"
+        );
+        assert_eq!(text, wanted);
+    }
+    assert_eq!([lab.spec("h1").await, lab.spec("h2").await], before, "nothing was done by half");
+    set(&instances, "shop/main", Some("h1"), RunVerb::Stop).await.unwrap();
+    set(&instances, "shop/main", None, RunVerb::Unpause).await.unwrap();
+    assert!(!lab.spec("h2").await.instances[0].paused);
+    set(&instances, "shop/main", None, RunVerb::Start).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watcher_sees_the_list_and_what_changes_of_it() {
+    let (lab, instances) = running().await;
+    let one = lab.connect("h1");
+    let request = ListInstancesRequest { selector: "role=web".into(), ..Default::default() };
+    let mut lists = instances.watch(request).await.unwrap();
+    let mut next = async || {
+        let next = timeout(Duration::from_secs(10), lists.next()).await.expect("nothing came");
+        next.unwrap().unwrap().instances
+    };
+    let first = next().await;
+    assert_eq!(first.len(), 2);
+    assert!(first[0].host_online && first[0].observed.is_none());
+    one.converge(&lab.spec("h1").await);
+    assert!(next().await[0].observed.is_some(), "a report");
+    // A heartbeat is no news; a wish is.
+    lab.live.heard(&one.id, Timestamp(NOON.0 + 60_000));
+    set(&instances, "shop/main", Some("h2"), RunVerb::Pause).await.unwrap();
+    assert!(next().await[1].wanted.as_ref().unwrap().paused, "a wish");
+    lab.host("h9", "web").await;
+    lab.host("h2", "other").await;
+    assert_eq!(next().await.len(), 1, "h2 is no longer meant");
+    drop(one);
+    assert!(!next().await[0].host_online, "h1 is gone");
+}
+
+#[tokio::test]
+async fn a_watch_of_nothing_is_refused_and_one_ends_with_the_controller() {
+    let (lab, _) = running().await;
+    let shutdown = CancellationToken::new();
+    let instances = Instances::over(lab.records.clone(), lab.live.clone(), shutdown.clone());
+    let request = ListInstancesRequest { fleet: "shpo".into(), ..Default::default() };
+    assert!(matches!(instances.watch(request).await, Err(Refusal::NotFound(_))));
+    let mut lists = instances.watch(ListInstancesRequest::default()).await.unwrap();
+    assert_eq!(lists.next().await.unwrap().unwrap().instances.len(), 3);
+    shutdown.cancel();
+    assert_eq!(lists.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(lists.next().await.is_none());
+}
+
 /// Both ends of a session: the agent's, and the one that is piped.
 fn session() -> (mpsc::Sender<session_up::Message>, mpsc::Receiver<session_down::Message>, Session)
 {

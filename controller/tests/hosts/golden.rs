@@ -3,7 +3,7 @@
 use shoal_controller::store::{Batch, Record, Write};
 use shoal_proto::v1;
 use shoal_proto::v1::store::{
-    AuditRecord, EpochRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
+    AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
     HostSpecRecord, HostStatusRecord, ImageRecord, PlacedHost, PresenceRecord, RevisionRecord,
     RolloutRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
 };
@@ -169,7 +169,7 @@ fn of_fleets() -> [String; 5] {
     ]
 }
 
-fn of_the_rest() -> [String; 3] {
+fn of_the_rest() -> [String; 4] {
     let audit = AuditRecord {
         time_ms: 1,
         who: "ann".into(),
@@ -177,10 +177,18 @@ fn of_the_rest() -> [String; 3] {
         target: "f".into(),
         detail: "d".into(),
     };
+    let event = v1::Event {
+        at_ms: 1,
+        instance: Some("f/i".into()),
+        kind: v1::EventKind::Drift.into(),
+        message: "m".into(),
+        host: "h".into(),
+    };
     [
         written("ann", &UserRecord { role: "admin".into(), created_ms: 1 }),
         written("1-a", &audit),
         written("current", &EpochRecord { epoch: 3 }),
+        written("1-a", &EventRecord { event: Some(event), host_id: "h1".into() }),
     ]
 }
 

@@ -6,8 +6,10 @@
 mod access;
 mod agent;
 mod enrolment;
+mod events;
 mod golden;
 mod link;
+mod order;
 mod restart;
 mod sessions;
 mod stand;
