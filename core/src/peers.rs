@@ -150,11 +150,14 @@ mod tests {
         peers.first().map(|peer| peer.address.to_string())
     }
 
+    /// Network, ports, the host's address; then as seen from h1, where it is, and from h2.
+    type Case<'a> =
+        (&'a str, &'a [&'a str], Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
     #[test]
     fn an_instance_is_reached_by_the_way_that_leads_to_it() {
         let host = Some("192.0.2.1");
-        let cases: &[(&str, &[&str], Option<&str>, Option<&str>, Option<&str>)] = &[
-            // network, ports, the host's address; then seen from h1, where it is, and from h2
+        let cases: &[Case<'_>] = &[
             ("host", &[], host, host, host),
             ("host", &[], None, None, None),
             ("host", &[], Some("127.0.0.1"), Some("127.0.0.1"), None),

@@ -114,14 +114,14 @@ fn conflicts<'a>(
     seats: &[Seat<'a>],
     around: &Surroundings<'_>,
 ) -> Vec<(InstanceName, &'a HostName, OnHost)> {
-    let mut by_host: BTreeMap<&HostName, (&HostId, Vec<(InstanceId, Claims)>)> = BTreeMap::new();
+    let mut by_host: BTreeMap<(&HostName, &HostId), Vec<_>> = BTreeMap::new();
     for (host, name, settings) in seats {
         let id = InstanceId { fleet: fleet.fleet.clone(), instance: (*name).clone() };
-        let (_, there) = by_host.entry(&host.name).or_insert_with(|| (&host.id, Vec::new()));
+        let there = by_host.entry((&host.name, &host.id)).or_default();
         there.push((id, Claims::of(settings)));
     }
     let mut found = Vec::new();
-    for (host, (id, own)) in by_host {
+    for ((host, id), own) in by_host {
         let conflicts = conflicts::conflicts(&own, around.others.get(id)).into_iter();
         found.extend(conflicts.map(|(id, problem)| (id.instance, host, problem)));
     }
