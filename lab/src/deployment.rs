@@ -4,12 +4,15 @@
 //! programs come from.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
+use crate::background::Background;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::network::CONTROLLER_ADDR;
@@ -203,11 +206,26 @@ impl Deployment {
     /// Ends the controller with SIGTERM and waits for it; it must exit with 0.
     pub fn stop_controller(&mut self) -> Result<()> {
         let mut child = self.controller.take().context("the controller is not running")?;
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
         let status = child.wait()?;
         ensure!(status.success(), "the controller ended with {status}");
         Ok(())
+    }
+
+    /// Holds the controller up: until [`Deployment::resume_controller`] it keeps its connections
+    /// and does nothing.
+    pub fn pause_controller(&self) -> Result<()> {
+        self.signal_controller(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume_controller(&self) -> Result<()> {
+        self.signal_controller(Signal::CONT)
+    }
+
+    fn signal_controller(&self, signal: Signal) -> Result<()> {
+        let child = self.controller.as_ref().context("the controller is not running")?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
     }
 
     /// Leaves the controller running when this is dropped, for a lab that is kept.
@@ -258,7 +276,14 @@ impl Deployment {
     /// Runs `shoal` to its end.
     pub fn shoal(&self, arguments: &[&str]) -> Result<Ran> {
         let output = self.shoal_command(arguments).output()?;
-        Ok(Ran { line: format!("shoal {}", arguments.join(" ")), output })
+        Ok(Ran::of(format!("shoal {}", arguments.join(" ")), output))
+    }
+
+    /// Starts `shoal` beside the test. Its standard output goes to `stdout`; where that is a pipe,
+    /// what is written to it is kept until its end.
+    pub fn spawn(&self, arguments: &[&str], stdout: Stdio) -> Result<Background> {
+        let line = format!("shoal {}", arguments.join(" "));
+        Background::start(line, &mut self.shoal_command(arguments), stdout)
     }
 
     /// Runs `shoal` with `-o json`, which must succeed, and reads what it prints.
@@ -327,16 +352,22 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// The command `line`, which has ended so.
+    pub(crate) fn of(line: String, output: Output) -> Self {
+        Self { line, output }
+    }
+
     /// Whether it exited with 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.output.status.success()
     }
 
-    /// Its exit code; -1 where a signal ended it.
+    /// Its exit code as a shell tells it: 128 and the signal's number where a signal ended it.
     #[must_use]
     pub fn code(&self) -> i32 {
-        self.output.status.code().unwrap_or(-1)
+        let status = self.output.status;
+        status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(-1)
     }
 
     /// What it wrote to standard output.

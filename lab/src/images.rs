@@ -7,6 +7,7 @@
 mod belenios;
 
 use std::fs::{self, Permissions};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,6 +54,19 @@ pub fn busybox_image(marker: &str) -> Result<PathBuf> {
         fill_busybox(root.path(), marker)?;
         squash(root.path(), image)
     })
+}
+
+/// An image that is a busybox and `bytes` of noise, so that it is as large as that and no
+/// compression makes it smaller. Written to `path`; no two are alike.
+pub fn noisy_image(path: &Path, bytes: u64) -> Result<()> {
+    fs::copy(busybox_image("noise")?, path)?;
+    let noise = path.with_extension("noise");
+    let mut random = fs::File::open("/dev/urandom")?.take(bytes);
+    io::copy(&mut random, &mut fs::File::create(&noise)?)?;
+    let mut command = Command::new("mksquashfs");
+    command.args([&noise, path]).args(["-quiet", "-no-progress", "-noD"]);
+    exec::checked(command.env_remove("SOURCE_DATE_EPOCH"))?;
+    Ok(fs::remove_file(noise)?)
 }
 
 /// An image that boots: a minimal Debian with systemd, the recipe's packages, and whatever

@@ -15,6 +15,7 @@
     reason = "the lab's whole work is to run the machine's commands; it never ships"
 )]
 
+mod background;
 mod base;
 mod cache;
 pub mod deployment;
@@ -28,6 +29,7 @@ mod process;
 mod teardown;
 mod wait;
 
+pub use background::Background;
 pub use base::Suite;
 pub use deployment::Deployment;
 pub use host::Host;
