@@ -172,7 +172,8 @@ fn policy(paths: &Paths) -> Finding {
         Ok(_) if path.exists() => good(SUBJECT, path.display().to_string()),
         Ok(_) => good(SUBJECT, format!("the defaults; there is no {}", path.display())),
         Err(error) => {
-            let remedy = "correct it; until then no instance is started. docs/hosts.md has its keys";
+            let remedy =
+                "correct it; until then no instance is started. docs/hosts.md has its keys";
             bad(SUBJECT, crate::chain(&error), remedy)
         }
     }

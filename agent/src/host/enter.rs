@@ -17,7 +17,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitCode;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, setrlimit,
+};
 use rustix::thread::ThreadNameSpaceType;
 
 /// The hidden verb of the agent's own binary that [`run`] stands behind.
@@ -199,6 +201,8 @@ struct Limits {
     /// The capability bounding set, a bit for each.
     bounding: u64,
     no_new_privileges: bool,
+    /// The most files that it may have open; `None` for no limit.
+    files: Option<u64>,
 }
 
 impl Limits {
@@ -208,11 +212,18 @@ impl Limits {
         let bounding = field("CapBnd:").and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
         let bounding = bounding.ok_or_else(|| io::Error::other("no CapBnd in /proc"))?;
         let no_new_privileges = field("NoNewPrivs:").is_some_and(|value| value.trim() == "1");
-        Ok(Self { bounding, no_new_privileges })
+        let files = most_files(&fs::read_to_string(format!("/proc/{leader}/limits"))?);
+        Ok(Self { bounding, no_new_privileges, files })
     }
 
     fn apply(self) -> io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if let Some(most) = self.files {
+            let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+            let bounded = |own: Option<u64>| Some(own.map_or(most, |own| own.min(most)));
+            let limit = Rlimit { current: bounded(current), maximum: bounded(maximum) };
+            setrlimit(Resource::Nofile, limit)?;
+        }
         for capability in 0..64_u32 {
             if self.bounding & (1 << capability) == 0 {
                 drop_capability(capability)?;
@@ -225,6 +236,12 @@ impl Limits {
     }
 }
 
+/// The hard limit of open files in `/proc/PID/limits`.
+fn most_files(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn drop_capability(capability: u32) -> io::Result<()> {
     // SAFETY: a bare system call on numbers.
     let result =
@@ -234,5 +251,20 @@ fn drop_capability(capability: u32) -> io::Result<()> {
         // A number that this kernel does not know yet.
         _ if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hard_limit_of_open_files_is_read() {
+        let table = "Limit                     Soft Limit           Hard Limit           Units\n\
+            Max core file size        0                    unlimited            bytes\n\
+            Max open files            1024                 524288               files\n";
+        assert_eq!(most_files(table), Some(524_288));
+        assert_eq!(most_files(&table.replace("524288", "unlimited")), None);
+        assert!(most_files(&fs::read_to_string("/proc/self/limits").unwrap()).is_some());
     }
 }

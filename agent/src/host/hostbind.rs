@@ -51,6 +51,20 @@ pub enum HostBindError {
         /// Where it is wanted inside.
         inside: InstancePath,
     },
+    /// Its file system has only one view of owners.
+    #[error(
+        "the file system of {source_path} of the host, wanted at {inside}, can't show other owners \
+         than it has (ext4, xfs, btrfs and tmpfs can, an overlay can't); use another place, or \
+         leave out idmap = true in the host's policy.toml"
+    )]
+    NoShift {
+        /// The path on the host.
+        source_path: HostPath,
+        /// Where it is wanted inside.
+        inside: InstancePath,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The system said no.
     #[error("can't {doing} {source_path} of the host, wanted at {inside}")]
     Mount {
@@ -137,8 +151,9 @@ impl Source {
         let tree = open_tree(&self.fd, "", flags).map_err(|e| failed("copy the mount of", e))?;
         idmap::restrict(&tree, attributes.writable).map_err(|e| self.failed("restrict", e))?;
         if let Some(base) = attributes.shift {
-            let doing = "shift the owners (idmap = true in the host's policy.toml) of";
-            idmap::shift(&tree, base).map_err(|e| self.failed(doing, e))?;
+            let (source_path, inside) = (self.path.clone(), self.inside.clone());
+            idmap::shift(&tree, base)
+                .map_err(|source| HostBindError::NoShift { source_path, inside, source })?;
         }
         move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(|e| failed("mount", e))

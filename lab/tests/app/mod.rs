@@ -1,4 +1,5 @@
-//! An image that boots, with a service of uid 1000 that keeps what reached it in /var/app.
+//! An image that boots, with a service of uid 1000 that keeps what reached it in /var/app: its
+//! environment when it starts, and its configuration when it is reloaded.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,13 +13,14 @@ Description=App
 [Service]
 User=app
 ExecStart=/bin/sh -c 'printenv GREETING >/var/app/greeting; echo the app is up; exec sleep infinity'
+ExecReload=/bin/sh -c 'cat /etc/app.conf >/var/app/reloaded'
 [Install]
 WantedBy=multi-user.target
 "#;
 
 /// The image; built once, then cached.
 pub(crate) fn image() -> Result<PathBuf> {
-    let recipe = DebianRecipe { name: "app", packages: &[], revision: "2" };
+    let recipe = DebianRecipe { name: "app", packages: &[], revision: "3" };
     images::debian_image(recipe, |root| {
         images::run_in_root(root, &["useradd", "--uid", "1000", "app"])?;
         let unit = root.join("etc/systemd/system/app.service");
