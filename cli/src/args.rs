@@ -100,7 +100,7 @@ pub(crate) enum Command {
     /// Rollouts: list, watch
     #[command(subcommand)]
     Rollout(fleet::RolloutCommand),
-    /// List instances on all hosts
+    /// List instances on all hosts, or some of them; with --watch, live
     Ps(instance::PsArgs),
     /// Start an instance; it stays started, also after a reboot
     Start(instance::RunArgs),
@@ -108,7 +108,24 @@ pub(crate) enum Command {
     Stop(instance::RunArgs),
     /// Restart an instance
     Restart(instance::RunArgs),
-    /// Show the journal of an instance; with -o json, one object a line
+    /// Keep the agent's hands off an instance, so that it can be debugged
+    ///
+    /// Until `unpause` the agent neither starts nor stops it, repairs nothing of it, and brings no
+    /// new revision to it; start, stop and restart are refused. Processes are not frozen: what runs
+    /// goes on, and what ends is not started again. Kept through reboots.
+    Pause(instance::RunArgs),
+    /// Let the agent at an instance again
+    ///
+    /// It makes the instance as it is wanted by now.
+    #[command(visible_alias = "resume")]
+    Unpause(instance::RunArgs),
+    /// Show the journals of instances, merged by time; with -o json, one object a line
+    ///
+    /// Of one instance, of one on all its hosts, or of a whole fleet; each line begins with the
+    /// name where there are several. What was logged before a restart of an instance or a reboot of
+    /// its host is there too, and with --follow all that comes goes on through them. Where a host is
+    /// offline the others are shown, and it exits 12.
+    #[command(after_long_help = instance::TIMES)]
     Logs(instance::LogsArgs),
     /// Run a command inside an instance
     ///
@@ -119,6 +136,11 @@ pub(crate) enum Command {
     /// Data volumes that outlived their instances
     #[command(subcommand)]
     Data(instance::DataCommand),
+    /// Show what the agents did and noticed: steps, drift, repairs, failures
+    ///
+    /// The controller keeps the newest 10,000, for 7 days.
+    #[command(after_long_help = instance::TIMES)]
+    Events(instance::EventsArgs),
     /// Show what was done, and by whom
     Audit(AuditArgs),
     /// Contexts: which controller to talk to, and as whom

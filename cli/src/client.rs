@@ -6,6 +6,7 @@ use std::time::Duration;
 use shoal_proto::LARGEST_MESSAGE;
 use shoal_proto::convert::Invalid;
 use shoal_proto::v1::controller_client::ControllerClient;
+use shoal_proto::v1::events_client::EventsClient;
 use shoal_proto::v1::fleets_client::FleetsClient;
 use shoal_proto::v1::hosts_client::HostsClient;
 use shoal_proto::v1::images_client::ImagesClient;
@@ -43,6 +44,11 @@ impl RemoteError {
     /// Whether the controller went away, so that the same may work in a moment.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Away { .. })
+    }
+
+    /// Whether a host that is needed is not there, so that the same may work when it is back.
+    pub(crate) fn is_offline(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::Unavailable, .. })
     }
 
     /// Whether someone else was faster.
@@ -103,6 +109,7 @@ macro_rules! services {
 
 services! {
     controller: ControllerClient,
+    events: EventsClient,
     fleets: FleetsClient,
     hosts: HostsClient,
     images: ImagesClient,

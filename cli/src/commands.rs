@@ -2,8 +2,10 @@
 //! a [`Failure`].
 
 mod audit;
+pub(crate) mod chosen;
 mod context;
-mod exec;
+mod events;
+pub(crate) mod exec;
 mod fleet;
 pub(crate) mod fleet_file;
 mod fmt;
@@ -11,11 +13,13 @@ mod host;
 mod image;
 pub(crate) mod import;
 mod instance;
-mod logs;
+pub(crate) mod logs;
 pub(crate) mod man;
+mod outage;
 pub(crate) mod push;
 mod rollout;
 pub(crate) mod run;
+mod seen;
 mod version;
 pub(crate) mod watch;
 
@@ -88,11 +92,15 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Start(args) => run::run(shell, args, RunVerb::Start).await,
         Command::Stop(args) => run::run(shell, args, RunVerb::Stop).await,
         Command::Restart(args) => run::run(shell, args, RunVerb::Restart).await,
+        Command::Pause(args) => run::run(shell, args, RunVerb::Pause).await,
+        Command::Unpause(args) => run::run(shell, args, RunVerb::Unpause).await,
         Command::Logs(args) => logs::run(shell, args).await,
+        Command::Exec(args) if args.tty => Err(exec::NoTerminal.into()),
         Command::Exec(args) => {
             exec::run(shell, args).await.map_err(|failure| Failure::Exec(Box::new(failure)))
         }
         Command::Data(command) => instance::data(shell, command).await,
+        Command::Events(args) => events::run(shell, args).await,
         Command::Audit(args) => audit::run(shell, &args).await,
         Command::Context(command) => context::run(shell, command),
         Command::Version(args) => version::run(shell, &args).await,
@@ -101,6 +109,14 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Command::Man(args) => man::run(shell, &args),
+    }
+}
+
+/// Waits for Ctrl-C, which is how what is followed is ended.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Then the signal still ends the process, as it does where nobody waits for it.
+        std::future::pending().await
     }
 }
 

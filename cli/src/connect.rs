@@ -29,6 +29,11 @@ pub(crate) use address::Address;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is asked for a sign of life this often, and given up after this long.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Bytes that the controller may send in one call ahead of what is read of it.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// Calls that may all have sent so much. Logs of many instances are read in the order of their
+/// times: those that have to wait must not hold up the one that is waited for.
+const STREAMS: u32 = 256;
 
 /// Why there is no connection to the controller.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +136,8 @@ fn endpoint(address: &Address) -> Result<Endpoint, ConnectError> {
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(2 << 20))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW * STREAMS))
 }
 
 /// All that it takes to open one more stream to the controller.

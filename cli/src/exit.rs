@@ -7,8 +7,11 @@ use shoal_core::cause::chain;
 use std::fmt::Write as _;
 
 use crate::client::{RemoteError, ReplyError};
+use crate::commands::chosen::ChoiceError;
+use crate::commands::exec::NoTerminal;
 use crate::commands::fleet_file::FleetFileError;
 use crate::commands::import::ImportError;
+use crate::commands::logs::LogsError;
 use crate::commands::man::ManError;
 use crate::commands::push::PushError;
 use crate::commands::run::RunError;
@@ -150,6 +153,12 @@ pub(crate) enum Failure {
     Output(#[from] OutputError),
     #[error(transparent)]
     Man(#[from] ManError),
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    #[error(transparent)]
+    Logs(#[from] LogsError),
+    #[error(transparent)]
+    NoTerminal(#[from] NoTerminal),
     /// A failure of `exec` itself: whatever it was, no command's exit code came of it.
     #[error(transparent)]
     Exec(Box<Failure>),
@@ -160,6 +169,9 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Context(_) | Self::FleetFile(_) | Self::Import(_) => Exit::Usage,
+            Self::NoTerminal(_) => Exit::Usage,
+            Self::Choice(_) => Exit::NotFound,
+            Self::Logs(error) => logs(error),
             Self::Connect(error) => connect(error),
             Self::Remote(error) => remote(error),
             Self::Reply(_) => Exit::Internal,
@@ -202,7 +214,16 @@ fn connect(error: &ConnectError) -> Exit {
     }
 }
 
-fn remote(error: &RemoteError) -> Exit {
+fn logs(error: &LogsError) -> Exit {
+    match error {
+        LogsError::Backwards | LogsError::TooMany(_) => Exit::Usage,
+        LogsError::Nothing => Exit::NotFound,
+        LogsError::Partly { exit, .. } => *exit,
+    }
+}
+
+/// What a refusal comes to.
+pub(crate) fn remote(error: &RemoteError) -> Exit {
     match error {
         RemoteError::Lost { .. } | RemoteError::Away { .. } => Exit::Unreachable,
         RemoteError::Certificate { .. } => Exit::Refused,

@@ -23,6 +23,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod view;
+mod when;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;

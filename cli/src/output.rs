@@ -4,6 +4,8 @@
 //! making, progress, hints, errors) goes to standard error, so that a pipe gets results only.
 
 pub(crate) mod progress;
+pub(crate) mod reader;
+pub(crate) mod screen;
 pub(crate) mod size;
 pub(crate) mod table;
 pub(crate) mod text;
@@ -62,6 +64,7 @@ pub(crate) struct Console {
     format: Format,
     color: bool,
     live: bool,
+    redraws: bool,
     stdout_is_terminal: bool,
 }
 
@@ -73,7 +76,8 @@ impl Console {
             Color::Auto => around.stdout_is_terminal && !around.no_color && !around.plain,
         };
         let live = around.stderr_is_terminal && !around.plain;
-        Self { format, color, live, stdout_is_terminal: around.stdout_is_terminal }
+        let redraws = around.stdout_is_terminal && !around.plain;
+        Self { format, color, live, redraws, stdout_is_terminal: around.stdout_is_terminal }
     }
 
     /// Whether results are JSON.
@@ -89,6 +93,11 @@ impl Console {
     /// Whether lines on standard error may change in place.
     pub(crate) fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Whether what is written may change in place.
+    pub(crate) fn redraws(&self) -> bool {
+        self.redraws
     }
 
     /// Whether a person's terminal shows what is written, and obeys control characters in it.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use shoal_core::label::{InvalidLabel, parse_label};
-use shoal_core::name::{HostName, InstanceId, InvalidName};
+use shoal_core::name::{FleetName, HostName, InstanceId, InstanceName, InvalidName};
 
 /// `FLEET/INSTANCE`, or `FLEET/INSTANCE@HOST` where several hosts run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,47 @@ impl Target {
     /// The host as messages carry it.
     pub(crate) fn host_name(&self) -> Option<String> {
         self.host.as_ref().map(ToString::to_string)
+    }
+}
+
+/// `FLEET`, `FLEET/INSTANCE` or `FLEET/INSTANCE@HOST`: all that runs there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scope {
+    pub(crate) fleet: FleetName,
+    pub(crate) instance: Option<InstanceName>,
+    pub(crate) host: Option<HostName>,
+}
+
+impl FromStr for Scope {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let (name, host) = match text.split_once('@') {
+            Some((name, host)) => (name, Some(host.parse()?)),
+            None => (text, None),
+        };
+        let (fleet, instance) = match name.split_once('/') {
+            Some((fleet, instance)) => (fleet.parse()?, Some(instance.parse()?)),
+            None => (name.parse()?, None),
+        };
+        Ok(Self { fleet, instance, host })
+    }
+}
+
+impl Scope {
+    /// Whether the instance on that host is meant.
+    pub(crate) fn has(&self, id: &InstanceId, host: &str) -> bool {
+        self.fleet == id.fleet
+            && self.instance.as_ref().is_none_or(|name| *name == id.instance)
+            && self.host.as_ref().is_none_or(|name| name.as_str() == host)
+    }
+
+    /// It without its host.
+    pub(crate) fn instance_text(&self) -> String {
+        match &self.instance {
+            Some(instance) => format!("{}/{instance}", self.fleet),
+            None => self.fleet.to_string(),
+        }
     }
 }
 
@@ -86,6 +127,22 @@ mod tests {
         assert_eq!(on.to_string(), "shop/main@web-1.example");
         for bad in ["shop", "shop/", "/main", "shop/main@", "Shop/main", "shop/../x", "a/b@c@d"] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn scopes() {
+        let has = |scope: &str| {
+            let scope: Scope = scope.parse().unwrap();
+            ["shop/main", "shop/db", "mail/main"].map(|id| scope.has(&id.parse().unwrap(), "h1"))
+        };
+        assert_eq!(has("shop"), [true, true, false]);
+        assert_eq!(has("shop/db"), [false, true, false]);
+        assert_eq!(has("shop/db@h1"), [false, true, false]);
+        assert_eq!(has("shop/db@h2"), [false; 3]);
+        assert_eq!(has("shop@h1"), [true, true, false]);
+        for bad in ["", "Shop", "shop/", "/db", "shop/db/x", "shop@", "shop/db@h1@h2"] {
+            assert!(bad.parse::<Scope>().is_err(), "{bad}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! Deliberately absent: the network, the terminal, and the time, which is handed in.
 
 pub(crate) mod audit;
+pub(crate) mod event;
 pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;

@@ -51,8 +51,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// Bytes that one call may send ahead of its reader.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// The same for all calls of a connection.
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Calls of a connection that may all have sent so much, besides the sessions of a host.
+const WINDOWS_BESIDES: usize = 4;
 /// How long calls have to end when the controller does.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long connections that were cut, and background tasks, then still have.
@@ -280,11 +280,20 @@ fn serve_main(app: &Arc<App>, listener: Listener) -> Result<JoinHandle<()>, Serv
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .max_concurrent_streams(app.config.limits.calls_per_connection)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(connection_window(app.config.limits.sessions_per_host))
         .layer(AccessLayer::new(Arc::clone(app)))
         .add_routes(routes(app)?)
         .serve_with_incoming_shutdown(listener, app.shutdown.clone().cancelled_owned());
     Ok(tokio::spawn(logged("main", serving)))
+}
+
+/// Bytes that all calls of a connection may send ahead of their readers. A session whose reader
+/// stands still fills its own window; were that of the connection full too, it would hold up the
+/// host's other sessions and its heartbeats, which come over the same connection.
+fn connection_window(sessions: usize) -> u32 {
+    let windows = u32::try_from(sessions.saturating_add(WINDOWS_BESIDES)).unwrap_or(u32::MAX);
+    // HTTP/2 knows no larger one.
+    windows.saturating_mul(STREAM_WINDOW).min(i32::MAX.unsigned_abs())
 }
 
 fn serve_enrol(app: &Arc<App>, listener: Listener) -> JoinHandle<()> {

@@ -1,6 +1,6 @@
 //! `shoal check`, `plan`, `apply`, `status` and `rollout …`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -13,7 +13,18 @@ use crate::target::parse_duration;
 pub(crate) struct FileArg {
     /// The fleet file
     #[arg(default_value = "fleet.toml", add = Values::FleetFiles)]
-    pub(crate) file: PathBuf,
+    file: PathBuf,
+    /// The same, as people know it from elsewhere
+    #[arg(short = 'f', long = "file", value_name = "FILE", hide = true, conflicts_with = "file")]
+    #[arg(add = Values::FleetFiles)]
+    named: Option<PathBuf>,
+}
+
+impl FileArg {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.named.as_ref().unwrap_or(&self.file)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -65,6 +65,15 @@ fn what_is_wrong_on_the_command_line_is_said() {
         ("shoal apply --wait --dry-run", "cannot be used with"),
         ("shoal apply --timeout 5x", "such as 90s"),
         ("shoal exec shop/main ls", "unexpected argument"),
+        ("shoal logs", "required"),
+        ("shoal logs shop/main/x", "contains '/'"),
+        ("shoal logs shop --since soon", "write an age such as 10m"),
+        ("shoal logs shop --until 1h --follow", "cannot be used with"),
+        ("shoal logs shop --priority bad", "emerg, alert, crit, err, warning"),
+        ("shoal logs shop --unit=", "a value is required"),
+        ("shoal events -n 0", "not in 1.."),
+        ("shoal pause shop", "write FLEET/INSTANCE"),
+        ("shoal apply a.toml -f b.toml", "cannot be used with"),
         ("shoal rollout watch shop --revision 0", "not in 1.."),
         ("shoal chekc", "check"),
     ];
@@ -88,4 +97,27 @@ fn global_options_may_come_last() {
     let cli = Cli::try_parse_from(["shoal", "host", "list", "-o", "json", "--context", "lab"]);
     let globals = cli.unwrap().globals;
     assert_eq!((globals.output, globals.context.as_deref()), (Format::Json, Some("lab")));
+}
+
+#[test]
+fn priorities_have_names_and_numbers() {
+    let number = |text: &str| {
+        let cli = Cli::try_parse_from(["shoal", "logs", "shop", "-p", text]).unwrap();
+        let Command::Logs(args) = cli.command else { panic!("another command") };
+        args.priority.unwrap().number()
+    };
+    let names = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+    for (wanted, name) in (0_u32..).zip(names) {
+        assert_eq!((number(name), number(&wanted.to_string())), (wanted, wanted));
+    }
+    assert_eq!((number("error"), number("warn")), (3, 4));
+}
+
+#[test]
+fn a_fleet_file_may_also_be_named_as_elsewhere() {
+    for line in ["shoal apply b.toml", "shoal apply -f b.toml", "shoal apply --file b.toml"] {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Apply(args) = cli.command else { panic!("another command") };
+        assert_eq!(args.file.path(), std::path::Path::new("b.toml"), "{line}");
+    }
 }

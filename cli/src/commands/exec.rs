@@ -21,6 +21,14 @@ use shoal_proto::convert::Invalid;
 const AHEAD: usize = 8;
 const PIECE: usize = 32 << 10;
 
+/// A terminal was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "exec gives the command no terminal: leave out -t (and -i, which is only for typing into it); \
+     for several commands, pipe a script into `-- /bin/sh`"
+)]
+pub(crate) struct NoTerminal;
+
 pub(super) async fn run(shell: &Shell, args: ExecArgs) -> Result<Exit, Failure> {
     let client = shell.client().await?;
     let forwards = args.stdin || (!args.no_stdin && !std::io::stdin().is_terminal());

@@ -27,8 +27,8 @@ struct CheckView {
 }
 
 pub(super) fn check(shell: &Shell, args: &CheckArgs) -> Result<Exit, Failure> {
-    let spec = load(&args.file.file)?;
-    let file = args.file.file.display().to_string();
+    let spec = load(args.file.path())?;
+    let file = args.file.path().display().to_string();
     let instances: Vec<String> = spec.instances.keys().map(ToString::to_string).collect();
     let said = format!("{file}: fleet {} with {}", spec.fleet, count(instances.len(), "instance"));
     let view = CheckView { file, fleet: spec.fleet.to_string(), instances };
@@ -37,7 +37,7 @@ pub(super) fn check(shell: &Shell, args: &CheckArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn plan(shell: &Shell, args: &PlanArgs) -> Result<Exit, Failure> {
-    let spec = load(&args.file.file)?;
+    let spec = load(args.file.path())?;
     let plan = ask_plan(&shell.client().await?, &spec).await?;
     shell.console.result(plan.text(), &plan)?;
     Ok(if plan.changes_anything { Exit::Differs } else { Exit::Done })
@@ -63,7 +63,7 @@ struct ApplyView {
 }
 
 pub(super) async fn apply(shell: &Shell, args: ApplyArgs) -> Result<Exit, Failure> {
-    let spec = load(&args.file.file)?;
+    let spec = load(args.file.path())?;
     let client = shell.client().await?;
     let plan = ask_plan(&client, &spec).await?;
     shell.console.text(plan.text())?;
@@ -119,7 +119,7 @@ fn source(args: &ApplyArgs) -> String {
         let names = ["CI_COMMIT_SHA", "GITHUB_SHA"];
         names.iter().find_map(|name| std::env::var(name).ok()).filter(|commit| !commit.is_empty())
     };
-    let file = || args.file.file.display().to_string();
+    let file = || args.file.path().display().to_string();
     args.source.clone().or_else(commit).unwrap_or_else(file)
 }
 

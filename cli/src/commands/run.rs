@@ -1,4 +1,4 @@
-//! `shoal start`, `stop` and `restart`: recorded as desired state, then waited for.
+//! `shoal start`, `stop`, `restart`, `pause` and `unpause`: recorded as desired state, then waited for.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::client::{Client, ReplyError};
 use crate::exit::{Exit, Failure};
 
 /// How often hosts are asked whether it is done.
-const PAUSE: Duration = Duration::from_millis(400);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why an instance is not as the operator wants it.
 #[derive(Debug, thiserror::Error)]
@@ -220,7 +220,7 @@ fn conclude(view: &RunView, verb: RunVerb) -> Result<(), RunError> {
     let (failed, late, offline) =
         (those(Outcome::Failed), those(Outcome::TimedOut), those(Outcome::Offline));
     let first = view.hosts.iter().find(|host| host.outcome == Outcome::Failed);
-    // Logs are of one host, so one is named.
+    // The logs of one are enough to begin with.
     if let Some(first) = first.map(|host| host.host.clone()) {
         return Err(RunError::Failed { instance, verb, hosts: failed, first });
     }

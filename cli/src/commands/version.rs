@@ -1,6 +1,6 @@
 //! `shoal version`: of this command, the controller, and the agent of each host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use shoal_proto::v1::GetVersionRequest;
@@ -25,8 +25,10 @@ struct ControllerView {
     version: String,
     trust_domain: String,
     epoch: u64,
-    /// Version of the agent, by host.
+    /// Version of the agent, by host; of one that is offline, the last that was seen.
     agents: BTreeMap<String, String>,
+    /// Hosts whose agents may be of another version by now.
+    offline: BTreeSet<String>,
 }
 
 pub(super) async fn run(shell: &Shell, args: &VersionArgs) -> Result<Exit, Failure> {
@@ -45,10 +47,12 @@ async fn ask(shell: &Shell) -> Result<ControllerView, Failure> {
     let client = shell.client().await?;
     let reply = client.controller().get_version(client.ask(GetVersionRequest {})).await;
     let reply = reply.map_err(client.refused("ask for the version"))?.into_inner();
-    let hosts = host::fetch(&client, None).await?.hosts.into_iter();
-    let agents = hosts.filter_map(|host| Some((host.name, host.facts?.agent))).collect();
+    let hosts = host::fetch(&client, None).await?.hosts;
+    let offline = hosts.iter().filter(|host| !host.online).map(|host| host.name.clone()).collect();
+    let agents =
+        hosts.into_iter().filter_map(|host| Some((host.name, host.facts?.agent))).collect();
     let (version, trust_domain, epoch) = (reply.version, reply.trust_domain, reply.epoch);
-    Ok(ControllerView { version, trust_domain, epoch, agents })
+    Ok(ControllerView { version, trust_domain, epoch, agents, offline })
 }
 
 impl VersionView {
@@ -64,15 +68,19 @@ impl VersionView {
 }
 
 impl ControllerView {
-    /// A line for each version: they differ only during an upgrade.
+    /// A line for each version: they differ only during an upgrade. Hosts that are offline come
+    /// last: what they had may not be what they have.
     fn agents_text(&self) -> String {
-        let mut hosts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut hosts: BTreeMap<(bool, &str), Vec<&str>> = BTreeMap::new();
         for (host, version) in &self.agents {
-            hosts.entry(version).or_default().push(host);
+            hosts.entry((self.offline.contains(host), version)).or_default().push(host);
         }
-        let line = |(version, hosts): (&&str, &Vec<&str>)| match hosts.len() {
-            0..=5 => format!("{version} on {}", hosts.join(", ")),
-            many => format!("{version} on {}", count(many, "host")),
+        let line = |((offline, version), hosts): (&(bool, &str), &Vec<&str>)| {
+            let on = if *offline { "when last seen, on" } else { "on" };
+            match hosts.len() {
+                0..=5 => format!("{version} {on} {}", hosts.join(", ")),
+                many => format!("{version} {on} {}", count(many, "host")),
+            }
         };
         hosts.iter().map(line).collect::<Vec<_>>().join("\n")
     }

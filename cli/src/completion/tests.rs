@@ -89,7 +89,12 @@ fn what_there_is_takes_the_place_of_what_was_typed() {
         ("shoal host token create --name |", &[], &[]),
         ("shoal status |", &["shop"], &["fleets"]),
         ("shoal rollout watch |s", &["shop"], &["fleets"]),
-        ("shoal logs -f |sh", &["shop/web", "shop/web@h1", "shop/web@h2"], &["instances"]),
+        (
+            "shoal logs -f |sh",
+            &["shop", "shop/web", "shop/web@h1", "shop/web@h2"],
+            &["fleets", "instances"],
+        ),
+        ("shoal ps shop/|w", &["web", "web@h1", "web@h2"], &["instances"]),
         ("shoal stop shop/web|@", &["@h1", "@h2"], &["instances"]),
         ("shoal stop shop/web@|h1", &["h1"], &["instances"]),
         ("shoal exec |shop/web@h2", &["shop/web@h2"], &["instances"]),

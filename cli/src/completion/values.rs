@@ -20,7 +20,7 @@ use shoal_core::name::{FleetName, HostName, InstanceId};
 
 use super::Source;
 use super::candidates;
-use crate::target::{LabelEdit, Target};
+use crate::target::{LabelEdit, Scope, Target};
 
 /// What the values of an argument are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) enum Values {
     Fleets,
     /// `FLEET/INSTANCE[@HOST]`.
     Instances,
+    /// `FLEET`, or as an instance.
+    Scopes,
     /// An image by one of its names or its digest.
     Images,
     /// `NAME:TAG`.
@@ -64,6 +66,7 @@ impl Values {
             (TypeId::of::<FleetName>(), Self::Fleets),
             (TypeId::of::<InstanceId>(), Self::Instances),
             (TypeId::of::<Target>(), Self::Instances),
+            (TypeId::of::<Scope>(), Self::Scopes),
             (TypeId::of::<ImageRef>(), Self::References),
             (TypeId::of::<Selector>(), Self::Selectors),
             (TypeId::of::<(String, String)>(), Self::Labels),
@@ -97,6 +100,11 @@ impl Values {
             Self::Hosts => candidates::hosts(&source.hosts(), typed),
             Self::Fleets => candidates::fleets(&source.fleets(), typed),
             Self::Instances => candidates::instances(&source.instances(), typed),
+            Self::Scopes if typed.contains('/') => Self::Instances.candidates(typed, source),
+            Self::Scopes => {
+                let fleets = Self::Fleets.candidates(typed, source).into_iter();
+                fleets.chain(Self::Instances.candidates(typed, source)).collect()
+            }
             Self::Images => candidates::images(&source.images(), typed),
             Self::References => candidates::references(&source.images(), typed),
             Self::Selectors => candidates::selectors(&source.hosts(), typed),

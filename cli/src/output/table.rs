@@ -19,6 +19,21 @@ pub(crate) enum Tone {
     Faint,
 }
 
+impl Tone {
+    /// A text of that colour, where colours are wanted.
+    pub(crate) fn paint(self, text: &str, color: bool) -> String {
+        let code = match self {
+            Self::Plain => return text.to_owned(),
+            _ if !color => return text.to_owned(),
+            Self::Good => 32,
+            Self::Waiting => 33,
+            Self::Bad => 31,
+            Self::Faint => 90,
+        };
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    }
+}
+
 impl Cell {
     pub(crate) fn toned(text: impl ToString, tone: Tone) -> Self {
         // What instances and images say of themselves must not reach the terminal as it is.

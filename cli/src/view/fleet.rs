@@ -81,13 +81,16 @@ impl FleetView {
             ("Rollout", rollout),
             ("Ready", self.ready_count()),
         ]);
-        let mut text = format!("{head}\n\n{}", self.instances.table(now, color));
-        let complaints = self.instances.complaints();
-        if !complaints.is_empty() {
-            text = format!("{text}\n\nNot as wanted:\n  {}", complaints.join("\n  "));
-        }
-        text
+        let text = format!("{head}\n\n{}", self.instances.table(now, color));
+        with_complaints(text, &self.instances.complaints())
     }
+}
+
+fn with_complaints(text: String, complaints: &[String]) -> String {
+    if complaints.is_empty() {
+        return text;
+    }
+    format!("{text}\n\nNot as wanted:\n  {}", complaints.join("\n  "))
 }
 
 impl FleetsView {
@@ -109,6 +112,8 @@ impl FleetsView {
                 (&fleet.source).into(),
             ]);
         }
-        table.render(color, "No fleets. `shoal apply fleet.toml` makes one.")
+        let table = table.render(color, "No fleets. `shoal apply fleet.toml` makes one.");
+        let complaints = self.fleets.iter().flat_map(|fleet| fleet.instances.complaints());
+        with_complaints(table, &complaints.collect::<Vec<_>>())
     }
 }

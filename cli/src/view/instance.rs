@@ -1,14 +1,16 @@
 //! Instances: what is wanted, what was observed, and whether the two agree.
 
 use serde::Serialize;
+use shoal_core::name::{InstanceId, InstanceName};
 use shoal_core::spec::{InstanceSpec, RunState};
-use shoal_core::status::{Health, InstanceStatus, State, Verdict};
+use shoal_core::status::{Health, InstanceStatus, LastExit, State, Verdict};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::Invalid;
 use shoal_proto::v1;
 
 use super::host::RetainedView;
 use crate::output::table::{Cell, Table, Tone};
+use crate::output::text::{count, printable};
 use crate::output::time::At;
 
 #[derive(Debug, Serialize)]
@@ -35,10 +37,32 @@ pub(crate) struct InstanceView {
     revision: Option<u64>,
     restarts: Option<u32>,
     message: Option<String>,
+    /// Whether the agent keeps its hands off, or is about to.
+    paused: bool,
+    /// What was found not to be as it should.
+    drift: Vec<String>,
+    /// How it ended the last time that it did without being told to.
+    last_exit: Option<LastExitView>,
+    /// Of its own network, as seen inside.
+    addresses: Vec<String>,
     /// Whether it is proven to be as wanted.
     pub(crate) ready: bool,
     /// Why it is not.
     pub(crate) not_ready_because: Option<String>,
+}
+
+/// How a container ended.
+#[derive(Debug, Serialize)]
+struct LastExitView {
+    time: At,
+    reason: String,
+}
+
+impl From<LastExit> for LastExitView {
+    fn from(exit: LastExit) -> Self {
+        let LastExit { at, reason } = exit;
+        Self { time: At::new(at.0), reason }
+    }
 }
 
 impl TryFrom<v1::Instance> for InstanceView {
@@ -75,11 +99,20 @@ impl TryFrom<v1::Instance> for InstanceView {
                 .or_else(|| pinned.map(|image| image.digest.to_string())),
             revision: observed.as_ref().map(|observed| observed.revision),
             restarts: observed.as_ref().map(|observed| observed.restarts),
+            paused: wanted.is_some_and(|wanted| wanted.paused)
+                || observed.as_ref().is_some_and(|observed| observed.paused),
+            drift: observed.as_ref().map(|o| o.drift.clone()).unwrap_or_default(),
+            addresses: observed.as_ref().map(addresses).unwrap_or_default(),
+            last_exit: observed.as_ref().and_then(|o| o.last_exit.clone()).map(Into::into),
             message: observed.and_then(|observed| observed.message),
             ready: because.is_none(),
             not_ready_because: because,
         })
     }
+}
+
+fn addresses(observed: &InstanceStatus) -> Vec<String> {
+    observed.addresses.iter().map(ToString::to_string).collect()
 }
 
 fn run_name(run: RunState) -> &'static str {
@@ -130,19 +163,24 @@ impl InstancesView {
     }
 
     pub(crate) fn table(&self, now: Timestamp, color: bool) -> String {
-        let header = &["HOST", "INSTANCE", "IMAGE", "DIGEST", "STATE", "HEALTH", "SINCE"];
+        // A column only where there is anything to say in it.
+        let notes: Vec<String> =
+            self.instances.iter().map(|instance| instance.note(Some(now))).collect();
+        let has_notes = notes.iter().any(|note| !note.is_empty());
+        let header = if has_notes { &HEADER[..] } else { &HEADER[..HEADER.len() - 1] };
         let mut table = Table::new(header);
-        for instance in &self.instances {
-            let digest = instance.digest.as_deref().unwrap_or_default();
-            table.row(vec![
-                (&instance.host).into(),
+        for (instance, note) in self.instances.iter().zip(notes) {
+            let mut row = vec![
                 (&instance.instance).into(),
-                instance.image.clone().unwrap_or_default().into(),
-                digest.get(..12).unwrap_or(digest).into(),
+                (&instance.host).into(),
                 instance.state_cell(),
                 instance.health_cell(),
+                instance.restarts.map(|restarts| restarts.to_string()).unwrap_or_default().into(),
+                instance.image.clone().unwrap_or_default().into(),
                 instance.when(now).into(),
-            ]);
+            ];
+            row.extend(has_notes.then(|| note.into()));
+            table.row(row);
         }
         table.render(color, "No instances.")
     }
@@ -150,28 +188,77 @@ impl InstancesView {
     /// A line for each that is not as wanted.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let complain = |instance: &InstanceView| {
-            let InstanceView { instance, host, not_ready_because, .. } = instance;
-            let why = not_ready_because.as_deref().unwrap_or_default();
-            format!("{instance}@{host}: {}", crate::output::text::printable(why))
+            let why = instance.not_ready_because.as_deref().unwrap_or_default();
+            format!("{}: {}", instance.name(), printable(why))
         };
         self.not_ready().map(complain).collect()
     }
 }
 
+/// The columns of a table of instances; the last may be left out.
+const HEADER: [&str; 8] =
+    ["INSTANCE", "HOST", "STATE", "HEALTH", "RESTARTS", "IMAGE", "SINCE", "MESSAGE"];
+
 impl InstanceView {
+    /// `FLEET/INSTANCE@HOST`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}@{}", self.instance, self.host)
+    }
+
+    /// How it is, in one line that differs exactly where that does.
+    pub(crate) fn line(&self) -> String {
+        let mut parts = vec![self.state_text()];
+        parts.extend(self.health.clone());
+        parts.extend(
+            self.restarts
+                .map(|restarts| count(usize::try_from(restarts).unwrap_or(usize::MAX), "restart")),
+        );
+        if !self.host_online {
+            parts.push("host offline".to_owned());
+        }
+        let note = self.note(None);
+        let note = if note.is_empty() { note } else { format!(": {}", printable(&note)) };
+        format!("{}{note}", parts.join(", "))
+    }
+
+    /// What is to be said besides: why it is not as wanted, what was found, or how it last ended.
+    /// With its age where the time is given.
+    fn note(&self, now: Option<Timestamp>) -> String {
+        if !self.host_online {
+            return String::new();
+        }
+        let why = self.not_ready_because.as_ref().filter(|_| self.is_wanted()).cloned();
+        let drift =
+            || (!self.drift.is_empty()).then(|| format!("drift: {}", self.drift.join("; ")));
+        let ended = || {
+            let LastExitView { time, reason } = self.last_exit.as_ref()?;
+            Some(match now {
+                Some(now) => format!("{reason}, {}", time.ago(now)),
+                None => reason.clone(),
+            })
+        };
+        why.or_else(drift).or_else(ended).unwrap_or_default()
+    }
+
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted != "absent"
     }
 
     fn state_cell(&self) -> Cell {
         let tone = match self.state.as_str() {
-            "running" => Tone::Good,
-            "failed" | "blocked" => Tone::Bad,
+            "running" if !self.paused => Tone::Good,
+            "failed" | "blocked" | "degraded" => Tone::Bad,
+            _ if self.paused => Tone::Waiting,
             "unknown" | "stopped" => Tone::Faint,
             _ => Tone::Waiting,
         };
+        Cell::toned(self.state_text(), tone)
+    }
+
+    fn state_text(&self) -> String {
+        let paused = if self.paused { " (paused)" } else { "" };
         let leaving = if self.is_wanted() { "" } else { " (being removed)" };
-        Cell::toned(format!("{}{leaving}", self.state), tone)
+        format!("{}{paused}{leaving}", self.state)
     }
 
     fn health_cell(&self) -> Cell {
@@ -206,26 +293,47 @@ pub(crate) struct DataView {
 #[derive(Debug, Serialize)]
 struct HostDataView {
     host: String,
+    /// `FLEET/INSTANCE`; absent where the machine's name could be that of several.
+    instance: Option<String>,
     #[serde(flatten)]
     data: RetainedView,
 }
 
 impl DataView {
-    pub(crate) fn read(retained: Vec<v1::HostRetained>) -> Result<Self, Invalid> {
+    /// `fleets` are the names of all that there are or were.
+    pub(crate) fn read(
+        retained: Vec<v1::HostRetained>,
+        fleets: &[String],
+    ) -> Result<Self, Invalid> {
         let read = |wire| {
             let v1::HostRetained { host, data } = wire;
-            Ok(HostDataView { host, data: data.ok_or(Invalid::Missing("data"))?.into() })
+            let data: RetainedView = data.ok_or(Invalid::Missing("data"))?.into();
+            Ok(HostDataView { host, instance: instance_of(&data.machine, fleets), data })
         };
         Ok(Self { data: retained.into_iter().map(read).collect::<Result<_, Invalid>>()? })
     }
 
     pub(crate) fn table(&self, color: bool) -> String {
-        let mut table = Table::new(&["HOST", "MACHINE", "VOLUME"]);
-        for HostDataView { host, data: RetainedView { machine, volumes } } in &self.data {
+        let mut table = Table::new(&["HOST", "INSTANCE", "VOLUME"]);
+        for HostDataView { host, instance, data } in &self.data {
+            let RetainedView { machine, volumes } = data;
+            let name = instance.clone().unwrap_or_else(|| format!("machine {machine}"));
             for volume in volumes {
-                table.row(vec![host.into(), machine.into(), volume.into()]);
+                table.row(vec![host.into(), (&name).into(), volume.into()]);
             }
         }
         table.render(color, "No data without an instance.")
     }
+}
+
+/// The one instance that a machine can be of, by its name.
+fn instance_of(machine: &str, fleets: &[String]) -> Option<String> {
+    let of = |fleet: &String| {
+        let rest = machine.strip_prefix(fleet.as_str())?.strip_prefix('-')?;
+        let (fleet, instance) = (fleet.parse().ok()?, rest.parse::<InstanceName>().ok()?);
+        Some(InstanceId { fleet, instance }.to_string())
+    };
+    let mut found = fleets.iter().filter_map(of);
+    let only = found.next()?;
+    found.next().is_none().then_some(only)
 }

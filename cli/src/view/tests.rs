@@ -2,6 +2,7 @@ use shoal_core::time::Timestamp;
 use shoal_proto::v1::{self, InstanceHealth, InstanceState, OutcomeKind, RolloutState};
 
 use super::audit::AuditView;
+use super::event::{EventView, EventsView};
 use super::fleet::{FleetView, FleetsView};
 use super::host::HostsView;
 use super::image::ImagesView;
@@ -68,6 +69,8 @@ fn an_instance_is_ready_only_by_proof() {
         (State::Staging, Health::None, false),
         (State::Blocked, Health::None, false),
         (State::Stopped, Health::None, false),
+        (State::Degraded, Health::Healthy, false),
+        (State::Failed, Health::None, false),
     ];
     for (state, health, ready) in table {
         let wire = samples::instance("h1", Some(samples::observed(3, state, health)));
@@ -77,14 +80,89 @@ fn an_instance_is_ready_only_by_proof() {
 }
 
 #[test]
+fn what_there_is_to_say_of_an_instance() {
+    use InstanceHealth as Health;
+    use InstanceState as State;
+    let running = samples::observed(3, State::Running, Health::Healthy);
+    let exit = v1::LastExit { at_ms: NOW - 2 * MINUTE, reason: "exit code 1".into() };
+    let ended = v1::InstanceStatus { last_exit: Some(exit), restarts: 2, ..running.clone() };
+    let drifted = v1::InstanceStatus {
+        drift: vec!["/etc/app.conf was changed".into(), "the unit was edited".into()],
+        ..ended.clone()
+    };
+    let degraded = v1::InstanceStatus {
+        state: State::Degraded.into(),
+        message: Some("repaired 8 times, and fell again: exit code 1".into()),
+        ..ended.clone()
+    };
+    let unhealthy = v1::InstanceStatus {
+        health: Health::Unhealthy.into(),
+        message: Some("GET http://127.0.0.1/: connection refused".into()),
+        ..running.clone()
+    };
+    let mut paused = samples::instance("h6", Some(v1::InstanceStatus { paused: true, ..running }));
+    paused.wanted.as_mut().unwrap().paused = true;
+    let all = vec![
+        samples::instance("h2", Some(ended)),
+        samples::instance("h3", Some(drifted)),
+        samples::instance("h4", Some(degraded)),
+        samples::instance("h5", Some(unhealthy)),
+        paused,
+    ];
+    let view = InstancesView::read(all).unwrap();
+    insta::assert_snapshot!("instances-notes", view.table(now(), false));
+    let lines: Vec<String> = view.instances.iter().map(InstanceView::line).collect();
+    insta::assert_snapshot!("instances-lines", lines.join("\n"));
+    insta::assert_snapshot!("instance-drifted-json", json(&view.instances[1]));
+    assert!(!view.table(now(), false).contains('\u{1b}'));
+    let quiet = InstancesView::read(samples::instances().into_iter().take(1).collect()).unwrap();
+    assert!(!quiet.table(now(), false).contains("MESSAGE"), "nothing to say");
+}
+
+#[test]
+fn events() {
+    use v1::EventKind as Kind;
+    let event = |at, instance: Option<&str>, kind: Kind, message: &str| v1::Event {
+        at_ms: NOW + at,
+        instance: instance.map(str::to_owned),
+        kind: kind.into(),
+        message: message.into(),
+        host: "h1".into(),
+    };
+    let wire = vec![
+        event(0, Some("shop/main"), Kind::Drift, "it is not running; starting it again"),
+        event(1000, Some("shop/main"), Kind::Repaired, "it runs again"),
+        event(2000, None, Kind::Failed, "disk \u{1b}[2J full"),
+    ];
+    let events = wire.into_iter().map(|e| EventView::try_from(e).unwrap()).collect();
+    let view = EventsView { events };
+    insta::assert_snapshot!("events-table", view.table(false));
+    insta::assert_snapshot!("events-json", json(&view));
+    let lines: Vec<String> = view.events.iter().map(|event| event.line(false)).collect();
+    insta::assert_snapshot!("events-lines", lines.join("\n"));
+    assert!(view.events[2].line(true).contains("\u{1b}[31mfailed"));
+    assert!(!view.events[2].line(true).contains("[2J full\u{1b}"));
+    let bad = event(0, None, Kind::Unspecified, "");
+    assert!(EventView::try_from(bad).is_err());
+}
+
+#[test]
 fn data() {
     let retained =
         v1::RetainedData { machine: "shop-old".into(), volumes: vec!["var".into(), "log".into()] };
     let wire = vec![v1::HostRetained { host: "h1".into(), data: Some(retained) }];
-    let view = DataView::read(wire).unwrap();
+    let fleets = ["mail".to_owned(), "shop".to_owned()];
+    let view = DataView::read(wire.clone(), &fleets).unwrap();
     insta::assert_snapshot!("data-table", view.table(false));
     insta::assert_snapshot!("data-json", json(&view));
-    assert!(DataView::read(vec![v1::HostRetained { host: "h1".into(), data: None }]).is_err());
+    // The machine shop-old-x could be of either.
+    let either = ["shop".to_owned(), "shop-old".to_owned()];
+    let mut ambiguous = wire;
+    ambiguous[0].data.as_mut().unwrap().machine = "shop-old-x".into();
+    let view = DataView::read(ambiguous, &either).unwrap();
+    assert!(view.table(false).contains("machine shop-old-x"), "{}", view.table(false));
+    let nothing = v1::HostRetained { host: "h1".into(), data: None };
+    assert!(DataView::read(vec![nothing], &fleets).is_err());
 }
 
 fn fleet(instances: Vec<v1::Instance>) -> FleetView {
@@ -183,7 +261,8 @@ fn empty_lists_say_so() {
         HostsView::read(vec![]).unwrap().table(now(), false),
         ImagesView::read(vec![]).unwrap().table(now(), false),
         InstancesView::read(vec![]).unwrap().table(now(), false),
-        DataView::read(vec![]).unwrap().table(false),
+        DataView::read(vec![], &[]).unwrap().table(false),
+        EventsView { events: vec![] }.table(false),
         FleetsView { fleets: vec![] }.table(now(), false),
         RolloutsView::read(vec![]).unwrap().table(now(), false),
         AuditView::from(v1::ListAuditResponse { entries: vec![] }).table(now(), false),
