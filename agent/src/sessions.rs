@@ -94,11 +94,11 @@ impl Sessions {
     }
 
     async fn logs(&self, logs: v1::LogsSession, up: &Up, down: &mut Down) -> Result<(), String> {
-        let v1::LogsSession { instance, lines, follow } = logs;
+        let v1::LogsSession { instance, lines, follow, filter } = logs;
         let id: InstanceId = instance.parse().map_err(|e| format!("{e}"))?;
         let query = journal::Query { machine: id.machine(), lines, follow };
-        let mut entries = journal::read(&self.paths, &query)
-            .map_err(|e| format!("can't run journalctl: {e}; is systemd installed?"))?;
+        let filter = filter_of(filter.unwrap_or_default())?;
+        let mut entries = journal::read(&self.paths, &query, &filter);
         loop {
             // Both can be dropped: entries wait in their channel, and nothing comes down but the end.
             let entry = tokio::select! {
@@ -108,9 +108,9 @@ impl Sessions {
                     _ => return Ok(()),
                 },
             };
-            let Some(journal::Entry { time, source, priority, message }) = entry else {
-                return Ok(());
-            };
+            let Some(entry) = entry else { return Ok(()) };
+            let journal::Entry { time, source, priority, message } =
+                entry.map_err(|error| crate::chain(&error))?;
             let host = String::new();
             let entry = v1::LogEntry { time_us: time, source, priority, message, host };
             if up.send(wrap(session_up::Message::Log(entry))).await.is_err() {
@@ -155,6 +155,14 @@ impl Sessions {
         let _ = up.send(wrap(session_up::Message::ExitCode(code))).await;
         Ok(())
     }
+}
+
+fn filter_of(wire: v1::LogFilter) -> Result<journal::Filter, String> {
+    let v1::LogFilter { since_us, until_us, unit, priority, grep } = wire;
+    if let Some(priority) = priority.filter(|priority| *priority > 7) {
+        return Err(format!("there is no priority {priority}; they go from 0 to 7"));
+    }
+    Ok(journal::Filter { since: since_us, until: until_us, unit, priority, grep })
 }
 
 fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {

@@ -1,15 +1,21 @@
 //! The journal of an instance: what its unit said on the host, and what a booted system inside
 //! wrote into its own journal. Read through `journalctl -o json`.
+//!
+//! Way in: [`read`]. [`reader`] runs journalctl on one journal, [`merge`] makes one stream of
+//! several. Following is done in two parts, what there is and then what comes, so that the first
+//! is in order whichever journal an entry is in.
+
+mod merge;
+mod reader;
 
 use std::path::PathBuf;
-use std::process::Stdio;
 
-use serde::Deserialize;
 use shoal_core::name::MachineName;
 use shoal_core::spec::Start;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
+use self::reader::{Range, Reader, Source};
+use crate::clock;
 use crate::paths::Paths;
 use crate::record::Record;
 
@@ -26,78 +32,170 @@ pub struct Entry {
     pub message: String,
 }
 
-/// Which entries to read.
+/// Whose entries to read, and how many.
 #[derive(Debug, Clone)]
 pub struct Query {
     /// Whose.
     pub machine: MachineName,
-    /// How many of the last ones.
+    /// How many of the last ones; [`ALL`] for every one, which then are not held in memory.
     pub lines: u32,
     /// Whether to go on with new ones.
     pub follow: bool,
 }
 
-/// A journal to read, and which of its entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
-    /// All that the unit said on the host's journal.
-    Unit(String),
-    /// What systemd said of the unit on the host's journal, but not the container's console,
-    /// which repeats what is in the container's own.
-    UnitWithoutConsole(String),
-    /// The container's own journal.
-    Directory(PathBuf),
+/// Every entry, as [`Query::lines`].
+pub const ALL: u32 = u32::MAX;
+
+/// Which of its entries; the default is all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Not older, in microseconds since the Unix epoch.
+    pub since: Option<u64>,
+    /// Not newer, likewise.
+    pub until: Option<u64>,
+    /// Of this unit of the system inside; `.service` may be left out.
+    pub unit: Option<String>,
+    /// Of this syslog priority or worse.
+    pub priority: Option<u32>,
+    /// With a text that this regular expression matches, as `journalctl --grep` has it.
+    pub grep: Option<String>,
 }
+
+/// Why entries can't be read, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// journalctl did not start.
+    #[error("can't run journalctl; is systemd installed?")]
+    Run(#[source] std::io::Error),
+    /// It ended with an error; these are its words.
+    #[error("journalctl: {0}")]
+    Refused(String),
+    /// A unit was asked for, of an instance that boots no system.
+    #[error("machine {0} runs one command and has no units inside; leave out --unit")]
+    NoUnits(MachineName),
+}
+
+/// What a reader gives: entries, and at the end what went wrong, if anything did.
+pub type Entries = mpsc::Receiver<Result<Entry, JournalError>>;
 
 /// Entries that may wait between the readers and whoever takes them: enough to keep journalctl
 /// busy, and little enough that a slow terminal slows it down instead of filling memory.
 const WAITING: usize = 256;
-
-/// The fields that are read; journalctl leaves out the others.
-const FIELDS: &str =
-    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,PRIORITY,_TRANSPORT,_SOURCE_REALTIME_TIMESTAMP";
-
-/// Entries that can be asked for at once; they are held in memory to be put in order.
+/// Entries of which the last are asked for: they are held in memory.
 const MOST_LINES: u32 = 50_000;
+/// How far back the part that follows begins, in microseconds: an entry that journald was still
+/// writing when the first part was read is then in the second.
+const OVERLAP: u64 = 1_000_000;
 
 /// Reads the entries of a machine, oldest first. The stream ends when there are no more, or
 /// never when following; dropping it ends the readers.
-///
-/// # Errors
-/// Where journalctl can't be run.
-pub fn read(paths: &Paths, query: &Query) -> std::io::Result<mpsc::Receiver<Entry>> {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let sources = sources(paths, &query.machine);
-    let mut readers = Vec::new();
-    for source in sources {
-        readers.push(spawn(&source, query)?);
-    }
-    let (lines, follow) = (query.lines, query.follow);
+#[must_use]
+pub fn read(paths: &Paths, query: &Query, filter: &Filter) -> Entries {
+    let (out, entries) = mpsc::channel(WAITING);
+    let (paths, query, filter) = (paths.clone(), query.clone(), filter.clone());
     tokio::spawn(async move {
-        if follow {
-            interleave(readers, &sender).await
-        } else {
-            merge(readers, lines, &sender).await
+        if let Err(error) = run(&paths, &query, filter, &out).await {
+            // Whoever does not wait for entries needs no reason either.
+            let _ = out.send(Err(error)).await;
         }
     });
-    Ok(receiver)
+    entries
+}
+
+async fn run(
+    paths: &Paths,
+    query: &Query,
+    filter: Filter,
+    out: &mpsc::Sender<Result<Entry, JournalError>>,
+) -> Result<(), JournalError> {
+    let now = clock::now().0.saturating_mul(1000);
+    let Some(parts) = Parts::of(query, filter.since, now) else {
+        let readers = readers(paths, query, &filter, Range::Past { lines: query.lines })?;
+        return merge::past(readers, query.lines, out).await;
+    };
+    if let Some(until) = parts.until {
+        let past = Filter { until: Some(until), ..filter.clone() };
+        let readers = readers(paths, query, &past, Range::Past { lines: query.lines })?;
+        merge::past(readers, query.lines, out).await?;
+    }
+    let coming = Filter { since: Some(parts.since), ..filter };
+    merge::as_it_comes(readers(paths, query, &coming, Range::Coming)?, out).await
+}
+
+/// The two parts of following.
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
+    /// The last microsecond of the first; `None` where it is left out.
+    until: Option<u64>,
+    /// The first of the second.
+    since: u64,
+}
+
+impl Parts {
+    /// `None` where nothing is followed.
+    fn of(query: &Query, since: Option<u64>, now: u64) -> Option<Self> {
+        if !query.follow {
+            return None;
+        }
+        // Where no old entries are asked for, none shall come by the overlap.
+        let cut = if query.lines == 0 { now } else { now.saturating_sub(OVERLAP) };
+        let begins = since.unwrap_or(0);
+        Some(Self {
+            until: (query.lines > 0 && begins <= cut).then_some(cut),
+            since: begins.max(cut + 1),
+        })
+    }
 }
 
 /// Reads what a machine's unit and its container's console said on the host's journal.
 ///
 /// # Errors
 /// Where journalctl can't be run.
-pub fn read_unit(query: &Query) -> std::io::Result<mpsc::Receiver<Entry>> {
-    spawn(&Source::Unit(query.machine.unit()), query)
+pub fn read_unit(query: &Query) -> Result<mpsc::Receiver<Entry>, JournalError> {
+    let source = Source::Unit(query.machine.unit());
+    let range = Range::Past { lines: query.lines.min(MOST_LINES) };
+    let mut said = Reader::new(source, &Filter::default(), range).start()?;
+    let (out, entries) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        while let Some(Ok(entry)) = said.recv().await {
+            if out.send(entry).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(entries)
 }
 
-fn sources(paths: &Paths, machine: &MachineName) -> Vec<Source> {
+fn readers(
+    paths: &Paths,
+    query: &Query,
+    filter: &Filter,
+    range: Range,
+) -> Result<Vec<Entries>, JournalError> {
+    let sources = sources(paths, &query.machine, filter)?;
+    sources.into_iter().map(|source| Reader::new(source, filter, range).start()).collect()
+}
+
+fn sources(
+    paths: &Paths,
+    machine: &MachineName,
+    filter: &Filter,
+) -> Result<Vec<Source>, JournalError> {
     let record = Record::find(paths, machine).ok().flatten();
     let booted = record.is_none_or(|r| r.spec.config.settings.start == Start::Boot);
-    if let Some(own) = own_journal(paths, machine).filter(|_| booted) {
-        return vec![Source::UnitWithoutConsole(machine.unit()), Source::Directory(own)];
+    let own = own_journal(paths, machine).filter(|_| booted).map(Source::Directory);
+    if filter.unit.is_some() {
+        // What systemd said of the instance on the host is of no unit inside.
+        return if booted {
+            Ok(own.into_iter().collect())
+        } else {
+            Err(JournalError::NoUnits(machine.clone()))
+        };
     }
-    vec![Source::Unit(machine.unit())]
+    Ok(match own {
+        Some(own) => vec![Source::UnitWithoutConsole(machine.unit()), own],
+        None => vec![Source::Unit(machine.unit())],
+    })
 }
 
 /// Where a machine's own journal can be read safely. The instance fills that directory, and a
@@ -119,164 +217,26 @@ fn own_journal(paths: &Paths, machine: &MachineName) -> Option<PathBuf> {
     (own.is_dir() && !linked).then_some(own)
 }
 
-fn spawn(source: &Source, query: &Query) -> std::io::Result<mpsc::Receiver<Entry>> {
-    let mut command = tokio::process::Command::new("journalctl");
-    // `--all`: without it, fields of over 4096 bytes come out empty.
-    command.args(["--quiet", "--all", "--output=json"]).arg(FIELDS);
-    command.arg("--lines").arg(query.lines.min(MOST_LINES).to_string());
-    if query.follow {
-        command.arg("--follow");
-    }
-    match source {
-        Source::Unit(unit) => command.arg("--unit").arg(unit),
-        Source::UnitWithoutConsole(unit) => command.arg("--unit").arg(unit),
-        // `--merge`: without it, following shows one boot only, and a container that is restarted
-        // boots anew (systemd 252; `--boot=all` does not help).
-        Source::Directory(path) => command.arg("--merge").arg("--directory").arg(path),
-    };
-    let console = !matches!(source, Source::UnitWithoutConsole(_));
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let output = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
-    let (sender, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(output).lines();
-        loop {
-            // Waiting for a line can be dropped: what was read of it stays in the reader.
-            let line = tokio::select! {
-                () = sender.closed() => break,
-                line = lines.next_line() => line,
-            };
-            let Ok(Some(line)) = line else { break };
-            let Some((entry, transport)) = parse(&line) else { continue };
-            if !console && transport == "stdout" {
-                continue;
-            }
-            if sender.send(entry).await.is_err() {
-                break;
-            }
-        }
-        drop(child);
-    });
-    Ok(receiver)
-}
-
-/// The last `lines` of all readers together, by time.
-async fn merge(readers: Vec<mpsc::Receiver<Entry>>, lines: u32, out: &mpsc::Sender<Entry>) {
-    let mut entries = Vec::new();
-    for mut reader in readers {
-        while let Some(entry) = reader.recv().await {
-            entries.push(entry);
-        }
-    }
-    entries.sort_by_key(|entry| entry.time);
-    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
-    let skip = entries.len().saturating_sub(lines);
-    for entry in entries.into_iter().skip(skip) {
-        if out.send(entry).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// What the readers give, as it comes.
-async fn interleave(readers: Vec<mpsc::Receiver<Entry>>, out: &mpsc::Sender<Entry>) {
-    let streams = readers.into_iter().map(tokio_stream::wrappers::ReceiverStream::new);
-    let mut all = futures_util::stream::select_all(streams);
-    loop {
-        tokio::select! {
-            () = out.closed() => return,
-            entry = futures_util::StreamExt::next(&mut all) => {
-                let Some(entry) = entry else { return };
-                if out.send(entry).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "__REALTIME_TIMESTAMP")]
-    time: String,
-    #[serde(rename = "_SOURCE_REALTIME_TIMESTAMP")]
-    source_time: Option<String>,
-    #[serde(rename = "MESSAGE", default)]
-    message: serde_json::Value,
-    #[serde(rename = "SYSLOG_IDENTIFIER", default)]
-    identifier: serde_json::Value,
-    #[serde(rename = "PRIORITY", default)]
-    priority: serde_json::Value,
-    #[serde(rename = "_TRANSPORT", default)]
-    transport: String,
-}
-
-/// An entry and how it came into the journal; `None` for a line that is none.
-fn parse(line: &str) -> Option<(Entry, String)> {
-    let line: Line = serde_json::from_str(line).ok()?;
-    let time = line.source_time.as_deref().unwrap_or(&line.time).parse().ok()?;
-    let priority = text(&line.priority).parse().ok().filter(|p| *p < 8).unwrap_or(6);
-    let source = text(&line.identifier);
-    Some((Entry { time, source, priority, message: text(&line.message) }, line.transport))
-}
-
-/// journalctl gives texts that are not UTF-8 as lists of bytes, and repeated fields as lists.
-fn text(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Array(parts) => {
-            let bytes: Option<Vec<u8>> =
-                parts.iter().map(|p| p.as_u64().and_then(|n| u8::try_from(n).ok())).collect();
-            match bytes {
-                Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-                None => parts.first().map(text).unwrap_or_default(),
-            }
-        }
-        _ => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn journalctls_forms_are_read() {
-        let (entry, transport) = parse(
-            r#"{"__REALTIME_TIMESTAMP":"2","MESSAGE":"hello","SYSLOG_IDENTIFIER":"app","PRIORITY":"3","_TRANSPORT":"stdout"}"#,
-        )
-        .unwrap();
-        assert_eq!(transport, "stdout");
-        let wanted = Entry { time: 2, source: "app".into(), priority: 3, message: "hello".into() };
-        assert_eq!(entry, wanted);
-        let bytes = r#"{"__REALTIME_TIMESTAMP":"2","MESSAGE":[104,105,255]}"#;
-        assert_eq!(parse(bytes).unwrap().0.message, "hi\u{fffd}");
-        let twice = r#"{"__REALTIME_TIMESTAMP":"2","MESSAGE":["one","two"]}"#;
-        assert_eq!(parse(twice).unwrap().0.message, "one");
-        assert_eq!(parse(r#"{"__REALTIME_TIMESTAMP":"2","MESSAGE":null}"#).unwrap().0.message, "");
-        assert!(parse("-- No entries --").is_none());
+    fn query(lines: u32, follow: bool) -> Query {
+        Query { machine: "shop-web".parse().unwrap(), lines, follow }
     }
 
-    #[tokio::test]
-    async fn several_journals_are_one_by_time() {
-        let entry =
-            |time| Entry { time, source: String::new(), priority: 6, message: String::new() };
-        let mut readers = Vec::new();
-        for times in [[1, 4, 9], [2, 3, 8]] {
-            let (sender, receiver) = mpsc::channel(8);
-            for time in times {
-                sender.send(entry(time)).await.unwrap();
-            }
-            readers.push(receiver);
-        }
-        let (sender, mut receiver) = mpsc::channel(16);
-        merge(readers, 4, &sender).await;
-        drop(sender);
-        let mut times = Vec::new();
-        while let Some(entry) = receiver.recv().await {
-            times.push(entry.time);
-        }
-        assert_eq!(times, [3, 4, 8, 9]);
+    #[test]
+    fn following_is_what_there_is_and_then_what_comes() {
+        let now = 100_000_000;
+        let cut = now - OVERLAP;
+        assert_eq!(Parts::of(&query(100, false), None, now), None);
+        let both = Parts { until: Some(cut), since: cut + 1 };
+        assert_eq!(Parts::of(&query(100, true), None, now), Some(both));
+        let only_new = Parts { until: None, since: now + 1 };
+        assert_eq!(Parts::of(&query(0, true), None, now), Some(only_new));
+        let recent = Parts::of(&query(ALL, true), Some(cut), now);
+        assert_eq!(recent, Some(Parts { until: Some(cut), since: cut + 1 }));
+        let too_new_for_the_first = Parts::of(&query(ALL, true), Some(now), now);
+        assert_eq!(too_new_for_the_first, Some(Parts { until: None, since: now }));
     }
 }
