@@ -77,6 +77,19 @@ impl<'a> Seats<'a> {
         spec.instances.iter().any(|instance| of(&instance.id))
     }
 
+    /// Bytes that a host's being told of them takes at most in its desired state: a cheap look
+    /// before the exact one, which goes over all of them for each host.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        // An IPv6 address as text, and what protobuf puts around four fields.
+        const REST: usize = 39 + 16;
+        let one = |(id, host, _): &(InstanceId, &Host, _)| {
+            let InstanceId { fleet, instance } = id;
+            fleet.as_str().len() + instance.as_str().len() + host.name.as_str().len() + REST
+        };
+        self.seats.iter().map(one).sum()
+    }
+
     fn seen_from(&self, host: &Host) -> Vec<Peer> {
         let placed = self.seats.iter().map(|(id, host, settings)| peers::Placed {
             id,
@@ -147,6 +160,8 @@ pub(crate) async fn update(records: &Records, live: &Live) -> Result<(), Refusal
     let by_id: BTreeMap<&str, &Host> = hosts.iter().map(|h| (h.id.as_str(), h)).collect();
     for stored in records.list::<HostSpecRecord>().await?.records {
         let Some(host) = by_id.get(stored.id.as_str()) else { continue };
+        // With thousands of hosts this takes its time, and others want theirs.
+        tokio::task::yield_now().await;
         let spec = inventory::spec(&stored)?;
         let peers = wanted(host, &spec, &fleets);
         if peers != spec.peers {
@@ -273,6 +288,32 @@ mod tests {
         update(&lab.records, &lab.live).await.unwrap();
         assert_eq!(told(&lab, "h1").await, [""; 0]);
         assert_eq!(told(&lab, "h2").await, ["infra/sql@h3 192.0.2.3"]);
+    }
+
+    #[tokio::test]
+    async fn what_it_takes_at_most_is_not_below_what_it_takes() {
+        use prost::Message as _;
+        let hosts = |n: u8| Host {
+            id: format!("id-{n}").parse().unwrap(),
+            name: format!("{n}{}", "x".repeat(60)).parse().unwrap(),
+            labels: [].into(),
+            facts: Some(facts(Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap()))),
+        };
+        let hosts: Vec<Host> = (0..100).map(hosts).collect();
+        let name = "i".repeat(31).parse().unwrap();
+        let config = InstanceConfig {
+            image: crate::fleets_api::tests_support::pinned("app:1", 1),
+            settings: crate::fleets_api::tests_support::settings(),
+        };
+        let there: BTreeMap<InstanceName, _> = [(name, config)].into();
+        let placed = hosts.iter().map(|host| (host.id.clone(), there.clone())).collect();
+        let fleet = "f".repeat(31).parse().unwrap();
+        let seats = Seats::new(&fleet, &placed, &hosts);
+        let peers = seats.told_to(&hosts[0], &there);
+        assert_eq!(peers.len(), 100);
+        let spec = HostSpec { peers, ..HostSpec::default() };
+        let exact = shoal_proto::v1::HostSpec::from(spec).encoded_len();
+        assert!(seats.largest() >= exact && exact > seats.largest() * 9 / 10, "{exact}");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
 use shoal_core::name::{HostId, HostName, InstanceName};
+use shoal_core::peers::Peer;
 use shoal_core::placement::{Action, Surroundings, host_actions, place, with_fleet};
 use shoal_core::rollout::State;
 use shoal_core::spec::InstanceConfig;
@@ -169,9 +170,14 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
             continue;
         }
         let configs = configs.unwrap_or(&nowhere);
-        let after =
-            with_fleet(desired, &spec.fleet, u64::MAX, configs, &seats.told_to(host, configs));
-        let size = v1::HostSpec::from(after).encoded_len();
+        let size = |peers: &[Peer]| {
+            let after = with_fleet(desired, &spec.fleet, u64::MAX, configs, peers);
+            v1::HostSpec::from(after).encoded_len()
+        };
+        if size(&[]) + seats.largest() <= largest {
+            continue;
+        }
+        let size = size(&seats.told_to(host, configs));
         if size > largest {
             problems.push(too_large(&format!("everything on host {}", host.name), size, largest));
         }

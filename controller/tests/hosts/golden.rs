@@ -192,10 +192,112 @@ fn of_the_rest() -> [String; 4] {
     ]
 }
 
+/// Settings with every key that the first version did not know.
+fn wider_settings() -> v1::Settings {
+    let port = v1::Port { host: 8001, inside: 80, protocol: v1::Protocol::Tcp.into() };
+    let limits = v1::Limits { memory: Some(1), cpu: Some(2), tasks: Some(3), nofile: Some(4) };
+    let security = v1::Security {
+        capabilities_add: vec!["CAP_SYS_NICE".into()],
+        capabilities_drop: vec!["CAP_NET_RAW".into()],
+        new_privileges: true,
+        shared_users: true,
+        system_calls_allow: vec!["bpf".into()],
+    };
+    let mount = v1::Mount { source: "/srv".into(), writable: true, shared: true };
+    let text = v1::file::Body::Text("t".into());
+    let file = v1::File { body: Some(text), reload: Some("u".into()), ..v1::File::default() };
+    let health = v1::HealthChecks {
+        http: Some("http://127.0.0.1/".into()),
+        exec: vec!["/x".into()],
+        ..v1::HealthChecks::default()
+    };
+    v1::Settings {
+        network: v1::Network::Bridge.into(),
+        network_name: Some("br0".into()),
+        address: Some("10.0.0.2/24".into()),
+        gateway: Some("10.0.0.1".into()),
+        ports: vec![port],
+        limits: Some(limits),
+        security: Some(security),
+        mounts: [("/m".to_owned(), mount)].into_iter().collect(),
+        files: [("/f".to_owned(), file)].into_iter().collect(),
+        health: Some(health),
+        root: v1::Root::Memory.into(),
+        after: vec!["f/db".into()],
+        ..v1::Settings::default()
+    }
+}
+
+fn wider_host() -> HostRecord {
+    let policy = v1::HostPolicy {
+        user_namespace: v1::UserNamespace::Optional.into(),
+        host_network: true,
+        any_bridge: true,
+        bridges: vec!["br0".into()],
+        capabilities: vec!["CAP_SYS_NICE".into()],
+        new_privileges: true,
+        system_calls: vec!["bpf".into()],
+        bind: vec![v1::AllowedBind { path: "/srv".into(), writable: true, idmap: true }],
+    };
+    let facts = v1::HostFacts {
+        address: Some("192.0.2.1".into()),
+        max_files: 1,
+        max_tasks: 2,
+        policy: Some(policy),
+        ..v1::HostFacts::default()
+    };
+    HostRecord { facts: Some(facts), ..HostRecord::default() }
+}
+
+/// What later versions added to records that were there before.
+fn wider() -> [String; 4] {
+    let settings = Some(wider_settings());
+    let config = v1::InstanceConfig { image: None, settings: settings.clone() };
+    let spec = v1::HostSpec {
+        instances: vec![v1::InstanceSpec {
+            config: Some(config),
+            paused: true,
+            ..v1::InstanceSpec::default()
+        }],
+        peers: vec![v1::Peer { id: "f/i".into(), host: "h".into(), address: "192.0.2.1".into() }],
+        ..v1::HostSpec::default()
+    };
+    let status = v1::InstanceStatus {
+        paused: true,
+        drift: vec!["d".into()],
+        last_exit: Some(v1::LastExit { at_ms: 1, reason: "r".into() }),
+        addresses: vec!["10.0.0.2".into()],
+        ..v1::InstanceStatus::default()
+    };
+    let status = v1::HostStatus { instances: vec![status], ..v1::HostStatus::default() };
+    let value = v1::Value { kind: Some(v1::value::Kind::Text("v".into())) };
+    let over = v1::VarsOverride {
+        hosts: Some(v1::HostMatch { r#match: Some(v1::host_match::Match::All(v1::AllHosts {})) }),
+        vars: [("k".to_owned(), value)].into_iter().collect(),
+    };
+    let declared = v1::DeclaredInstance {
+        settings,
+        count: Some(2),
+        overrides: vec![over],
+        env_templates: [("E".to_owned(), "{{ k }}".to_owned())].into_iter().collect(),
+        address_template: Some("{{ k }}".into()),
+        ..v1::DeclaredInstance::default()
+    };
+    let instances = [("i".to_owned(), declared)].into_iter().collect();
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances };
+    let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
+    [
+        written("h2", &wider_host()),
+        written("h2", &HostSpecRecord { spec: Some(spec) }),
+        written("h2", &HostStatusRecord { status: Some(status) }),
+        written("f/3", &revision),
+    ]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> =
-        of_hosts().into_iter().chain(of_fleets()).chain(of_the_rest()).collect();
+        of_hosts().into_iter().chain(of_fleets()).chain(of_the_rest()).chain(wider()).collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");
 }
