@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::host::facts::disk;
 use crate::status::Transfer;
+use crate::verified::Standing;
 use crate::{clock, verified};
 
 /// Bytes of disk that transfers leave free, so that images alone never fill the disk on which
@@ -31,6 +32,8 @@ const RESERVE: (u64, u64) = (64 << 20, 1 << 30);
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long a transfer may stand still before it is begun again.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How often is looked for the verdict on a file that is being read again.
+const VERDICT: Duration = Duration::from_millis(250);
 /// How often news of a transfer's progress are given.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -176,7 +179,7 @@ impl Task {
         let sum = Sha256Sum::new(*image.digest.as_bytes());
         let open = move || Partial::open(&dir, sum, size, reserve(disk(&dir).0));
         let mut partial = match blocking(open).await {
-            Err(PartialError::AlreadyComplete { .. }) => return Ok(()),
+            Err(PartialError::AlreadyComplete { .. }) => return self.verified_again(image).await,
             opened => opened.map_err(|e| crate::chain(&e))?,
         };
         let fetch = self.source.fetch(&image.digest, partial.received());
@@ -204,6 +207,24 @@ impl Task {
             verified::note_arrival(&dir, &digest, clock::now()).map_err(|e| crate::chain(&e))
         };
         blocking(finish).await
+    }
+
+    /// Waits for the verdict on a file that is there and wanted all the same: something about it
+    /// has changed, and it is being read again.
+    async fn verified_again(&self, image: &PinnedImage) -> Result<(), String> {
+        let began = tokio::time::Instant::now();
+        loop {
+            let (dir, digest) = (self.dir.clone(), image.digest);
+            let standing = blocking(move || verified::standing(&dir, &digest)).await;
+            match standing.map_err(|e| crate::chain(&e))? {
+                Standing::Verified => return Ok(()),
+                Standing::Absent => return Err("its file was damaged; it is fetched anew".into()),
+                Standing::Doubtful if began.elapsed() < SILENCE => {
+                    tokio::time::sleep(VERDICT).await;
+                }
+                Standing::Doubtful => return Err("its file is being read again".into()),
+            }
+        }
     }
 
     fn tell(&self, image: &PinnedImage, received: u64) {

@@ -146,6 +146,30 @@ impl Images {
     }
 }
 
+/// How the file of one image stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Complete and verified.
+    Verified,
+    /// There, and to be read again.
+    Doubtful,
+    /// Not there.
+    Absent,
+}
+
+/// How the file of `digest` in `dir` stands.
+///
+/// # Errors
+/// Where the directory or the note can't be read.
+pub fn standing(dir: &Path, digest: &Digest) -> Result<Standing, FileError> {
+    let note = read(dir)?;
+    let found = files(dir)?.into_iter().find(|(other, _)| other == digest);
+    let Some((_, metadata)) = found else { return Ok(Standing::Absent) };
+    let known = note.images.get(digest);
+    let same = known.is_some_and(|known| known.signature == Signature::of(&metadata));
+    Ok(if same { Standing::Verified } else { Standing::Doubtful })
+}
+
 /// Where an image's file is.
 #[must_use]
 pub fn path(dir: &Path, digest: &Digest) -> PathBuf {
@@ -245,6 +269,10 @@ mod tests {
         note_arrival(images.dir(), &one, NOW).unwrap();
         assert_eq!(images.staged().unwrap().into_keys().collect::<Vec<_>>(), [one]);
         assert_eq!(images.next().unwrap(), Some((two, None)));
+        let standing = |digest| standing(images.dir(), digest).unwrap();
+        assert_eq!(standing(&one), Standing::Verified);
+        assert_eq!(standing(&two), Standing::Doubtful);
+        assert_eq!(standing(&Digest::from([3; 32])), Standing::Absent);
         note_arrival(images.dir(), &two, Timestamp(2000)).unwrap();
         assert_eq!(images.next().unwrap(), Some((one, Some(NOW))), "the longest ago");
 

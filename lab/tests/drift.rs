@@ -38,10 +38,15 @@ content = "right\n"
 [instance.web.limits]
 tasks = 100
 
+# Where there is a user namespace, the kernel keeps everyone from unmounting what is bound in it.
 [instance.other]
 image   = "box:2"
 hosts   = "h1"
 command = ["/bin/sleep", "1000000"]
+[instance.other.data.store]
+path = "/data"
+[instance.other.security]
+private-users = false
 "#;
 
 const DROP_IN: &str = "/etc/systemd/system/shoal-instance@shop-web.service.d/50-shoal.conf";
@@ -92,6 +97,13 @@ fn what_someone_else_changes_is_put_right() {
     shop.push(&app::image().unwrap(), "app:1").unwrap();
     shop.push(&images::busybox_image("1").unwrap(), "box:1").unwrap();
     shop.push(&images::busybox_image("2").unwrap(), "box:2").unwrap();
+    let host = shop.lab().host(0);
+    host.put_file("/etc/shoal/policy.toml", b"user-namespace = \"optional\"\n", 0o600).unwrap();
+    // The controller has to have heard of the policy.
+    host.sh("systemctl stop shoal-agent").unwrap();
+    wait_until("h1 to be offline", PATIENCE, || Ok(!shop.is_online("h1")?)).unwrap();
+    host.sh("systemctl start shoal-agent").unwrap();
+    shop.wait_online("h1").unwrap();
     shop.apply(FLEET).unwrap();
     let before = leaders(&shop);
 
@@ -204,11 +216,11 @@ fn a_file_that_was_exchanged(shop: &Deployment) {
 
 fn a_volume_that_was_unmounted(shop: &Deployment) {
     let (host, before) = (shop.lab().host(0), leaders(shop));
-    exec(shop, "shop/web", "echo kept >/data/mark");
-    host.sh(&format!("nsenter --target {} --mount umount --lazy /data", before[1])).unwrap();
-    wait_for_another(shop, 1, "shop-web", before);
+    exec(shop, "shop/other", "echo kept >/data/mark");
+    host.sh(&format!("nsenter --target {} --mount umount -l /data", before[2])).unwrap();
+    wait_for_another(shop, 2, "shop-other", before);
     wait_for_reason(host, "/data is not mounted any more");
-    assert_eq!(exec(shop, "shop/web", "cat /data/mark"), "kept\n");
+    assert_eq!(exec(shop, "shop/other", "cat /data/mark"), "kept\n");
 }
 
 fn a_damaged_image(shop: &Deployment) {
@@ -224,6 +236,7 @@ fn a_damaged_image(shop: &Deployment) {
     let flip = format!(
         "printf '\\252\\125\\252\\125' | dd of={file} bs=1 seek={middle} conv=notrunc 2>/dev/null"
     );
+    exec(shop, "shop/web", "echo kept >/data/mark");
     host.sh(&flip).unwrap();
     wait_for_another(shop, 1, "shop-web", before);
     let sum = host.sh(&format!("sha256sum <{file}")).unwrap();

@@ -157,7 +157,8 @@ fn exec(shop: &Deployment, instance: &str, script: &str) -> String {
 fn message(shop: &Deployment, instance: &str) -> Result<String> {
     let rows = shop.json(&["ps", "shop"])?;
     let rows = rows["instances"].as_array().context("no instances")?;
-    let row = rows.iter().find(|row| row.to_string().contains(instance)).context("not there")?;
+    let id = format!("shop/{instance}");
+    let row = rows.iter().find(|row| row["instance"] == id.as_str()).context("not there")?;
     Ok(row["message"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -183,13 +184,16 @@ fn instances_get_what_they_are_given_and_no_more() {
     shop.push(&images::busybox_image("1").unwrap(), "box:1").unwrap();
     shop.file("app.conf.in", "the word is {{ word }}\n").unwrap();
     let host = shop.lab().host(0);
-    set_policy(host, MEDIA);
     // The host's own root is an overlay, on which owners can't be shifted.
     host.sh("mkdir /srv/media && mount -t tmpfs tmpfs /srv/media && \
          mkdir -p /srv/media/shop /srv/plain /srv/secret; echo noted >/srv/plain/note; \
-         ln -s /srv/secret /srv/plain/link; echo secret >/srv/secret/key; \
-         systemctl restart shoal-agent")
+         ln -s /srv/secret /srv/plain/link; echo secret >/srv/secret/key")
         .unwrap();
+    // The controller has to have heard of the policy.
+    host.sh("systemctl stop shoal-agent").unwrap();
+    wait_until("h1 to be offline", PATIENCE, || Ok(!shop.is_online("h1")?)).unwrap();
+    set_policy(host, MEDIA);
+    host.sh("systemctl start shoal-agent").unwrap();
     shop.wait_online("h1").unwrap();
     shop.apply(&SHOP.text()).unwrap();
 
