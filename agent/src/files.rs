@@ -47,6 +47,11 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     })
 }
 
+/// Whether a path leads nowhere: something on its way is missing, or is no directory.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Reads a file; `None` where there is none.
 ///
 /// # Errors
@@ -54,7 +59,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(failed("read", path)(error)),
     }
 }
@@ -99,7 +104,7 @@ pub fn remove_tree(path: &Path) -> Result<(), FileError> {
 /// Where it is there and can't be read.
 pub fn names(path: &Path) -> Result<Vec<String>, FileError> {
     let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) if is_absent(&error) => return Ok(vec![]),
         entries => entries.map_err(failed("list", path))?,
     };
     let mut names = Vec::new();
@@ -109,4 +114,31 @@ pub fn names(path: &Path) -> Result<Vec<String>, FileError> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stray_file_among_directories_is_no_directory_and_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let stray = dir.path().join("stray");
+        fs::write(&stray, "x").unwrap();
+        assert_eq!(names(&stray.join("data")).unwrap(), [""; 0]);
+        assert_eq!(read_if_there(&stray.join("instance.json")).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cant_be_written_leaves_the_old_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.json");
+        write_whole(&path, b"old").unwrap();
+        // Takes a name, and no bytes.
+        std::os::unix::fs::symlink("/dev/full", path.with_extension("new")).unwrap();
+        let error = write_whole(&path, b"new").unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()).unwrap(), ["ledger.json"]);
+    }
 }
