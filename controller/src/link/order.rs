@@ -48,7 +48,8 @@ pub(super) fn ready_elsewhere(
 fn is_ready_in(status: &HostStatus, id: &InstanceId, generation: u64) -> bool {
     let instance = status.instances.iter().find(|instance| instance.id == *id);
     status.observed_generation >= generation
-        && instance.is_some_and(|instance| instance.verdict() == Verdict::Ready)
+        // One that an operator has paused is not waited for: that is how they want it.
+        && instance.is_some_and(|i| i.paused || i.verdict() == Verdict::Ready)
 }
 
 #[cfg(test)]
@@ -141,6 +142,16 @@ mod tests {
         for (online, wanted) in cases {
             assert_eq!(ready(&["a/db"], &told, &online), wanted, "{online:?}");
         }
+    }
+
+    #[test]
+    fn what_an_operator_has_paused_is_not_waited_for() {
+        let told = told(&[("h1", 4, &["a/db"])]);
+        let mut status = HostStatus::clone(&status(4, "a/db", Health::Starting));
+        let online = |status: &HostStatus| [("h1", Arc::new(status.clone()))];
+        assert_eq!(ready(&["a/db"], &told, &online(&status)), Some(vec![]));
+        status.instances[0].paused = true;
+        assert_eq!(ready(&["a/db"], &told, &online(&status)), Some(vec!["a/db".into()]));
     }
 
     #[test]

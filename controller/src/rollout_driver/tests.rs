@@ -264,3 +264,22 @@ async fn what_an_operator_stopped_stays_stopped_through_a_revision() {
     assert!(lab.advance("shop", 2, NOON).await);
     assert_eq!(lab.rollout("shop", 2).await.record.state(), RolloutState::Completed);
 }
+
+/// Whoever waits for an instance on another host is to wait for the new one.
+#[tokio::test]
+async fn hosts_of_what_comes_first_are_told_first() {
+    let lab = Lab::new().await;
+    let mut spec =
+        fleet("shop", &[("app", "app:1", "h1"), ("db", "app:1", "h3"), ("web", "app:1", "h2")]);
+    for (instance, after) in [("app", "shop/db"), ("web", "shop/app")] {
+        let name: InstanceName = instance.parse().unwrap();
+        let settings = &mut spec.instances.get_mut(&name).unwrap().settings;
+        settings.after = [after.parse().unwrap()].into();
+    }
+    lab.fleets().apply(request(&spec), ADA, NOON).await.unwrap();
+    lab.advance("shop", 1, NOON).await;
+    let mut told = lab.records.list::<HostSpecRecord>().await.unwrap().records;
+    told.sort_by_key(|stored| stored.modified);
+    let order: Vec<&str> = told.iter().map(|stored| stored.id.as_str()).collect();
+    assert_eq!(order, ["id-h3", "id-h1", "id-h2"]);
+}

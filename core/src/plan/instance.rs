@@ -184,13 +184,5 @@ fn stopping(found: &Machine) -> Vec<Step> {
 /// Changes as a reason, which ends up in the host's journal: values of variables and of the
 /// environment are left out, since people keep passwords there.
 fn reasons(changes: &[FieldChange]) -> String {
-    changes.iter().map(reason).collect::<Vec<_>>().join("; ")
-}
-
-fn reason(change: &FieldChange) -> String {
-    let private = ["env.", "vars.", "files."];
-    if private.iter().any(|prefix| change.field.starts_with(prefix)) {
-        return format!("{} changed", change.field);
-    }
-    change.to_string()
+    changes.iter().map(FieldChange::without_values).collect::<Vec<_>>().join("; ")
 }
