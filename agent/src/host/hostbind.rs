@@ -152,8 +152,11 @@ impl Source {
         idmap::restrict(&tree, attributes.writable).map_err(|e| self.failed("restrict", e))?;
         if let Some(base) = attributes.shift {
             let (source_path, inside) = (self.path.clone(), self.inside.clone());
-            idmap::shift(&tree, base)
-                .map_err(|source| HostBindError::NoShift { source_path, inside, source })?;
+            idmap::shift(&tree, base).map_err(|source| HostBindError::NoShift {
+                source_path,
+                inside,
+                source,
+            })?;
         }
         move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(|e| failed("mount", e))

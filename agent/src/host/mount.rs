@@ -8,10 +8,12 @@ use shoal_core::image::Digest;
 
 use super::command::{self, CommandError};
 use super::manifest::FileId;
+use crate::clock;
 use crate::files::{
     FileError, failed, make_private_dir, names, read_if_there, remove_file, write_whole,
 };
 use crate::paths::{Paths, text};
+use crate::verified::{self, Signature, Standing};
 
 /// Why something could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,17 @@ pub enum MountError {
         /// The image.
         digest: Digest,
     },
+    /// Its file is not what its name says.
+    #[error(
+        "the file of image {digest} is damaged; the agent fetches it anew when it has its controller"
+    )]
+    Damaged {
+        /// The image.
+        digest: Digest,
+    },
+    /// Its file can't be read.
+    #[error(transparent)]
+    Unreadable(#[from] shoal_image::DigestError),
     /// Its file was exchanged just then.
     #[error("the file of image {digest} was exchanged while it was mounted; start it again")]
     Exchanged {
@@ -78,6 +91,7 @@ pub fn mount_image(
     let Some(before) = file_id(&file)? else {
         return Err(MountError::NotStaged { digest: *digest });
     };
+    verify(paths, digest, &file)?;
     let options = "loop,ro,nosuid,nodev";
     command::run("mount", &["-t", "squashfs", "-o", options, &text(&file), &text(&target)])?;
     if file_id(&file)? != Some(before) {
@@ -87,6 +101,20 @@ pub fn mount_image(
     let note = serde_json::to_vec(&before).expect("two numbers are plain data");
     write_whole(&paths.mounted_file(digest), &note)?;
     Ok((target, Some(before)))
+}
+
+/// Reads a file of which it is not known that it is what its name says: it may have changed while
+/// no agent was up to see it.
+fn verify(paths: &Paths, digest: &Digest, file: &Path) -> Result<(), MountError> {
+    if verified::standing(&paths.images(), digest)? == Standing::Verified {
+        return Ok(());
+    }
+    let before = fs::metadata(file).map_err(failed("look at", file))?;
+    let sum = shoal_image::sha256_of(file, |_| ())?;
+    if sum.as_bytes() != digest.as_bytes() {
+        return Err(MountError::Damaged { digest: *digest });
+    }
+    Ok(verified::note(&paths.images(), digest, Signature::of(&before), clock::now())?)
 }
 
 /// The file that an image's mount was made from; `None` where nobody noted it.
@@ -250,4 +278,25 @@ pub fn is_mount_point(path: &Path) -> Result<bool, FileError> {
     let Some(here) = metadata(path)? else { return Ok(false) };
     let above = metadata(path.parent().unwrap_or(Path::new("/")))?;
     Ok(above.is_some_and(|above| above.dev() != here.dev()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changed_unseen_is_read_before_it_is_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        fs::create_dir_all(paths.images()).unwrap();
+        let digest = Digest::from(*shoal_image::Sha256Sum::of(b"image").as_bytes());
+        let file = verified::path(&paths.images(), &digest);
+        fs::write(&file, "image").unwrap();
+        verify(&paths, &digest, &file).unwrap();
+        assert_eq!(verified::standing(&paths.images(), &digest).unwrap(), Standing::Verified);
+        fs::write(&file, "another").unwrap();
+        let error = verify(&paths, &digest, &file).unwrap_err();
+        assert!(matches!(error, MountError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(&digest.to_string()), "{error}");
+    }
 }
