@@ -151,8 +151,7 @@ mod tests {
     }
 
     /// Network, ports, the host's address; then as seen from h1, where it is, and from h2.
-    type Case<'a> =
-        (&'a str, &'a [&'a str], Option<&'a str>, Option<&'a str>, Option<&'a str>);
+    type Case<'a> = (&'a str, &'a [&'a str], Option<&'a str>, Option<&'a str>, Option<&'a str>);
 
     #[test]
     fn an_instance_is_reached_by_the_way_that_leads_to_it() {
