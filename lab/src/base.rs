@@ -34,7 +34,8 @@ impl Suite {
 /// To be raised when the code of this module changes what it makes; texts and lists count anyway.
 const REVISION: u32 = 1;
 
-/// What a real host has that runs the agent, and ping and busybox for the tests' own questions.
+/// What a real host has that runs the agent, nftables for ports among it, and ping and busybox for
+/// the tests' own questions.
 const PACKAGES: &[&str] = &[
     "systemd",
     "systemd-sysv",
@@ -46,6 +47,7 @@ const PACKAGES: &[&str] = &[
     "util-linux",
     "mount",
     "iputils-ping",
+    "nftables",
     "busybox",
 ];
 

@@ -1,6 +1,6 @@
 //! The link of a container with a fixed address: both of its ends.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -93,7 +93,9 @@ fn set_up(paths: &Paths, machine: &MachineName, nspawn: &Nspawn) -> Result<(), N
         let peer = name_of(peer)?;
         let note = Note { link: Some(peer.clone()), ..Note::load(paths, machine)? };
         note.save(paths, machine)?;
-        set_up_host(&settings.network, &peer, host_side(machine, &settings))?;
+        for line in host_lines(machine, &settings, &peer, bridges_are_filtered()) {
+            ip(&line)?;
+        }
     }
     Ok(hold.release()?)
 }
@@ -129,7 +131,8 @@ fn inside_lines(link: &Link, address: InterfaceAddress) -> Vec<String> {
         format!("address add {} dev {INSIDE}{}", address, undoubted(address.ip)),
         format!("link set dev {INSIDE} up"),
     ];
-    let route = |gateway| format!("route add default via {gateway} dev {INSIDE}");
+    // Marked as what was set by hand, so that a network daemon inside leaves it alone.
+    let route = |gateway| format!("route add default via {gateway} dev {INSIDE} proto static");
     lines.extend(link.gateway.map(route));
     lines
 }
@@ -140,25 +143,45 @@ fn undoubted(ip: IpAddr) -> &'static str {
     if ip.is_ipv6() { " nodad" } else { "" }
 }
 
-/// Brings the host's side up. A bridge of the host is its own, and has been joined already.
-fn set_up_host(network: &Network, peer: &str, side: Option<HostSide>) -> Result<(), NetworkError> {
-    let interface = match network {
-        Network::Zone(zone, _) => bridge_of(zone),
-        Network::Veth(_) => peer.to_owned(),
-        Network::Host | Network::Private | Network::Bridge(..) => return Ok(()),
+/// What is to be done to the host's side, where `peer` is the other end of the link. A bridge of
+/// the host is its own, and systemd-nspawn has joined it.
+///
+/// `filtered`: bridges of this host pass what they carry through the rules for ports. Then a call
+/// by way of such a port to the caller itself does not leave the bridge, and a bridge sends
+/// nothing back to where it came from unless it is told to.
+fn host_lines(
+    machine: &MachineName,
+    settings: &Settings,
+    peer: &str,
+    filtered: bool,
+) -> Vec<String> {
+    let (own, bridged) = match &settings.network {
+        Network::Host | Network::Private => return Vec::new(),
+        Network::Bridge(..) => (None, true),
+        Network::Veth(_) => (Some(peer.to_owned()), false),
+        Network::Zone(zone, _) => (Some(bridge_of(zone)), true),
     };
-    for line in host_lines(&interface, side.map(|side| side.address)) {
-        ip(&line)?;
+    let mut lines = Vec::new();
+    if let Some(interface) = own {
+        // Replaced, not added: other instances of a zone may have done the same.
+        lines.extend(host_side(machine, settings).map(|HostSide { address, .. }| {
+            format!("address replace {address} dev {interface}{}", undoubted(address.ip))
+        }));
+        lines.push(format!("link set dev {interface} up"));
     }
-    Ok(())
+    if bridged && filtered && !settings.ports.is_empty() {
+        lines.push(format!("link set dev {peer} type bridge_slave hairpin on"));
+    }
+    lines
 }
 
-fn host_lines(interface: &str, address: Option<InterfaceAddress>) -> Vec<String> {
-    // Replaced, not added: other instances of a zone may have done the same.
-    let give = |address: InterfaceAddress| {
-        format!("address replace {address} dev {interface}{}", undoubted(address.ip))
+/// Whether what bridges carry passes through the kernel's rules.
+fn bridges_are_filtered() -> bool {
+    let on = |family| {
+        let setting = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+        fs::read_to_string(setting).is_ok_and(|value| value.trim() != "0")
     };
-    address.map(give).into_iter().chain([format!("link set dev {interface} up")]).collect()
+    on("iptables") || on("ip6tables")
 }
 
 /// Runs `ip` with the words of `line`.
@@ -197,7 +220,7 @@ mod tests {
         let wanted = [
             "address add 10.0.0.24/24 dev host0",
             "link set dev host0 up",
-            "route add default via 10.0.0.1 dev host0",
+            "route add default via 10.0.0.1 dev host0 proto static",
         ];
         assert_eq!(lines, wanted);
     }
@@ -218,10 +241,28 @@ mod tests {
         assert_eq!(veth.interface, "ve-shop-main");
         let zone = side(serde_json::json!({"zone": ["shop", link]})).unwrap();
         assert_eq!(zone.interface, "vz-shop");
-        let lines = host_lines(&zone.interface, Some(zone.address));
-        assert_eq!(lines, ["address replace 10.0.0.1/24 dev vz-shop", "link set dev vz-shop up"]);
         assert_eq!(side(serde_json::json!({"bridge": ["br0", link]})), None);
         assert_eq!(side(serde_json::json!({"veth": {"address": "10.0.0.24/24"}})), None);
+    }
+
+    #[test]
+    fn the_hosts_side_is_brought_up_unless_it_is_the_hosts_own() {
+        let machine: MachineName = "shop-main".parse().unwrap();
+        let link = serde_json::json!({"address": "10.0.0.24/24", "gateway": "10.0.0.1"});
+        let lines = |network: serde_json::Value, ports: &[&str], filtered| {
+            host_lines(&machine, &settings(&network, ports), "v-peer", filtered)
+        };
+        let zone = serde_json::json!({"zone": ["shop", link]});
+        let up = ["address replace 10.0.0.1/24 dev vz-shop", "link set dev vz-shop up"];
+        assert_eq!(lines(zone.clone(), &[], true), up);
+        assert_eq!(lines(zone.clone(), &["80"], false), up);
+        let hairpin = "link set dev v-peer type bridge_slave hairpin on";
+        assert_eq!(lines(zone, &["80"], true), [up[0], up[1], hairpin]);
+        let veth = serde_json::json!({"veth": {"address": "10.0.0.24/24"}});
+        assert_eq!(lines(veth, &["80"], true), ["link set dev v-peer up"]);
+        let bridge = serde_json::json!({"bridge": ["br0", link]});
+        assert_eq!(lines(bridge.clone(), &["80"], true), [hairpin]);
+        assert!(lines(bridge, &["80"], false).is_empty());
     }
 
     #[test]

@@ -138,19 +138,18 @@ pub fn begin(
     hold.aside(|| link::send_helper(machine))?
 }
 
-/// What a booted instance's own systemd-networkd, if it has one, is told of its fixed address:
-/// the name of the file, its place inside, what is in it. Otherwise it would take the address for
-/// a stranger's and ask for another.
+/// What a booted instance's own systemd-networkd, if it has one, is told of the link: the name of
+/// the file, its place inside, what is in it. Otherwise it would take the fixed address away and
+/// ask for another. It is told to keep what it finds, and not what to find: of systemd 252, one
+/// that has an address to set which is there already may fail over it.
 #[must_use]
 pub fn file(settings: &Settings) -> Option<(&'static str, &'static str, String)> {
     let link = settings.network.link().filter(|_| settings.start == Start::Boot)?;
-    let address = link.address?;
-    let gateway = link.gateway.map(|gateway| format!("Gateway={gateway}\n")).unwrap_or_default();
     // IPv6 does not work without addresses of its own making.
-    let own = if address.ip.is_ipv4() { "no" } else { "ipv6" };
+    let own = if link.address?.ip.is_ipv4() { "no" } else { "ipv6" };
     let text = format!(
         "[Match]\nName=host0\nKind=veth\n\n\
-         [Network]\nAddress={address}\n{gateway}DHCP=no\nLinkLocalAddressing={own}\n\
+         [Network]\nKeepConfiguration=yes\nDHCP=no\nLinkLocalAddressing={own}\n\
          IPv6AcceptRA=no\n"
     );
     Some(("host0.network", "/etc/systemd/network/10-shoal-host0.network", text))
@@ -178,11 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn networkd_inside_is_told_the_fixed_address() {
+    fn networkd_inside_is_told_to_keep_a_fixed_address() {
         let link = |address: &str, gateway: &str| serde_json::json!({"bridge": ["br0", {"address": address, "gateway": gateway}]});
         let (_, path, text) = file(&settings(&link("10.0.0.24/24", "10.0.0.1"), &[])).unwrap();
         assert_eq!(path, "/etc/systemd/network/10-shoal-host0.network");
-        assert!(text.contains("Address=10.0.0.24/24\nGateway=10.0.0.1\nDHCP=no\n"), "{text}");
+        assert!(text.contains("[Network]\nKeepConfiguration=yes\nDHCP=no\n"), "{text}");
         assert!(text.contains("LinkLocalAddressing=no"), "{text}");
         let (.., text) = file(&settings(&link("fd00::2/64", "fd00::1"), &[])).unwrap();
         assert!(text.contains("LinkLocalAddressing=ipv6"), "{text}");
