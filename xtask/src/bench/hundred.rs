@@ -14,6 +14,7 @@ use super::usage::{self, AGENT, HOST};
 const ALL: usize = 100;
 /// Milliseconds.
 const LONGEST_PASS: f64 = 100.0;
+const LIMIT_TEXT: &str = "under 100 ms";
 /// How much more memory an agent of a hundred instances may have than one of none.
 const MOST_GROWTH: f64 = 1.25;
 const SPAN: Duration = Duration::from_secs(15);
@@ -102,7 +103,7 @@ fn at_rest(host: &Host) -> Result<[Row; 2]> {
 fn pass(host: &Host, passes: &[f64]) -> Result<Row> {
     let what = "a pass with nothing to do over 100 instances";
     if passes.is_empty() {
-        return Ok(Row::missing(what, "this agent's log tells no `took_ms`"));
+        return Ok(Row::missing(what, "the agent's log tells no `took_ms`", LIMIT_TEXT));
     }
     let ours = Sample::of(passes.to_vec())?;
     let mut listings = Vec::new();
@@ -117,7 +118,7 @@ fn pass(host: &Host, passes: &[f64]) -> Result<Row> {
         ours: spread(&ours, time),
         against: format!("`systemctl list-units` of them: {}", spread(&listings, time)),
         ratio: spread(&ratio, |value| format!("{value:.2}")),
-        target: Some(Target::at_most(ours.median(), LONGEST_PASS, "under 100 ms")),
+        target: Some(Target::at_most(ours.median(), LONGEST_PASS, LIMIT_TEXT)),
     })
 }
 

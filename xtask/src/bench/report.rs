@@ -55,9 +55,8 @@ impl Row {
         most: Option<f64>,
     ) -> Result<Self> {
         let ratio = ours.over(peer.1)?;
-        let target = most.map(|most| {
-            Target::at_most(ratio.median(), most, format!("at most {most} times the peer"))
-        });
+        let target =
+            most.map(|most| Target::at_most(ratio.median(), most, format!("ratio at most {most}")));
         Ok(Self {
             what: what.into(),
             n: ours.n(),
@@ -68,11 +67,12 @@ impl Row {
         })
     }
 
-    /// Something that could not be measured, and why.
-    pub(crate) fn missing(what: impl Into<String>, why: &str) -> Self {
+    /// Something that could not be measured, and why: its target is not reached.
+    pub(crate) fn missing(what: impl Into<String>, why: &str, target: &str) -> Self {
         let ours = "not measured".to_owned();
         let against = why.replace(['\n', '|'], " ");
-        Self { what: what.into(), n: 0, ours, against, ratio: String::new(), target: None }
+        let target = Some(Target { text: target.to_owned(), reached: false });
+        Self { what: what.into(), n: 0, ours, against, ratio: "–".into(), target }
     }
 
     fn cells(&self) -> [String; 7] {
@@ -157,11 +157,17 @@ mod tests {
         assert_eq!(
             last,
             "| apply | 1.25 s (1.20 s–1.30 s) | `systemctl start`: 1.00 s (1.00 s–1.00 s) | \
-             1.25 (1.20–1.30) | 3 | at most 1.2 times the peer | **no** |"
+             1.25 (1.20–1.30) | 3 | ratio at most 1.2 | **no** |"
         );
         assert_eq!(missed(std::slice::from_ref(&row)).len(), 1);
         let fine = Row::times("apply", &peer, ("x", &ours), Some(1.2)).unwrap();
         assert!(missed(&[fine]).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_success() {
+        let missed = missed(&[Row::missing("start", "no network", "faster")]);
+        assert_eq!(missed, ["start: not measured, ratio –; should be faster"]);
     }
 
     #[test]
@@ -173,7 +179,7 @@ mod tests {
     #[test]
     fn every_line_has_as_many_cells_as_the_head() {
         let rows = [
-            Row::missing("start", "it needs a|newer\nsystemd"),
+            Row::missing("start", "it needs a|newer\nsystemd", "faster"),
             Row::times("x", &sample(&[1.0]), ("y", &sample(&[2.0])), None).unwrap(),
         ];
         for line in table(&rows).lines() {

@@ -6,11 +6,12 @@ use shoal_lab::{Deployment, Suite};
 
 use super::Run;
 use super::peer::{self, MACHINECTL, Peer};
-use super::report::Row;
+use super::report::{Row, Target};
 use super::stand;
 use super::stats::Sample;
 
 const ROUNDS: usize = 8;
+const FASTER: &str = "faster than the peer";
 
 const FLEET: &str = r#"
 fleet = "bench"
@@ -33,7 +34,7 @@ pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
             run.others.push(format!("sdme {}", peer::SDME.version));
             peers.push(sdme);
         }
-        Err(error) => rows.push(Row::missing("start, against sdme", &format!("{error:#}"))),
+        Err(error) => rows.push(Row::missing("start against sdme", &format!("{error:#}"), FASTER)),
     }
     rows.extend(against(&deployment, &peers)?);
     Ok(rows)
@@ -69,7 +70,9 @@ fn against(deployment: &Deployment, peers: &[Peer]) -> Result<Vec<Row>> {
     let ours = Sample::of_times(&ours)?;
     let row = |(peer, times): (&Peer, &Vec<_>)| {
         let what = "start of a Debian whose image is there, until its system is up";
-        Row::times(what, &ours, (peer.name, &Sample::of_times(times)?), Some(1.0))
+        let row = Row::times(what, &ours, (peer.name, &Sample::of_times(times)?), Some(1.0))?;
+        let target = row.target.map(|target| Target { text: FASTER.into(), ..target });
+        Ok(Row { target, ..row })
     };
     peers.iter().zip(&theirs).map(row).collect()
 }
