@@ -111,8 +111,9 @@ pub(crate) enum Command {
     /// Keep the agent's hands off an instance, so that it can be debugged
     ///
     /// Until `unpause` the agent neither starts nor stops it, repairs nothing of it, and brings no
-    /// new revision to it; start, stop and restart are refused. Processes are not frozen: what runs
-    /// goes on, and what ends is not started again. Kept through reboots.
+    /// new revision to it; start, stop and restart are refused. What someone stops on the host stays
+    /// stopped. Processes are not frozen, and systemd still starts anew what crashes. Kept through
+    /// reboots.
     Pause(instance::RunArgs),
     /// Let the agent at an instance again
     ///

@@ -395,11 +395,12 @@ fn an_instance_taken_out_leaves_its_data(shop: &Deployment) {
     assert_eq!(host.sh("ls /run/shoal/machines | sort").unwrap(), "shop-system\nshop-web\n");
     let rows = shop.json(&["ps", "shop"]).unwrap().to_string();
     assert!(!rows.contains("shop/idle"), "{rows}");
-    let listed = || Ok(shop.shoal(&["data", "list"])?.ok()?.contains("shop-idle"));
+    let listed = || Ok(shop.shoal(&["data", "list"])?.ok()?.contains("shop/idle"));
     wait_until("its data to be listed", PATIENCE, listed).unwrap();
     let data = shop.json(&["data", "list"]).unwrap();
     let [row] = array(&data, "data") else { panic!("more than one is listed: {data}") };
     assert_eq!((&row["host"], &row["machine"]), (&"h1".into(), &"shop-idle".into()), "{row}");
+    assert_eq!(row["instance"], "shop/idle", "{row}");
     assert_eq!(row["volumes"], serde_json::json!(["keep"]));
     assert_eq!(leaders(shop, &["shop-idle"]), before, "a removal disturbed others");
 
