@@ -85,6 +85,11 @@ pub(crate) enum Command {
     /// written to standard output, and what could not be carried over is listed on standard error,
     /// with its line and what to do.
     Import(fleet::ImportArgs),
+    /// Write the JSON Schema of fleet files, with which editors check and complete them
+    ///
+    /// In the first line of a fleet file, `#:schema ./fleet.schema.json` names it to editors that
+    /// use taplo, such as VS Code with Even Better TOML.
+    Schema,
     /// Show what applying a fleet file would change
     ///
     /// Exits 0 where nothing would change, 1 where something would, and more than 1 on an error.

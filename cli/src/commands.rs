@@ -19,6 +19,7 @@ mod outage;
 pub(crate) mod push;
 mod rollout;
 pub(crate) mod run;
+mod schema;
 mod seen;
 mod version;
 pub(crate) mod watch;
@@ -84,6 +85,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => fleet::check(shell, &args),
         Command::Fmt(args) => fmt::run(shell, &args),
         Command::Import(args) => import::run(shell, &args),
+        Command::Schema => schema::run(shell),
         Command::Plan(args) => fleet::plan(shell, &args).await,
         Command::Apply(args) => fleet::apply(shell, args).await,
         Command::Status(args) => fleet::status(shell, args).await,

@@ -112,6 +112,15 @@ fn json_is_a_fleet_file_too() {
 }
 
 #[test]
+fn the_schema_is_one_document_in_either_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, json) = (shoal(dir.path(), "schema"), shoal(dir.path(), "schema -o json"));
+    assert_eq!(text(&plain.stdout), text(&json.stdout));
+    let schema: serde_json::Value = serde_json::from_slice(&plain.stdout).unwrap();
+    assert!(schema.pointer("/properties/instance/additionalProperties/properties/image").is_some());
+}
+
+#[test]
 fn what_runs_can_be_imported_and_checked() {
     let dir = tempfile::tempdir().unwrap();
     let drop_ins = dir.path().join("units/systemd-nspawn@shop.service.d");

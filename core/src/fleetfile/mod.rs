@@ -22,6 +22,7 @@ mod order;
 mod paths;
 mod problem;
 mod report;
+mod schema;
 mod security;
 mod table;
 mod template;
@@ -39,6 +40,7 @@ use instance::Read;
 use order::Order;
 pub use problem::{Problem, Problems};
 use report::Report;
+pub use schema::schema;
 use table::{Item, Section};
 use vars::Variables;
 
