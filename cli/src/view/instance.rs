@@ -230,14 +230,17 @@ impl InstanceView {
         let why = self.not_ready_because.as_ref().filter(|_| self.is_wanted()).cloned();
         let drift =
             || (!self.drift.is_empty()).then(|| format!("drift: {}", self.drift.join("; ")));
-        let ended = || {
-            let LastExitView { time, reason } = self.last_exit.as_ref()?;
-            Some(match now {
-                Some(now) => format!("{reason}, {}", time.ago(now)),
-                None => reason.clone(),
-            })
-        };
-        why.or_else(drift).or_else(ended).unwrap_or_default()
+        let ended = self.last_exit.as_ref().map(|LastExitView { time, reason }| match now {
+            Some(now) => format!("{reason}, {}", time.ago(now)),
+            None => reason.clone(),
+        });
+        match (why.or_else(drift), ended, &self.last_exit) {
+            (Some(why), Some(ended), Some(exit)) if !why.contains(&exit.reason) => {
+                format!("{why}; last exit: {ended}")
+            }
+            (Some(why), _, _) => why,
+            (None, ended, _) => ended.unwrap_or_default(),
+        }
     }
 
     pub(crate) fn is_wanted(&self) -> bool {
