@@ -167,6 +167,7 @@ fn instances_have_networks_of_their_own() {
     booted_systems_have_the_address_that_was_given(&net);
     one_whose_supervisor_is_killed_comes_back(&net);
     a_taken_port_is_told(&net);
+    nothing_runs_without_the_network_that_it_was_to_have(&net);
     checks_that_fail_are_told(&net);
     all_is_there_again_after_a_reboot(&net);
     what_is_stopped_leaves_nothing(&net);
@@ -308,6 +309,17 @@ fn a_taken_port_is_told(net: &Deployment) {
     assert_eq!(page(host, &format!("http://{}:8009/", host.addr())).unwrap(), "host");
     host.sh("systemctl stop taker").unwrap();
     net.apply(&whole_fleet()).unwrap();
+}
+
+fn nothing_runs_without_the_network_that_it_was_to_have(net: &Deployment) {
+    let host = net.lab().host(0);
+    host.sh("mv /usr/bin/ip /usr/bin/ip.away").unwrap();
+    let said = net.shoal(&["restart", "net/zoned"]).unwrap().fails_with(3).unwrap();
+    assert!(said.contains("no network: can't run ip; is it installed?"), "{said}");
+    assert!(net.container(0, "net-zoned").is_err(), "it runs without its network");
+    host.sh("mv /usr/bin/ip.away /usr/bin/ip").unwrap();
+    wait_until("it to be there again", PATIENCE, || Ok(row(net, "zoned")["ready"] == true))
+        .unwrap();
 }
 
 fn checks_that_fail_are_told(net: &Deployment) {
