@@ -19,7 +19,7 @@ use super::manifest::Manifest;
 use super::real::RealHost;
 use super::runs::Runs;
 use super::{HostError, clean, names, reload, volume};
-use crate::files::{self, failed, make_private_dir, remove_tree};
+use crate::files::{self, make_private_dir, remove_tree};
 use crate::record::Record;
 
 impl RealHost {
@@ -118,26 +118,12 @@ impl RealHost {
         self.reload_units().await
     }
 
-    /// Has systemd read changed unit files again, once for all that were changed by then.
     async fn reload_units(&self) -> Result<(), HostError> {
-        let _turn = self.reloading.lock().await;
-        let mark = self.paths.units_changed();
-        let taken = mark.with_extension("reading");
-        match std::fs::rename(&mark, &taken) {
-            // One that was taken and is still there belongs to a reading that failed.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if !taken.exists() {
-                    return Ok(());
-                }
-            }
-            renamed => renamed.map_err(failed("rename", &mark))?,
-        }
-        if let Err(error) = self.systemd.reload().await {
-            std::fs::rename(&taken, &mark).map_err(failed("rename", &taken))?;
-            return Err(error);
-        }
-        debug!("systemd has read the unit files again");
-        Ok(files::remove_file(&taken)?)
+        let reload = async || {
+            debug!("systemd reads its unit files again");
+            self.systemd.reload().await
+        };
+        self.reread.settle(reload).await
     }
 
     /// Writes a machine's names of other instances.

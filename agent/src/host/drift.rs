@@ -27,6 +27,9 @@ use crate::record::Record;
 /// unmounts everything first, and its container then ends by itself.
 const GONE_FOR: Duration = Duration::from_secs(3);
 
+/// How long a look at the mounts inside is believed, where none was missing.
+const BELIEVED: Duration = Duration::from_secs(4);
+
 /// Compares machines with what was made for them.
 #[derive(Debug)]
 pub struct Watch {
@@ -48,6 +51,8 @@ struct Made {
     files: Shelf<Found>,
     /// Mounts that are gone, with since when.
     gone: BTreeMap<InstancePath, Timestamp>,
+    /// When all were there, and whose first process was asked.
+    complete: Option<(u32, Timestamp)>,
 }
 
 impl Watch {
@@ -153,7 +158,7 @@ impl Made {
         self.manifest = Some(read);
         let same = before.zip(found.clone()).is_some_and(|(a, b)| Arc::ptr_eq(&a, &b));
         if !same {
-            (self.files, self.gone) = (Shelf::default(), BTreeMap::new());
+            (self.files, self.gone, self.complete) = (Shelf::default(), BTreeMap::new(), None);
         }
         found
     }
@@ -181,11 +186,20 @@ impl Made {
 
     /// The mounts that have been gone for a while.
     fn gone(&mut self, look: &Look<'_>, manifest: &Manifest) -> Vec<InstancePath> {
-        let points = look.leader.and_then(|pid| mountinfo::points_of(pid, &look.machine.unit()));
         // Who has ended is not asked; who can't be asked has nothing missing.
-        let Some(points) = points else { return Vec::new() };
-        let missing = manifest.mounts.iter().filter(|mount| !points.contains(&mount.at));
-        let since = |path: &InstancePath| *self.gone.get(path).unwrap_or(&look.now);
+        let Some(leader) = look.leader else { return Vec::new() };
+        let is_young = |at: Timestamp| look.now >= at && look.now.since(at) < BELIEVED;
+        if self.complete.is_some_and(|(of, at)| of == leader && is_young(at)) {
+            return Vec::new();
+        }
+        let places = manifest.mounts.iter().map(|mount| mount.at.as_path());
+        let missing = mountinfo::missing(leader, &look.machine.unit(), places);
+        let Some(missing) = missing else { return Vec::new() };
+        self.complete = missing.is_empty().then_some((leader, look.now));
+        let missing = manifest.mounts.iter().filter(|mount| missing.contains(mount.at.as_path()));
+        // A clock that was set back makes nothing last longer.
+        let since =
+            |path: &InstancePath| self.gone.get(path).map_or(look.now, |at| look.now.min(*at));
         self.gone = missing.map(|mount| (mount.path.clone(), since(&mount.path))).collect();
         let long = self.gone.iter().filter(|(_, since)| look.now.since(**since) >= GONE_FOR);
         long.map(|(path, _)| path.clone()).collect()

@@ -1,27 +1,37 @@
 //! What is mounted where a process is (proc(5), `/proc/PID/mountinfo`).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-/// The places at which something is mounted, as the container of `leader` sees them; `None` where
-/// it has ended, or is not part of `unit`: process numbers are used again.
-#[must_use]
-pub fn points_of(leader: u32, unit: &str) -> Option<BTreeSet<PathBuf>> {
+/// Those of `places` at which nothing is mounted, as the container of `leader` sees them; `None`
+/// where it has ended, or is not part of `unit`: process numbers are used again.
+pub fn missing<'a>(
+    leader: u32,
+    unit: &str,
+    places: impl Iterator<Item = &'a Path>,
+) -> Option<BTreeSet<&'a Path>> {
     let text = fs::read(format!("/proc/{leader}/mountinfo")).ok()?;
     // Looked at afterwards: what was read is of that unit if this still is.
     let groups = fs::read_to_string(format!("/proc/{leader}/cgroup")).ok()?;
     let is_part = groups.lines().any(|line| line.split('/').any(|part| part == unit));
-    is_part.then(|| points(&text))
+    is_part.then(|| without_mounts(places.collect(), &text))
 }
 
-/// The mount points in a mountinfo file.
-fn points(text: &[u8]) -> BTreeSet<PathBuf> {
-    let lines = text.split(|byte| *byte == b'\n');
-    let fields = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    fields.map(|field| PathBuf::from(OsString::from_vec(unescaped(field)))).collect()
+/// Those of `places` that are not in a mountinfo file.
+fn without_mounts<'a>(mut places: BTreeSet<&'a Path>, text: &[u8]) -> BTreeSet<&'a Path> {
+    for line in text.split(|byte| *byte == b'\n') {
+        let Some(field) = line.split(|byte| *byte == b' ').nth(4) else { continue };
+        let point = if field.contains(&b'\\') {
+            Cow::Owned(unescaped(field))
+        } else {
+            Cow::Borrowed(field)
+        };
+        places.remove(Path::new(std::ffi::OsStr::from_bytes(&point)));
+    }
+    places
 }
 
 /// Blanks and the like stand there as a backslash and three octal digits.
@@ -54,15 +64,16 @@ mod tests {
         let text = b"36 35 98:0 /mnt1 /var/x rw,noatime master:1 - ext3 /dev/root rw\n\
             37 35 0:5 / /a\\040b\\134c rw - tmpfs tmpfs rw\n\
             38 35 0:5 / /odd\\9 rw - tmpfs tmpfs rw\n\n";
-        let found: Vec<String> =
-            points(text).into_iter().map(|p| p.into_os_string().into_string().unwrap()).collect();
-        assert_eq!(found, ["/a b\\c", "/odd\\9", "/var/x"]);
+        let places = ["/var/x", "/a b\\c", "/odd\\9", "/var", "/mnt1", "/var/x/y"];
+        let left = without_mounts(places.iter().map(Path::new).collect(), text);
+        assert_eq!(left, ["/mnt1", "/var", "/var/x/y"].map(Path::new).into());
     }
 
     #[test]
     fn a_process_of_another_unit_is_not_asked() {
         let me = std::process::id();
-        assert_eq!(points_of(me, "shoal-instance@no-such.service"), None);
-        assert_eq!(points_of(u32::MAX, "x"), None);
+        let ask = |leader, unit| missing(leader, unit, [Path::new("/")].into_iter());
+        assert_eq!(ask(me, "shoal-instance@no-such.service"), None);
+        assert_eq!(ask(u32::MAX, "x"), None);
     }
 }

@@ -19,6 +19,7 @@ use super::runs::Runs;
 use super::systemd::units::{FoundUnit, Units};
 use super::systemd::{self, Systemd};
 use super::unit::UnitFiles;
+use super::unit::reread::Reread;
 use super::{Details, Host, HostError, Observation, drift, journal, mount, network, probe};
 use crate::paths::Paths;
 use crate::record::Record;
@@ -35,8 +36,7 @@ pub struct RealHost {
     pub(super) name: HostName,
     pub(super) facts: HostFacts,
     pub(super) unit_files: UnitFiles,
-    /// Held while systemd reads its units again.
-    pub(super) reloading: tokio::sync::Mutex<()>,
+    pub(super) reread: Reread,
     drift: drift::Watch,
     images: Arc<Images>,
 }
@@ -49,8 +49,8 @@ impl RealHost {
         let unit_files = UnitFiles::new("/", paths.units_changed());
         let drift = drift::Watch::new(paths.clone(), unit_files.clone());
         let images = Arc::new(Images::new(paths.images()));
-        let reloading = tokio::sync::Mutex::default();
-        Self { paths, systemd, units, machines, name, facts, unit_files, reloading, drift, images }
+        let reread = Reread::new(paths.units_changed());
+        Self { paths, systemd, units, machines, name, facts, unit_files, reread, drift, images }
     }
 
     /// Reads image files again for as long as it is not dropped, so that damage is found; rings

@@ -5,8 +5,9 @@
 //! word. A mask is not: `shoal stop` and `shoal pause` are how an instance is kept down.
 //!
 //! systemd reads unit files when it is told to. So each change leaves a mark, which stays until it
-//! has been told: being killed in between loses nothing.
+//! has been told ([`reread`]): being killed in between loses nothing.
 
+pub mod reread;
 pub mod watch;
 
 use std::fs::{self, File};

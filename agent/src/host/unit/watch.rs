@@ -7,7 +7,7 @@ use shoal_core::name::MachineName;
 use shoal_core::spec::Settings;
 use shoal_core::time::Timestamp;
 
-use super::{TEMPLATE, TEMPLATE_NAME, UnitFiles, drop_in, is_mask};
+use super::{TEMPLATE, TEMPLATE_NAME, UnitFiles, drop_in, is_mask, reread};
 use crate::files::{FileError, names, read_if_there};
 use crate::host::shelf::Shelf;
 use crate::host::systemd::machine_of_unit;
@@ -48,7 +48,7 @@ impl UnitWatch {
         if self.text(&template, now)?.as_deref() != Some(TEMPLATE.as_bytes()) {
             seen.general.push(template.clone());
         }
-        if self.files.mark.exists() {
+        if reread::is_owed(&self.files.mark) {
             // It is right by now, but systemd goes by what it was.
             seen.general.push(template);
         }
