@@ -34,6 +34,10 @@ fn errors_go_to_standard_error_with_their_code() {
         ("image push none shop:1", 2, "could not be opened"),
         ("bogus", 2, "unrecognized subcommand"),
         ("exec a/b -- true", 125, "shoal-controller init"),
+        // Wrong on the command line, so that it is no failure of the command.
+        ("exec -it a/b -- bash", 2, "exec gives the command no terminal"),
+        ("apply -f bad.toml", 2, "bad.toml:1:"),
+        ("logs a/b --since 2h --until 3h", 2, "--since is later than --until"),
     ];
     for (line, code, expected) in table {
         let output = shoal(dir.path(), line);

@@ -110,6 +110,12 @@ fn take(told: Told, away: &mut BTreeSet<Party>, shown: &mut impl Show) -> Result
     Ok(())
 }
 
+/// Who is missing, and for how long.
+struct Absence {
+    party: Option<Party>,
+    outage: Outage,
+}
+
 struct Follower<'a> {
     client: &'a Client,
     asked: &'a Asked,
@@ -128,23 +134,34 @@ impl Follower<'_> {
         if let Some(error) = failed {
             return self.end(error).await;
         }
-        let mut outage = missing.as_ref().map_or_else(Outage::default, |_| Outage::already());
-        let mut gone = missing;
+        let outage = missing.as_ref().map_or_else(Outage::default, |_| Outage::already());
+        let mut absence = Absence { party: missing, outage };
         loop {
-            let ended = self.once(&mut outage, &mut gone).await;
-            if let Err(error) = ended {
+            if let Err(error) = self.once(&mut absence).await {
                 let Some(party) = Party::missing(&error, &self.source) else {
                     return self.end(error).await;
                 };
-                if party == Party::Controller && outage.is_hopeless() {
+                if party == Party::Controller && absence.outage.is_hopeless() {
                     return error;
                 }
-                if outage.goes_on() {
-                    self.tell(Told::Gone(party.clone())).await;
-                    gone = Some(party);
+                if absence.party.as_ref() != Some(&party) {
+                    // Whoever was missing answers now, and misses another.
+                    self.back(&mut absence).await;
+                    absence.party = Some(party.clone());
+                }
+                if absence.outage.goes_on() {
+                    self.tell(Told::Gone(party)).await;
                 }
             }
-            outage.pause().await;
+            absence.outage.pause().await;
+        }
+    }
+
+    /// Whoever was missing is there.
+    async fn back(&self, absence: &mut Absence) {
+        let was_told = absence.outage.is_over();
+        if let Some(party) = absence.party.take().filter(|_| was_told) {
+            self.tell(Told::Back(party)).await;
         }
     }
 
@@ -154,19 +171,12 @@ impl Follower<'_> {
     }
 
     /// One stream, until it ends: without an error where the host's side did.
-    async fn once(
-        &mut self,
-        outage: &mut Outage,
-        gone: &mut Option<Party>,
-    ) -> Result<(), RemoteError> {
+    async fn once(&mut self, absence: &mut Absence) -> Result<(), RemoteError> {
         let doing = self.source.doing();
         let request = self.next_asked().request(&self.source, true);
         let opened = self.client.instances().logs(request).await;
         let mut stream = opened.map_err(self.client.refused_for_host(&doing))?.into_inner();
-        let news = outage.is_over();
-        if let Some(party) = gone.take().filter(|_| news) {
-            self.tell(Told::Back(party)).await;
-        }
+        self.back(absence).await;
         loop {
             let entry = stream.message().await.map_err(self.client.refused_for_host(&doing))?;
             let Some(entry) = entry else { return Ok(()) };
