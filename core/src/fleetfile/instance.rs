@@ -61,8 +61,7 @@ impl Reader<'_, '_> {
         let start = read_start(section, report);
         let network = network::read(section, report);
         let ports = section.take("ports");
-        let ports =
-            ports.map(|item| network::ports(&item, network.as_ref().map(|n| &n.network), report));
+        let ports = ports.map(|item| network::ports(&item, network.as_ref(), report));
         let mut paths = Paths::default();
         let data = sub(section, "data", report).map(|data| data::read(&data, &mut paths, report));
         let mounts =

@@ -36,6 +36,10 @@ pub(super) fn read<'t>(section: &mut Section<'t>, report: &mut Report<'_>) -> Op
             report.error_help(&item.key, message, help);
         }
     }
+    if let (Some(item), None, Some(_)) = (&gateway, &address, network.link()) {
+        let help = "add the instance's own address = \"10.0.0.24/24\"";
+        report.error_help(&item.key, "`gateway` needs an `address` beside it", help);
+    }
     let to = gateway.as_ref().and_then(|item| item.parsed::<IpAddr>("\"10.0.0.1\"", report));
     if let Some(link) = network.link_mut() {
         link.gateway = to;
@@ -95,9 +99,10 @@ pub(super) fn plain_address(
 /// Reads `ports`.
 pub(super) fn ports(
     item: &Item<'_>,
-    network: Option<&Network>,
+    found: Option<&Found<'_>>,
     report: &mut Report<'_>,
 ) -> Option<Vec<Port>> {
+    let network = found.map(|found| &found.network);
     let DeValue::Array(array) = item.value() else {
         item.wrong_type("a list of ports, such as [\"8001:80/tcp\"]", report);
         return None;
@@ -107,6 +112,10 @@ pub(super) fn ports(
         let message = "`ports` can't lead into network = \"private\", which has no link";
         report.error_help(&item.key, message, help);
         return None;
+    }
+    if found.is_some_and(|found| found.network.link().is_some() && found.address.is_none()) {
+        let help = "add address = \"10.0.0.24/24\": a port has to lead somewhere";
+        report.error_help(&item.key, "`ports` need an `address` beside them", help);
     }
     let mut taken: BTreeMap<(u16, Protocol), Port> = BTreeMap::new();
     let mut sound = true;

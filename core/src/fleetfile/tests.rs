@@ -130,12 +130,16 @@ fn the_reference_is_true() {
     let blocks: Vec<&str> =
         REFERENCE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(parsed(blocks[0]).fleet.as_str(), "belenios");
-    let vars = format!(
-        "fleet = \"shop\"\n{}{}",
-        blocks[1],
-        &booted("")[booted("").find("[inst").unwrap()..]
-    );
-    parsed(&vars);
+    let instance = &booted("")[booted("").find("[inst").unwrap()..];
+    for block in &blocks[1..] {
+        // A whole file, its variables, or what an instance is told.
+        let text = match block {
+            whole if whole.contains("fleet =") => (*whole).to_owned(),
+            vars if vars.starts_with("[vars]") => format!("fleet = \"shop\"\n{vars}{instance}"),
+            told => booted(told),
+        };
+        parsed(&text);
+    }
     // What the file may say is what the reference names: the error of a wrong key lists the keys.
     for section in [
         "",
@@ -380,6 +384,7 @@ snapshot!(
         booted("network = \"veth\"\naddress = \"{{ adress }}/24\"\nports = [\"0:80\", 80]"),
         booted("network = \"host\"\nports = [\"8001:80/tcp\"]"),
         booted("ports = [\"80\"]"),
+        booted("network = \"veth\"\nports = [\"80\"]\ngateway = \"10.0.0.1\""),
     ]
 );
 

@@ -144,7 +144,11 @@ impl Draft {
         }
         out.line(format!("network = {}", quoted(&self.network)));
         if !self.ports.is_empty() {
-            out.line(format!("ports = {}", list(&self.ports)));
+            out.line(
+                "# Ports lead to a fixed address. Write the instance's own, and use both lines:",
+            );
+            out.line("# address = \"10.0.0.24/24\"");
+            out.line(format!("# ports = {}", list(&self.ports)));
         }
         if let Some(root) = self.root {
             out.line(format!("root = {}", quoted(&root.to_string())));

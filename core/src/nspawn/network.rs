@@ -99,4 +99,9 @@ fn ports(settings: &mut Settings, draft: &mut Draft) {
             Err(error) => settings.note(&assignment, error.to_string()),
         }
     }
+    if !draft.ports.is_empty() {
+        let why = "ports lead to an instance with a fixed address, so they are in a comment: write \
+                   the instance's own `address`, and take the # away";
+        settings.general("Port", why);
+    }
 }

@@ -20,7 +20,7 @@ pub struct Health {
     /// An address, as seen inside the instance's network, that must accept a TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpAddress>,
-    /// A page, as seen inside the instance's network, that must answer with 200 to 399.
+    /// A page, as seen inside the instance's network, that must answer with 200 to 299.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpUrl>,
     /// A program inside, with its arguments, that must end with 0.
