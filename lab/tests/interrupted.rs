@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -85,8 +85,10 @@ fn an_interrupted_push_keeps_what_was_sent() {
     let mut push = half_pushed(&site, &image);
     site.kill_controller().unwrap();
     let kept = partial(&site).unwrap().1;
-    wait_for_words(&mut push, "going on in");
+    let mut stderr = push.stderr().unwrap();
+    wait_for_words(&mut stderr, "going on in");
     end(push, Signal::INT, INTERRUPTED);
+    drop(stderr);
 
     site.start_controller().unwrap();
     let arguments = ["image", "push", image.to_str().unwrap(), "big:1", "-o", "json"];
@@ -99,9 +101,8 @@ fn an_interrupted_push_keeps_what_was_sent() {
 }
 
 /// Reads what a command writes to its standard error until it has written `words`.
-fn wait_for_words(command: &mut Background, words: &str) {
+fn wait_for_words(stderr: &mut ChildStderr, words: &str) {
     let mut said = String::new();
-    let mut stderr = command.stderr().unwrap();
     let mut byte = [0];
     while !said.contains(words) {
         assert_eq!(stderr.read(&mut byte).unwrap(), 1, "it ended after: {said}");
