@@ -7,7 +7,7 @@ use std::time::Duration;
 use shoal_core::drift::Drift;
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
-use shoal_core::plan::Unit;
+use shoal_core::plan::{Machine, Unit};
 use shoal_core::spec::InstancePath;
 use shoal_core::time::Timestamp;
 
@@ -65,37 +65,33 @@ impl Watch {
     }
 
     /// Adds to an observation what differs, and each machine's hosts file. `staged` are the files
-    /// of images that are complete and verified.
-    ///
-    /// # Errors
-    /// Where something that must be there can't be read.
+    /// of images that are complete and verified. What can't be looked at is a problem of the host,
+    /// and nothing that differs.
     pub fn note(
         &self,
         observation: &mut Observation,
         directories: &Directories,
         staged: &BTreeMap<Digest, FileId>,
-    ) -> Result<(), FileError> {
+    ) {
         let now = clock::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = &mut *known;
         known.forget(directories);
-        let seen = known.units.look(now)?;
-        for (machine, found) in &mut observation.observed.machines {
+        let Observation { observed, details, problems, .. } = observation;
+        let seen = known.units.look(now).unwrap_or_else(|error| {
+            problems.push(crate::chain(&error));
+            Seen::default()
+        });
+        for (machine, found) in &mut observed.machines {
             let record = directories.get(machine).and_then(|found| found.record().ok().flatten());
             let Some(record) = record else { continue };
-            let hosts = self.paths.hosts(machine);
-            let read = || names::find(&self.paths, machine);
-            found.names.clone_from(known.names.get(&hosts, now, read)?);
-            if found.unit != Unit::Active {
-                known.made.remove(machine);
-                continue;
-            }
-            let leader = observation.details.get(machine).and_then(|details| details.leader);
+            let leader = details.get(machine).and_then(|details| details.leader);
             let look = Look { paths: &self.paths, machine, record, leader, staged, now };
-            found.drift = look.drift(known, &seen)?;
+            if let Err(error) = look.note(found, known, &seen) {
+                problems.push(crate::chain(&error));
+            }
         }
-        observation.problems.extend(seen.foreign);
-        Ok(())
+        problems.extend(seen.foreign);
     }
 }
 
@@ -121,6 +117,18 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    fn note(&self, found: &mut Machine, known: &mut Known, seen: &Seen) -> Result<(), FileError> {
+        let hosts = self.paths.hosts(self.machine);
+        let read = || names::find(self.paths, self.machine);
+        found.names.clone_from(known.names.get(&hosts, self.now, read)?);
+        if found.unit == Unit::Active {
+            found.drift = self.drift(known, seen)?;
+        } else {
+            known.made.remove(self.machine);
+        }
+        Ok(())
+    }
+
     fn drift(&self, known: &mut Known, seen: &Seen) -> Result<Vec<Drift>, FileError> {
         let settings = &self.record.spec.config.settings;
         let edited = known.units.edited(self.machine, settings, seen, self.now)?;
@@ -197,11 +205,147 @@ impl Made {
         let Some(missing) = missing else { return Vec::new() };
         self.complete = missing.is_empty().then_some((leader, look.now));
         let missing = manifest.mounts.iter().filter(|mount| missing.contains(mount.at.as_path()));
+        self.outlasting(missing.map(|mount| mount.path.clone()).collect(), look.now)
+    }
+
+    /// Of what is missing now, what has been for a while.
+    fn outlasting(&mut self, missing: Vec<InstancePath>, now: Timestamp) -> Vec<InstancePath> {
         // A clock that was set back makes nothing last longer.
-        let since =
-            |path: &InstancePath| self.gone.get(path).map_or(look.now, |at| look.now.min(*at));
-        self.gone = missing.map(|mount| (mount.path.clone(), since(&mount.path))).collect();
-        let long = self.gone.iter().filter(|(_, since)| look.now.since(**since) >= GONE_FOR);
+        let since = |path: &InstancePath| self.gone.get(path).map_or(now, |at| now.min(*at));
+        self.gone = missing.into_iter().map(|path| (path.clone(), since(&path))).collect();
+        let long = self.gone.iter().filter(|(_, since)| now.since(**since) >= GONE_FOR);
         long.map(|(path, _)| path.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::inplace::{self, Look as Appearance};
+    use crate::host::machines::Machines;
+    use crate::host::manifest::{MadeFile, Mounted};
+    use shoal_core::policy::Isolation;
+    use std::fs;
+
+    struct World {
+        _dir: tempfile::TempDir,
+        paths: Paths,
+        watch: Watch,
+        machine: MachineName,
+        image: Digest,
+    }
+
+    const FILE: FileId = FileId { device: 1, inode: 2 };
+
+    /// A machine that was started with one file, and nothing wrong with it.
+    fn world() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let paths = Paths { state: root.join("state"), run: root.join("run"), etc: root.into() };
+        fs::create_dir_all(root.join("etc/systemd/system")).unwrap();
+        let units = UnitFiles::new(root, paths.units_changed());
+        fs::write(units.template(), crate::host::unit::TEMPLATE).unwrap();
+        let spec = serde_json::from_value(serde_json::json!({
+            "id": "shop/main", "revision": 1, "run": "running", "restarts": 0,
+            "config": {
+                "image": {"reference": "app:1", "digest": "07".repeat(32), "size": 1},
+                "settings": {"start": "boot", "network": "host"},
+            },
+        }))
+        .unwrap();
+        let record = Record::new("h1".parse().unwrap(), spec, Isolation::Shared, 0, "0".repeat(32));
+        let machine = record.spec.id.machine();
+        fs::create_dir_all(paths.instance(&machine)).unwrap();
+        record.save(&paths).unwrap();
+        fs::create_dir_all(paths.rendered(&machine)).unwrap();
+        let uid = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        let look = Appearance { mode: 0o644, uid, gid };
+        let inode = inplace::write(&paths.rendered(&machine).join("0"), b"right", look).unwrap();
+        let sha256 = Digest::from(*shoal_image::Sha256Sum::of(b"right").as_bytes());
+        let path: InstancePath = "/etc/x".parse().unwrap();
+        let files = vec![MadeFile { name: "0".into(), path, sha256, look, inode }];
+        let mounts = vec![Mounted { path: "/data".parse().unwrap(), at: "/no/such/mount".into() }];
+        Manifest { files, mounts, image: Some(FILE) }.save(&paths, &machine).unwrap();
+        let watch = Watch::new(paths.clone(), units);
+        World { _dir: dir, paths, watch, machine, image: Digest::from([7; 32]) }
+    }
+
+    impl World {
+        fn look(&self, unit: Unit, staged: FileId) -> Machine {
+            let directories = Machines::new(self.paths.clone()).look().unwrap();
+            let mut observation = Observation::default();
+            let found = Machine { unit, ..Machine::default() };
+            observation.observed.machines.insert(self.machine.clone(), found);
+            self.watch.note(&mut observation, &directories, &[(self.image, staged)].into());
+            assert_eq!(observation.problems, [""; 0]);
+            observation.observed.machines[&self.machine].clone()
+        }
+
+        fn drift(&self) -> Vec<String> {
+            let found = self.look(Unit::Active, FILE);
+            found.drift.iter().map(ToString::to_string).collect()
+        }
+
+        fn file(&self) -> std::path::PathBuf {
+            self.paths.rendered(&self.machine).join("0")
+        }
+    }
+
+    #[test]
+    fn what_was_changed_is_named_and_what_runs_not_is_let_be() {
+        let world = world();
+        assert_eq!(world.drift(), [""; 0]);
+        fs::write(world.file(), "wrong").unwrap();
+        assert_eq!(world.drift(), ["file /etc/x was changed"]);
+        assert_eq!(world.look(Unit::Failed, FILE).drift, []);
+        fs::write(world.file(), "right").unwrap();
+        assert_eq!(world.drift(), [""; 0]);
+        fs::remove_file(world.file()).unwrap();
+        assert_eq!(world.drift(), ["/etc/x is not mounted any more"]);
+    }
+
+    #[test]
+    fn an_image_that_came_anew_is_a_reason_to_restart() {
+        let world = world();
+        let other = FileId { inode: 3, ..FILE };
+        assert_eq!(world.look(Unit::Active, other).drift, [Drift::Image]);
+    }
+
+    #[test]
+    fn names_are_read_whatever_the_unit_does() {
+        let world = world();
+        assert_eq!(world.look(Unit::Inactive, FILE).names, None);
+        fs::write(world.paths.hosts(&world.machine), "names").unwrap();
+        assert_eq!(world.look(Unit::Inactive, FILE).names.as_deref(), Some("names"));
+    }
+
+    #[test]
+    fn a_mount_must_be_gone_for_a_while() {
+        let path = |text: &str| text.parse::<InstancePath>().unwrap();
+        let mut made = Made::default();
+        let (now, both) = (Timestamp(1_000_000), vec![path("/a"), path("/b")]);
+        let later = now.after(GONE_FOR);
+        assert_eq!(made.outlasting(both.clone(), now), []);
+        assert_eq!(made.outlasting(vec![path("/a")], now.after(GONE_FOR / 2)), []);
+        assert_eq!(made.outlasting(both.clone(), later), [path("/a")], "/b was back meanwhile");
+        assert_eq!(made.outlasting(both.clone(), now), [], "the clock was set back");
+        assert_eq!(made.outlasting(both.clone(), later), both);
+    }
+
+    #[test]
+    fn who_cannot_be_asked_has_nothing_missing() {
+        let world = world();
+        let manifest = Manifest::find(&world.paths, &world.machine).unwrap();
+        let record = Record::load(&world.paths, &world.machine).unwrap();
+        let (paths, machine, staged) = (&world.paths, &world.machine, &BTreeMap::new());
+        let now = Timestamp(1_000_000);
+        // This very process, which is part of another unit.
+        for leader in [None, Some(std::process::id())] {
+            let look = Look { paths, machine, record: &record, leader, staged, now };
+            let mut made = Made::default();
+            assert_eq!(made.gone(&look, &manifest), []);
+            assert!(made.gone.is_empty() && made.complete.is_none());
+        }
     }
 }

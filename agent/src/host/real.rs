@@ -153,7 +153,7 @@ impl Host for RealHost {
         note_addresses(&mut observation);
         observation.observed.mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
         let staged = self.images.staged()?;
-        self.drift.note(&mut observation, &directories, &staged)?;
+        self.drift.note(&mut observation, &directories, &staged);
         observation.observed.images = staged.into_keys().collect();
         observation.problems.extend(self.images.problems());
         let took_ms = began.elapsed().as_millis();
