@@ -100,14 +100,16 @@ impl Ledger {
     /// Notes the epoch of a controller that said hello.
     ///
     /// # Errors
-    /// Where a newer one was seen before.
+    /// Where a newer one was seen before; and where it can't be written down, but then it holds
+    /// all the same until the agent ends, and is written with the next desired state.
     pub fn see_epoch(&mut self, offered: u64) -> Result<(), LedgerError> {
         let seen = self.content.epoch;
         if offered < seen {
             return Err(LedgerError::OldEpoch { offered, seen });
         }
         if offered > seen {
-            self.save(Content { epoch: offered, ..self.content.clone() })?;
+            self.content.epoch = offered;
+            self.save(self.content.clone())?;
         }
         Ok(())
     }
@@ -184,6 +186,29 @@ mod tests {
         let older = std::fs::read_to_string(&file).unwrap().replace(AGENT, "0.0.1");
         std::fs::write(&file, older).unwrap();
         assert!(Ledger::open(&paths).unwrap().accept(fuller).unwrap());
+    }
+
+    #[test]
+    fn a_full_disk_costs_no_epoch_and_no_desired_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        let mut ledger = Ledger::open(&paths).unwrap();
+        ledger.accept(spec(2)).unwrap();
+        let fill = || {
+            let new = paths.agent().join("ledger.new");
+            std::os::unix::fs::symlink("/dev/full", new).unwrap();
+        };
+        fill();
+        assert!(matches!(ledger.see_epoch(7), Err(LedgerError::File(_))));
+        assert!(matches!(ledger.see_epoch(6), Err(LedgerError::OldEpoch { .. })));
+        ledger.see_epoch(7).unwrap();
+        fill();
+        assert!(matches!(ledger.accept(spec(3)), Err(LedgerError::File(_))));
+        assert_eq!(ledger.desired(), Some(&spec(2)));
+        assert_eq!(Ledger::open(&paths).unwrap().desired(), Some(&spec(2)));
+        assert!(ledger.accept(spec(3)).unwrap());
+        let ledger = Ledger::open(&paths).unwrap();
+        assert_eq!((ledger.desired(), ledger.epoch()), (Some(&spec(3)), 7));
     }
 
     #[test]

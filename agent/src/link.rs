@@ -28,7 +28,7 @@ use crate::connect::{connect, reason};
 use crate::events::Events;
 use crate::host::facts::disk;
 use crate::identity::Identity;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::paths::Paths;
 use crate::renew;
 use crate::sessions::Sessions;
@@ -86,6 +86,16 @@ enum End {
     /// The certificate is new: the next stream shows it. This one stays until then, so that the
     /// host is online all the time.
     Renewed(Box<Stream>),
+}
+
+/// A desired state that the disk had no room for, and is offered to the ledger again.
+type Unkept = Option<v1::HostSpec>;
+
+/// Why a desired state was not taken.
+struct NotTaken {
+    reason: String,
+    /// Whether it may be later.
+    later: bool,
 }
 
 /// An open stream, both ways.
@@ -185,6 +195,7 @@ impl Link {
         };
         drop(old);
         self.channel.send_replace(Some(channel.clone()));
+        let mut unkept = Unkept::None;
         let mut beats = tokio::time::interval(heartbeat);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let renewal = tokio::time::sleep(renew::due_in(&self.identity));
@@ -196,7 +207,9 @@ impl Link {
         loop {
             let sent = tokio::select! {
                 received = down.message() => match received {
-                    Ok(Some(received)) => self.received(received, &channel, &up).await,
+                    Ok(Some(received)) => {
+                        self.received(received, &mut unkept, &channel, &up).await
+                    }
                     Ok(None) => return End::Lost("the controller ended the stream".into()),
                     Err(status) => return End::Lost(reason(&status)),
                 },
@@ -209,6 +222,7 @@ impl Link {
                     up.send(message(agent_message::Message::Events(batch))).await.is_ok()
                 },
                 _ = beats.tick() => {
+                    self.offer_again(&mut unkept);
                     let beat = v1::Heartbeat { disk_free: disk(&self.paths.state).1 };
                     up.send(message(agent_message::Message::Heartbeat(beat))).await.is_ok()
                 },
@@ -233,7 +247,13 @@ impl Link {
         };
         let v1::Welcome { host_name, epoch, heartbeat_ms, controller_version } = welcome;
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.see_epoch(epoch).map_err(|e| crate::chain(&e))?;
+        match ledger.see_epoch(epoch) {
+            // A full disk must not cut the host off: it holds until it can be written down.
+            Err(error @ LedgerError::File(_)) => {
+                warn!(error = %crate::chain(&error), "cannot note the controller's epoch");
+            }
+            seen => seen.map_err(|e| crate::chain(&e))?,
+        }
         info!(
             host = host_name,
             controller = controller_version,
@@ -247,13 +267,18 @@ impl Link {
     async fn received(
         &mut self,
         received: v1::ControllerMessage,
+        unkept: &mut Unkept,
         channel: &Channel,
         up: &mpsc::Sender<v1::AgentMessage>,
     ) -> bool {
         match received.message {
             Some(controller_message::Message::Desired(desired)) => {
                 let generation = desired.generation;
-                let Err(reason) = self.accept(desired) else { return true };
+                *unkept = None;
+                let Err(NotTaken { reason, later }) = self.accept(desired.clone()) else {
+                    return true;
+                };
+                *unkept = later.then_some(desired);
                 warn!(generation, reason, "refused a desired state");
                 let refused = v1::SpecRefused { generation, reason };
                 up.send(message(agent_message::Message::Refused(refused))).await.is_ok()
@@ -272,11 +297,25 @@ impl Link {
         }
     }
 
-    fn accept(&self, desired: v1::HostSpec) -> Result<(), String> {
-        let spec = HostSpec::try_from(desired).map_err(|e| e.to_string())?;
+    /// Offers the ledger again what it had no room for. The controller hears of it by the next
+    /// report, which is of that generation.
+    fn offer_again(&self, unkept: &mut Unkept) {
+        let Some(desired) = unkept.take() else { return };
+        if self.accept(desired.clone()).is_err_and(|not_taken| not_taken.later) {
+            *unkept = Some(desired);
+        }
+    }
+
+    fn accept(&self, desired: v1::HostSpec) -> Result<(), NotTaken> {
+        let refused = |reason| NotTaken { reason, later: false };
+        let spec = HostSpec::try_from(desired).map_err(|e| refused(e.to_string()))?;
         let generation = spec.generation;
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        if ledger.accept(spec).map_err(|e| crate::chain(&e))? {
+        let accepted = ledger.accept(spec).map_err(|error| NotTaken {
+            reason: crate::chain(&error),
+            later: matches!(error, LedgerError::File(_)),
+        });
+        if accepted? {
             info!(generation, "accepted a desired state");
             self.desired.send_replace(ledger.desired().cloned());
         }

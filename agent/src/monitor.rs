@@ -61,6 +61,15 @@ impl Monitor {
         }
     }
 
+    /// Forgets what the checks of a container said: it was changed as it ran, and has to prove
+    /// itself again.
+    pub fn forget(&mut self, machine: &MachineName) {
+        if let Some((_, task)) = self.tasks.remove(machine) {
+            task.abort();
+            lock(&self.given).remove(machine);
+        }
+    }
+
     /// What the checks say by now.
     #[must_use]
     pub fn verdicts(&self) -> Verdicts {

@@ -84,20 +84,38 @@ async fn pass(paths: &Paths, images: &Images, bell: &Notify) -> Result<Duration,
         Some(read) if is_due(read, now) => Pace::Unfelt,
         Some(_) => return Ok(BETWEEN_LOOKS),
     };
-    match hash(images, &digest, pace).await? {
-        Finding::Whole(signature) => verified::note(images.dir(), &digest, signature, now)?,
-        Finding::Damaged => {
-            warn!(image = %digest, "the file of an image is damaged; it is fetched anew");
-            images.note_damage(&digest);
-            mount::discard_image(paths, &digest)?;
-        }
-        Finding::Unsteady => return Ok(Duration::from_secs(1)),
+    let read = read_again(paths, images, &digest, pace, now).await;
+    images.note_attempt(&digest, read.is_ok());
+    if let Some(wait) = read? {
+        return Ok(wait);
     }
     if pace == Pace::Brisk {
         info!(image = %digest, "read an image again, since its file had changed");
         bell.notify_one();
     }
     Ok(Duration::ZERO)
+}
+
+/// Reads a file and notes what was found; gives how long to wait where nothing could be found.
+async fn read_again(
+    paths: &Paths,
+    images: &Images,
+    digest: &Digest,
+    pace: Pace,
+    now: Timestamp,
+) -> Result<Option<Duration>, Failure> {
+    match hash(images, digest, pace).await? {
+        Finding::Whole(signature) => verified::note(images.dir(), digest, signature, now)?,
+        Finding::Damaged => {
+            warn!(image = %digest, "the file of an image is damaged; it is fetched anew");
+            images.note_damage(digest);
+            let (paths, digest) = (paths.clone(), *digest);
+            // It waits for whoever is mounting an image.
+            tokio::task::spawn_blocking(move || mount::discard_image(&paths, &digest)).await??;
+        }
+        Finding::Unsteady => return Ok(Some(Duration::from_secs(1))),
+    }
+    Ok(None)
 }
 
 /// Whether a file that was read at `read` is to be read again. One that was read in the future is:

@@ -114,6 +114,39 @@ async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(SILENCE, work).await.map_err(late)
 }
 
+/// Why a transfer ended early.
+#[derive(Debug, Clone)]
+enum Stopped {
+    Failed(String),
+    NoRoom(String),
+}
+
+impl From<String> for Stopped {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl From<PartialError> for Stopped {
+    fn from(error: PartialError) -> Self {
+        let why = crate::chain(&error);
+        if matches!(error, PartialError::NoSpace { .. }) {
+            Self::NoRoom(why)
+        } else {
+            Self::Failed(why)
+        }
+    }
+}
+
+impl From<Stopped> for Transfer {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed(why) => Self::Failed(why),
+            Stopped::NoRoom(why) => Self::NoRoom(why),
+        }
+    }
+}
+
 struct Task {
     source: Arc<dyn Source>,
     dir: PathBuf,
@@ -150,7 +183,8 @@ impl Task {
 
     fn forget_others(&self, images: &[PinnedImage]) {
         self.lock().retain(|digest, transfer| {
-            matches!(transfer, Transfer::Failed(_)) && images.iter().any(|i| i.digest == *digest)
+            !matches!(transfer, Transfer::Going { .. })
+                && images.iter().any(|i| i.digest == *digest)
         });
     }
 
@@ -162,8 +196,9 @@ impl Task {
                 info!(image = %image.reference, digest = %image.digest, "an image is staged");
                 self.lock().remove(&image.digest);
             }
-            Err(error) => {
-                let failed = Transfer::Failed(error.clone());
+            Err(stopped) => {
+                let (Stopped::Failed(error) | Stopped::NoRoom(error)) = stopped;
+                let failed = Transfer::from(stopped.clone());
                 // Tried again for as long as it is wanted, which may be until a disk is replaced.
                 if self.lock().insert(image.digest, failed.clone()) != Some(failed) {
                     warn!(image = %image.reference, digest = %image.digest, error, "cannot stage an image");
@@ -174,13 +209,15 @@ impl Task {
         result.is_ok()
     }
 
-    async fn transfer(&self, image: &PinnedImage, wanted: &Wanted) -> Result<(), String> {
+    async fn transfer(&self, image: &PinnedImage, wanted: &Wanted) -> Result<(), Stopped> {
         let (dir, size) = (self.dir.clone(), image.size);
         let sum = Sha256Sum::new(*image.digest.as_bytes());
         let open = move || Partial::open(&dir, sum, size, reserve(disk(&dir).0));
         let mut partial = match blocking(open).await {
-            Err(PartialError::AlreadyComplete { .. }) => return self.verified_again(image).await,
-            opened => opened.map_err(|e| crate::chain(&e))?,
+            Err(PartialError::AlreadyComplete { .. }) => {
+                return Ok(self.verified_again(image).await?);
+            }
+            opened => opened?,
         };
         let fetch = self.source.fetch(&image.digest, partial.received());
         let mut stream = in_time(fetch).await??;
@@ -189,11 +226,11 @@ impl Task {
         while let Some(bytes) = in_time(stream.next()).await? {
             let bytes = bytes?;
             if wanted.has_changed().unwrap_or(true) && !is_wanted(wanted, image) {
-                return Err("it is no longer wanted".into());
+                return Err(Stopped::Failed("it is no longer wanted".into()));
             }
             let append = move || (partial.append(&bytes), partial);
             let (result, back) = blocking(append).await;
-            result.map_err(|e| crate::chain(&e))?;
+            result?;
             partial = back;
             if told.elapsed() >= NEWS {
                 told = tokio::time::Instant::now();
@@ -203,8 +240,9 @@ impl Task {
         }
         let (dir, digest) = (self.dir.clone(), image.digest);
         let finish = move || {
-            partial.finish().map_err(|e| crate::chain(&e))?;
-            verified::note_arrival(&dir, &digest, clock::now()).map_err(|e| crate::chain(&e))
+            partial.finish()?;
+            let noted = verified::note_arrival(&dir, &digest, clock::now());
+            noted.map_err(|e| Stopped::Failed(crate::chain(&e)))
         };
         blocking(finish).await
     }
@@ -239,4 +277,68 @@ impl Task {
 /// Runs what would hold up the runtime on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("file work does not panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts those that ask, and has nothing for them.
+    #[derive(Default)]
+    struct Asked(AtomicUsize);
+
+    #[async_trait]
+    impl Source for Asked {
+        async fn fetch(
+            &self,
+            _: &Digest,
+            _: u64,
+        ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Err("nothing here".into())
+        }
+    }
+
+    fn wanted(size: u64) -> [Step; 1] {
+        let (reference, digest) = ("app:1".parse().unwrap(), Digest::from([7; 32]));
+        let image = PinnedImage { reference, digest, size };
+        [Step { action: Action::Stage(image), reason: "shop/main needs it".into() }]
+    }
+
+    async fn told(stager: &Stager, bell: &Notify) -> Transfer {
+        loop {
+            bell.notified().await;
+            if let Some(transfer) = stager.transfers().into_values().next() {
+                return transfer;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_room_is_said_and_not_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, bell) = (Arc::new(Asked::default()), Arc::new(Notify::new()));
+        let (images, stop) = (dir.path().to_owned(), CancellationToken::new());
+        let stager = Stager::start(source.clone(), images, bell.clone(), stop.clone());
+        stager.want(&wanted(1 << 60));
+        let transfer = told(&stager, &bell).await;
+        let Transfer::NoRoom(why) = &transfer else { panic!("{transfer:?}") };
+        assert!(why.contains("not enough space"), "{why}");
+        assert_eq!(source.0.load(Ordering::SeqCst), 0);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        stager.want(&wanted(1));
+        while told(&stager, &bell).await != Transfer::Failed("nothing here".into()) {}
+        assert_eq!(source.0.load(Ordering::SeqCst), 1);
+        stop.cancel();
+    }
+
+    #[test]
+    fn a_twentieth_of_a_disk_stays_free_within_bounds() {
+        let gib = 1 << 30;
+        assert_eq!(reserve(0), 64 << 20);
+        assert_eq!(reserve(10 * gib), gib / 2);
+        assert_eq!(reserve(4096 * gib), gib);
+    }
 }

@@ -25,6 +25,8 @@ pub enum Transfer {
     },
     /// Tried again later.
     Failed(String),
+    /// There is no room for it on the disk. Tried again too, but time alone makes none.
+    NoRoom(String),
 }
 
 /// What a report is made of, besides the observation.
@@ -184,7 +186,7 @@ fn state(
     current: bool,
 ) -> (State, Option<String>) {
     let unit = found.map_or(Unit::Inactive, |f| f.unit);
-    let error = inputs.errors.get(machine).cloned();
+    let error = inputs.errors.get(machine).cloned().or_else(|| no_room(inputs, spec));
     if let Some(why) = inputs.plan.blocked.get(machine) {
         return (State::Blocked, Some(why.clone()));
     }
@@ -269,6 +271,15 @@ fn down(
     }
 }
 
+/// Why the image of `spec` can't come, where waiting alone does not help.
+fn no_room(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
+    let image = &spec.config.image;
+    match inputs.transfers.get(&image.digest)? {
+        Transfer::NoRoom(why) => Some(format!("image {}: {why}", image.reference)),
+        Transfer::Going { .. } | Transfer::Failed(_) => None,
+    }
+}
+
 /// How the image of `spec` is coming; `None` where it is here.
 fn transfer(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
     let image = &spec.config.image;
@@ -281,6 +292,8 @@ fn transfer(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
             format!("image {} is {percent}% here", image.reference)
         }
         Some(Transfer::Failed(why)) => format!("image {}: {why}", image.reference),
+        // No way of coming, but an error: `no_room`.
+        Some(Transfer::NoRoom(_)) => return None,
         None => format!("waits for image {}", image.reference),
     })
 }
@@ -378,6 +391,7 @@ mod tests {
     #[test]
     fn each_situation_has_its_state() {
         let stopped = || spec("stopped");
+        let full = Some(Transfer::NoRoom("too full".into()));
         let half = Some(Transfer::Going { received: 50, total: 100 });
         let cases = [
             (Case::default(), State::Running, None),
@@ -392,6 +406,11 @@ mod tests {
                 Case { unit: Unit::Inactive, staged: false, transfer: half, ..Case::default() },
                 State::Staging,
                 Some("image app:1 is 50% here"),
+            ),
+            (
+                Case { unit: Unit::Inactive, staged: false, transfer: full, ..Case::default() },
+                State::Failed,
+                Some("image app:1: too full"),
             ),
             (
                 Case { unit: Unit::Inactive, recorded: false, ..Case::default() },

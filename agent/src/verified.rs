@@ -67,6 +67,8 @@ struct Note {
 pub struct Images {
     dir: PathBuf,
     damaged: Mutex<BTreeSet<Digest>>,
+    /// Files that could not be read or noted the last time: the others come first.
+    postponed: Mutex<BTreeSet<Digest>>,
     /// Rung when a file is found that must be read again.
     doubt: Notify,
 }
@@ -75,7 +77,7 @@ impl Images {
     /// Those in `dir`.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, damaged: Mutex::default(), doubt: Notify::new() }
+        Self { dir, damaged: Mutex::default(), postponed: Mutex::default(), doubt: Notify::new() }
     }
 
     /// The files that count as complete and verified.
@@ -113,7 +115,22 @@ impl Images {
             let known = known.filter(|known| known.signature == Signature::of(&metadata));
             (digest, known.map(|known| known.at))
         });
-        Ok(found.min_by_key(|(_, read)| *read))
+        let postponed = self.postponed();
+        Ok(found.min_by_key(|(digest, read)| (postponed.contains(digest), *read)))
+    }
+
+    /// Notes whether a file could be read and noted, so that one that can't holds up no other.
+    pub fn note_attempt(&self, digest: &Digest, succeeded: bool) {
+        let mut postponed = self.postponed();
+        if succeeded {
+            postponed.remove(digest);
+        } else {
+            postponed.insert(*digest);
+        }
+    }
+
+    fn postponed(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.postponed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a file was damaged and is being taken away.

@@ -25,6 +25,8 @@ mod testing;
 mod view;
 mod when;
 
+use std::io::Write as _;
+
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
@@ -52,18 +54,24 @@ fn main() {
     std::process::exit(exit.code().into());
 }
 
+/// Says it on standard error. Where that is closed, as a terminal may be, the exit code still says
+/// it.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn run(cli: Cli) -> Exit {
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                eprintln!("error: cannot start: {error}");
+                complain(&format!("error: cannot start: {error}"));
                 return Exit::Internal;
             }
         };
     let exit = runtime.block_on(commands::run(cli)).unwrap_or_else(|failure| {
         if let Some(report) = failure.report() {
-            eprintln!("{report}");
+            complain(&report);
         }
         failure.exit()
     });

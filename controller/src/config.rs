@@ -74,7 +74,7 @@ impl Default for Limits {
             connections: 8192,
             enrol_connections: 64,
             calls_per_connection: 256,
-            sessions_per_host: 64,
+            sessions_per_host: 256,
         }
     }
 }

@@ -145,7 +145,13 @@ impl EventsApi {
         let Err(unknown) = crate::fleets_api::known(&self.records, &wanted.fleet).await else {
             return Ok(());
         };
-        let any = Wanted { instance: String::new(), hosts: None, since_ms: 0, ..wanted.clone() };
+        let any = Wanted {
+            instance: String::new(),
+            hosts: None,
+            since_ms: 0,
+            warnings_only: false,
+            ..wanted.clone()
+        };
         let (found, _) = self.events.find(|noted| any.has(noted));
         if found.is_empty() { Err(unknown) } else { Ok(()) }
     }

@@ -170,7 +170,11 @@ impl InstanceStatus {
                 Verdict::Waiting("is paused; `shoal unpause` lets the agent at it again".into())
             }
             (State::Running, _) if !self.current => {
-                Verdict::Waiting("still runs what was wanted before".into())
+                let before = "still runs what was wanted before";
+                Verdict::Waiting(match &self.message {
+                    Some(message) => format!("{before}: {message}"),
+                    None => before.into(),
+                })
             }
             (State::Running, Health::Unhealthy) => Verdict::Failed(why()),
             (State::Running, Health::Starting) => Verdict::Waiting("waits for its checks".into()),

@@ -77,7 +77,7 @@ impl RealHost {
         let before = Record::load(&self.paths, machine)?;
         self.isolation(spec)?;
         let record = before.brought_to(spec.clone());
-        self.put_files(machine, &record)?;
+        let manifest = self.put_files(machine, &record)?;
         self.configure(machine, &spec.config.settings).await?;
         if !units.is_empty() {
             let leader = self.systemd.leader(machine).await;
@@ -88,11 +88,15 @@ impl RealHost {
                 info!(instance = %spec.id, unit = %unit, "a unit inside has read its files again");
             }
         }
+        // Until here the files differ from what is known of them: whatever is wanted next, what a
+        // failed reload left behind is seen, and put right.
+        manifest.save(&self.paths, machine)?;
         Ok(record.save(&self.paths)?)
     }
 
-    /// Writes all files of a running container where they are.
-    fn put_files(&self, machine: &MachineName, record: &Record) -> Result<(), HostError> {
+    /// Writes all files of a running container where they are, and gives what is to be known of
+    /// them once they are read.
+    fn put_files(&self, machine: &MachineName, record: &Record) -> Result<Manifest, HostError> {
         // All render, or none is written.
         let rendered = rendered(record)?;
         let mut manifest = Manifest::find(&self.paths, machine).unwrap_or_default();
@@ -104,7 +108,7 @@ impl RealHost {
             file.inode = *had.get(&file.name).unwrap_or(&file.inode);
         }
         manifest.files = made;
-        Ok(manifest.save(&self.paths, machine)?)
+        Ok(manifest)
     }
 
     /// Puts a machine's unit right, as its record has it.

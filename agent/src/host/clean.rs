@@ -8,7 +8,7 @@ use shoal_core::name::MachineName;
 
 use super::mount::{MountError, let_go};
 use super::network;
-use crate::files::{failed, names, remove_tree};
+use crate::files::{failed, names, remove_file, remove_tree};
 use crate::paths::Paths;
 
 /// Unmounts and removes all that a start of `machine` made, but no data.
@@ -18,6 +18,8 @@ use crate::paths::Paths;
 pub fn clean(paths: &Paths, machine: &MachineName) -> Result<(), MountError> {
     network::undo(paths, machine);
     let run = paths.machine_run(machine);
+    // What was made is to be compared with nothing from here on.
+    remove_file(&paths.manifest(machine))?;
     for layer in [run.join("root"), run.join("lower"), paths.memory(machine)] {
         let_go(&layer)?;
     }

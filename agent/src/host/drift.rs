@@ -1,6 +1,6 @@
 //! What of a machine was changed by someone else. Reads only, and little where nothing changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use shoal_core::spec::InstancePath;
 use shoal_core::time::Timestamp;
 
 use super::machines::Directories;
-use super::manifest::{FileId, Found, Manifest};
+use super::manifest::{FileId, Found, Manifest, Mounted};
 use super::shelf::Shelf;
 use super::stamp::Remembered;
 use super::unit::UnitFiles;
@@ -27,8 +27,9 @@ use crate::record::Record;
 /// unmounts everything first, and its container then ends by itself.
 const GONE_FOR: Duration = Duration::from_secs(3);
 
-/// How long a look at the mounts inside is believed, where none was missing.
-const BELIEVED: Duration = Duration::from_secs(4);
+/// How long a look at the mounts inside is believed, where none was missing. Nothing tells of a
+/// change there, and looking is the dearest part of a pass over many containers at rest.
+const BELIEVED: Duration = Duration::from_secs(30);
 
 /// Compares machines with what was made for them.
 #[derive(Debug)]
@@ -53,6 +54,11 @@ struct Made {
     gone: BTreeMap<InstancePath, Timestamp>,
     /// When all were there, and whose first process was asked.
     complete: Option<(u32, Timestamp)>,
+    /// Mounts that were seen, and by whose first process. One that never was is not gone: links in
+    /// the image, or in a volume, may have led systemd-nspawn to another place.
+    seen: Option<(u32, BTreeSet<InstancePath>)>,
+    /// Files that were replaced, with since when: a container that ends has its files removed.
+    replaced: BTreeMap<InstancePath, Timestamp>,
 }
 
 impl Watch {
@@ -166,7 +172,9 @@ impl Made {
         self.manifest = Some(read);
         let same = before.zip(found.clone()).is_some_and(|(a, b)| Arc::ptr_eq(&a, &b));
         if !same {
-            (self.files, self.gone, self.complete) = (Shelf::default(), BTreeMap::new(), None);
+            // What was known is of the start before, or of other files.
+            let (manifest, seen) = (self.manifest.take(), self.seen.take());
+            *self = Self { manifest, seen, ..Self::default() };
         }
         found
     }
@@ -189,13 +197,15 @@ impl Made {
                 Found::Replaced => replaced.push(file.path.clone()),
             }
         }
-        (changed, replaced)
+        (changed, outlasting(&mut self.replaced, replaced, look.now))
     }
 
     /// The mounts that have been gone for a while.
     fn gone(&mut self, look: &Look<'_>, manifest: &Manifest) -> Vec<InstancePath> {
         // Who has ended is not asked; who can't be asked has nothing missing.
-        let Some(leader) = look.leader else { return Vec::new() };
+        let Some(leader) = look.leader.filter(|_| !manifest.mounts.is_empty()) else {
+            return Vec::new();
+        };
         let is_young = |at: Timestamp| look.now >= at && look.now.since(at) < BELIEVED;
         if self.complete.is_some_and(|(of, at)| of == leader && is_young(at)) {
             return Vec::new();
@@ -204,18 +214,32 @@ impl Made {
         let missing = mountinfo::missing(leader, &look.machine.unit(), places);
         let Some(missing) = missing else { return Vec::new() };
         self.complete = missing.is_empty().then_some((leader, look.now));
-        let missing = manifest.mounts.iter().filter(|mount| missing.contains(mount.at.as_path()));
-        self.outlasting(missing.map(|mount| mount.path.clone()).collect(), look.now)
+        let (of, mut seen) = self.seen.take().unwrap_or_default();
+        if of != leader {
+            seen.clear();
+        }
+        let is_missing = |mount: &&Mounted| missing.contains(mount.at.as_path());
+        let there = manifest.mounts.iter().filter(|mount| !is_missing(mount));
+        seen.extend(there.map(|mount| mount.path.clone()));
+        let missing = manifest.mounts.iter().filter(is_missing).map(|mount| mount.path.clone());
+        let missing = missing.filter(|path| seen.contains(path)).collect();
+        self.seen = Some((leader, seen));
+        outlasting(&mut self.gone, missing, look.now)
     }
+}
 
-    /// Of what is missing now, what has been for a while.
-    fn outlasting(&mut self, missing: Vec<InstancePath>, now: Timestamp) -> Vec<InstancePath> {
-        // A clock that was set back makes nothing last longer.
-        let since = |path: &InstancePath| self.gone.get(path).map_or(now, |at| now.min(*at));
-        self.gone = missing.into_iter().map(|path| (path.clone(), since(&path))).collect();
-        let long = self.gone.iter().filter(|(_, since)| now.since(**since) >= GONE_FOR);
-        long.map(|(path, _)| path.clone()).collect()
-    }
+/// Of what is missing now, what has been for a while. `known` is what was missing before, with
+/// since when.
+fn outlasting(
+    known: &mut BTreeMap<InstancePath, Timestamp>,
+    missing: Vec<InstancePath>,
+    now: Timestamp,
+) -> Vec<InstancePath> {
+    // A clock that was set back makes nothing last longer.
+    let since = |path: &InstancePath| known.get(path).map_or(now, |at| now.min(*at));
+    *known = missing.into_iter().map(|path| (path.clone(), since(&path))).collect();
+    let long = known.iter().filter(|(_, since)| now.since(**since) >= GONE_FOR);
+    long.map(|(path, _)| path.clone()).collect()
 }
 
 #[cfg(test)]
@@ -223,7 +247,7 @@ mod tests {
     use super::*;
     use crate::host::inplace::{self, Look as Appearance};
     use crate::host::machines::Machines;
-    use crate::host::manifest::{MadeFile, Mounted};
+    use crate::host::manifest::MadeFile;
     use shoal_core::policy::Isolation;
     use std::fs;
 
@@ -323,14 +347,18 @@ mod tests {
     #[test]
     fn a_mount_must_be_gone_for_a_while() {
         let path = |text: &str| text.parse::<InstancePath>().unwrap();
-        let mut made = Made::default();
+        let mut gone = BTreeMap::new();
         let (now, both) = (Timestamp(1_000_000), vec![path("/a"), path("/b")]);
         let later = now.after(GONE_FOR);
-        assert_eq!(made.outlasting(both.clone(), now), []);
-        assert_eq!(made.outlasting(vec![path("/a")], now.after(GONE_FOR / 2)), []);
-        assert_eq!(made.outlasting(both.clone(), later), [path("/a")], "/b was back meanwhile");
-        assert_eq!(made.outlasting(both.clone(), now), [], "the clock was set back");
-        assert_eq!(made.outlasting(both.clone(), later), both);
+        assert_eq!(outlasting(&mut gone, both.clone(), now), []);
+        assert_eq!(outlasting(&mut gone, vec![path("/a")], now.after(GONE_FOR / 2)), []);
+        assert_eq!(
+            outlasting(&mut gone, both.clone(), later),
+            [path("/a")],
+            "/b was back meanwhile"
+        );
+        assert_eq!(outlasting(&mut gone, both.clone(), now), [], "the clock was set back");
+        assert_eq!(outlasting(&mut gone, both.clone(), later), both);
     }
 
     #[test]

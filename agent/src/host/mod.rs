@@ -27,6 +27,7 @@ pub mod parents;
 pub mod probe;
 pub mod real;
 pub mod reload;
+pub mod room;
 pub mod runs;
 pub mod shelf;
 pub mod stamp;

@@ -2,9 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// Bytes of the kernel's answer that are read: some ten thousand mounts, far more than anything but
+/// an attack on the agent's memory has.
+const LONGEST: u64 = 2 << 20;
 
 /// Those of `places` at which nothing is mounted, as the container of `leader` sees them; `None`
 /// where it has ended, or is not part of `unit`: process numbers are used again.
@@ -13,11 +18,20 @@ pub fn missing<'a>(
     unit: &str,
     places: impl Iterator<Item = &'a Path>,
 ) -> Option<BTreeSet<&'a Path>> {
-    let text = fs::read(format!("/proc/{leader}/mountinfo")).ok()?;
+    let text = whole(&format!("/proc/{leader}/mountinfo"))?;
     // Looked at afterwards: what was read is of that unit if this still is.
-    let groups = fs::read_to_string(format!("/proc/{leader}/cgroup")).ok()?;
+    let groups = String::from_utf8(whole(&format!("/proc/{leader}/cgroup"))?).ok()?;
     let is_part = groups.lines().any(|line| line.split('/').any(|part| part == unit));
     is_part.then(|| without_mounts(places.collect(), &text))
+}
+
+/// The kernel makes such a file while it is read and can't tell its size before: taken in pieces
+/// that grow from nothing it costs several times as much.
+fn whole(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(16 << 10);
+    let read = File::open(path).ok()?.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    // Who mounts as much as that has hidden what is asked for.
+    u64::try_from(read).is_ok_and(|read| read < LONGEST).then_some(bytes)
 }
 
 /// Those of `places` that are not in a mountinfo file.

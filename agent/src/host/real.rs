@@ -20,7 +20,7 @@ use super::systemd::units::{FoundUnit, Units};
 use super::systemd::{self, Systemd};
 use super::unit::UnitFiles;
 use super::unit::reread::Reread;
-use super::{Details, Host, HostError, Observation, drift, journal, mount, network, probe};
+use super::{Details, Host, HostError, Observation, drift, journal, mount, network, probe, room};
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
@@ -151,6 +151,7 @@ impl Host for RealHost {
             note_unit(&mut observation, found, &enabled);
         }
         note_addresses(&mut observation);
+        observation.observed.no_room = room::lacking(&self.paths.instances());
         observation.observed.mounts = mount::mounted_images(&self.paths)?.into_iter().collect();
         let staged = self.images.staged()?;
         self.drift.note(&mut observation, &directories, &staged);
@@ -192,7 +193,10 @@ impl Host for RealHost {
     }
 
     async fn unmount(&self, digest: &Digest) -> Result<(), HostError> {
-        Ok(mount::unmount_image(&self.paths, digest)?)
+        let (paths, digest) = (self.paths.clone(), *digest);
+        // It waits for whoever is mounting an image.
+        let unmounted = tokio::task::spawn_blocking(move || mount::unmount_image(&paths, &digest));
+        Ok(unmounted.await.expect("unmounting does not panic")?)
     }
 
     async fn check(&self, wanted: &Probe) -> Result<(), String> {

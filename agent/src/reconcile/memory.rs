@@ -28,6 +28,8 @@ pub(super) struct Memory {
     pub(super) errors: BTreeMap<MachineName, String>,
     /// Machines that are being put right and have yet to be seen well.
     mending: BTreeSet<MachineName>,
+    /// The generation that was last wanted.
+    generation: u64,
 }
 
 impl Memory {
@@ -39,12 +41,40 @@ impl Memory {
         }
     }
 
+    /// Notes which generation is wanted. What could not be done for another one is tried at once.
+    pub(super) fn new_wish(&mut self, generation: u64) {
+        if std::mem::replace(&mut self.generation, generation) != generation {
+            self.stuck.clear();
+        }
+    }
+
+    /// The machines whose steps have failed and are not tried again yet.
+    pub(super) fn held(&self, now: Timestamp) -> BTreeSet<MachineName> {
+        let held = self.stuck.iter().filter(|(_, attempts)| attempts.wait_until(now).is_some());
+        held.map(|(machine, _)| machine.clone()).collect()
+    }
+
+    /// Forgets that steps could not be taken where none are needed any more. `plan` is one from
+    /// which those that are held back are left out.
+    pub(super) fn unstick(&mut self, plan: &Plan) {
+        let errors = &mut self.errors;
+        self.stuck.retain(|machine, _| {
+            let needed = plan.held.contains(machine) || plan.machines.contains_key(machine);
+            if !needed {
+                errors.remove(machine);
+            }
+            needed
+        });
+    }
+
     /// Leaves out the machines whose steps have failed, until their pause is over: a step that
     /// can't be done (a missing unit file, a full disk) is not tried four times a second.
     pub(super) fn hold_back(&self, plan: &mut Plan, now: Timestamp) {
+        let held = &mut plan.held;
         plan.machines.retain(|machine, _| {
             let until = self.stuck.get(machine).and_then(|attempts| attempts.wait_until(now));
             if let Some(until) = until {
+                held.insert(machine.clone());
                 plan.again_at = Some(plan.again_at.map_or(until, |at| at.min(until)));
             }
             until.is_none()

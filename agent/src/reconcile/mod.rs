@@ -40,10 +40,12 @@ use news::Ids;
 const AT_REST: Duration = Duration::from_secs(5);
 /// How often one is looked at where something is on its way.
 const ON_THE_WAY: Duration = Duration::from_millis(250);
+/// How often one is looked at where nothing can be done before something else is over.
+const MOVING: Duration = Duration::from_secs(1);
 /// Machines that are changed at once, and the least that may be on their way up at once: starting
 /// a system is work, and a host has others to run.
 const AT_ONCE: usize = 4;
-/// How long looking up why a unit failed may hold up the loop.
+/// How long looking up why units failed may hold up the loop.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The host that a loop is for.
@@ -117,7 +119,9 @@ impl<H: Host + 'static> Reconciler<H> {
     /// One pass. Gives how long to wait for the next, if nothing else calls for one.
     async fn pass(&mut self, spec: &HostSpec) -> Duration {
         let Some(before) = self.observe().await else { return AT_REST };
+        self.memory.new_wish(spec.generation);
         let (steps, _) = self.plan(spec, &before);
+        self.memory.unstick(&steps);
         self.stager.want(&steps.stage);
         let idle = steps.machines.is_empty() && steps.host.is_empty();
         self.carry_out(spec, &before, &steps).await;
@@ -164,14 +168,19 @@ impl<H: Host + 'static> Reconciler<H> {
             facts: &self.about.facts,
             policy: &self.about.facts.policy,
             ready_elsewhere: ready.as_ref(),
+            held: &self.memory.held(now),
             at_once: self.at_once(),
         };
         let mut steps = plan(wanted, &observation.observed, now);
         self.memory.hold_back(&mut steps, now);
         let mut machines = observation.observed.machines.values();
         let moving = machines.any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
-        let waiting = !steps.machines.is_empty() || !steps.waiting.is_empty();
-        let pause = if moving || waiting { ON_THE_WAY } else { AT_REST };
+        // systemd tells of what moves; this is for what it does not.
+        let pause = match (steps.machines.is_empty(), moving) {
+            (false, _) => ON_THE_WAY,
+            (true, true) => MOVING,
+            (true, false) => AT_REST,
+        };
         let due = steps.again_at.map_or(AT_REST, |at| at.since(now).max(ON_THE_WAY));
         (steps, pause.min(due))
     }
@@ -184,11 +193,12 @@ impl<H: Host + 'static> Reconciler<H> {
     /// Looks after failures that only time shows: why a unit failed, and that it has recovered.
     async fn note_failures(&mut self, observation: &Observation) {
         self.memory.forgive(observation, clock::now());
+        let until = tokio::time::Instant::now() + LAST_WORDS;
         for (machine, found) in &observation.observed.machines {
             let details = observation.details.get(machine).cloned().unwrap_or_default();
             let failed = found.unit == Unit::Failed || details.restarting;
             if failed && !self.memory.errors.contains_key(machine) {
-                let words = tokio::time::timeout(LAST_WORDS, self.host.last_words(machine));
+                let words = tokio::time::timeout_at(until, self.host.last_words(machine));
                 let words = words.await.ok().flatten();
                 let result = details.result.unwrap_or_else(|| "ended".into());
                 let text = words.map_or(result.clone(), |words| format!("{words} ({result})"));
@@ -213,9 +223,13 @@ impl<H: Host + 'static> Reconciler<H> {
         for (machine, (taken, error)) in join_all(work).await {
             let now = clock::now();
             self.memory.took(&machine, &taken, now);
+            if taken.iter().any(|a| matches!(a, Action::Refresh(..))) {
+                self.monitor.forget(&machine);
+            }
             if let Some(error) = &error {
                 self.tell(&ids, &machine, EventKind::Failed, error.clone());
-            } else if plan.repairs.contains(&machine) {
+            }
+            if plan.repairs.contains(&machine) {
                 self.memory.repaired(&machine, now);
             }
             self.memory.outcome(&machine, error, now);
@@ -280,7 +294,13 @@ impl<H: Host + 'static> Reconciler<H> {
             self.events.record(event);
         }
         self.tell_mended(&after, now);
-        let settling = after.instances.iter().any(|i| i.health == Health::Starting);
+        // Checks ring the bell; what has none is up when it has been so for a while.
+        let unchecked = |id: &InstanceId| {
+            let spec = spec.instances.iter().find(|spec| spec.id == *id);
+            spec.is_none_or(|spec| spec.config.settings.health.is_none())
+        };
+        let mut instances = after.instances.iter();
+        let settling = instances.any(|i| i.health == Health::Starting && unchecked(&i.id));
         self.report.send_if_modified(|status| {
             let new = *status != after;
             *status = after;

@@ -40,7 +40,9 @@ pub(super) async fn plan(shell: &Shell, args: &PlanArgs) -> Result<Exit, Failure
     let spec = load(args.file.path())?;
     let plan = ask_plan(&shell.client().await?, &spec).await?;
     shell.console.result(plan.text(), &plan)?;
-    Ok(if plan.changes_anything { Exit::Differs } else { Exit::Done })
+    // Where the last rollout failed there is something to do, even if nothing differs.
+    let something = plan.changes_anything || plan.retries;
+    Ok(if something { Exit::Differs } else { Exit::Done })
 }
 
 async fn ask_plan(client: &Client, spec: &FleetSpec) -> Result<PlanView, Failure> {

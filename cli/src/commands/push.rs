@@ -72,8 +72,13 @@ struct PushView {
 pub(super) async fn run(shell: &Shell, file: &Path, reference: &ImageRef) -> Result<(), Failure> {
     let prepared = prepare(shell.console, file, reference)?;
     let client = shell.client().await?;
-    let mut pusher = Pusher { client, prepared, console: shell.console, sent: 0 };
-    let pushed = pusher.push().await?;
+    let mut pusher = Pusher { client, prepared, console: shell.console, sent: 0, reached: 0 };
+    let pushed = tokio::select! {
+        // First: while it sends, it knows better how far it was.
+        biased;
+        pushed = pusher.push() => pushed,
+        _ = tokio::signal::ctrl_c() => Err(pusher.interrupted()),
+    }?;
     let image = image::read(&reference.to_string(), pushed)?;
     let how = match pusher.sent {
         0 => "already there, nothing sent".to_owned(),
@@ -109,6 +114,8 @@ struct Pusher {
     console: Console,
     /// Bytes that were sent.
     sent: u64,
+    /// How far into the image that was.
+    reached: u64,
 }
 
 impl Pusher {
@@ -146,6 +153,10 @@ impl Pusher {
             self.console.note(format!("{there} of {} are there already", size_text(size)));
         }
         self.send(begun.received).await
+    }
+
+    fn interrupted(&self) -> Failure {
+        PushError::Interrupted { sent: self.reached, size: self.prepared.size }.into()
     }
 
     fn digest(&self) -> Bytes {
@@ -186,9 +197,8 @@ impl Pusher {
         progress.end();
         let sent = *at.borrow();
         self.sent += sent - offset;
-        let Some(replied) = replied else {
-            return Err(PushError::Interrupted { sent, size }.into());
-        };
+        self.reached = sent;
+        let Some(replied) = replied else { return Err(self.interrupted()) };
         let doing = format!("push {reference}");
         let replied = replied.map_err(self.client.refused(doing));
         if let Ok(Err(source)) = reader.await {

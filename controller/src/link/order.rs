@@ -17,7 +17,8 @@ pub(super) fn after(spec: &HostSpec) -> BTreeSet<InstanceId> {
     settings.flat_map(|settings| &settings.after).filter_map(|id| id.parse().ok()).collect()
 }
 
-/// Those of `after` that are ready on every other host than `here`; `None` where all of them are
+/// Those of `after` that are ready on every other host than `here` that is online, and on one at
+/// least; `None` where all of them are
 /// here alone, so that there is nothing to tell. `status` gives what a host that is online has
 /// last reported.
 ///
@@ -38,9 +39,12 @@ pub(super) fn ready_elsewhere(
         return None;
     }
     let is_ready = |id: &InstanceId| {
-        told.places(id).filter(|(host, _)| *host != here).all(|(host, generation)| {
-            status(host).is_some_and(|status| is_ready_in(&status, id, generation))
-        })
+        let mut places = told.places(id).filter(|(host, _)| *host != here).peekable();
+        let nowhere = places.peek().is_none();
+        // A host that is offline holds up no other, as long as there is one that is ready.
+        let mut known = places.filter_map(|(host, generation)| Some((status(host)?, generation)));
+        let mut ready = known.by_ref().map(|(status, told)| is_ready_in(&status, id, told));
+        nowhere || ready.next().is_some_and(|first| first && ready.all(|ready| ready))
     };
     Some(elsewhere.into_iter().filter(|id| is_ready(id)).cloned().collect())
 }
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_is_proven_on_every_host_in_the_generation_told_last() {
+    fn readiness_is_proven_on_every_host_that_is_there_in_the_generation_told_last() {
         let told = told(&[("h0", 1, &["a/db"]), ("h1", 4, &["a/db"]), ("h2", 7, &["a/db"])]);
         let (healthy, starting) = (Health::Healthy, Health::Starting);
         let db = |generation, health| status(generation, "a/db", health);
@@ -133,10 +137,12 @@ mod tests {
         let no = Some(vec![]);
         let cases = [
             (vec![("h1", db(4, healthy)), ("h2", db(7, healthy))], yes.clone()),
-            (vec![("h1", db(5, healthy)), ("h2", db(8, Health::None))], yes),
+            (vec![("h1", db(5, healthy)), ("h2", db(8, Health::None))], yes.clone()),
+            // h2 is offline, and holds up no one; but someone has to be there.
+            (vec![("h1", db(4, healthy))], yes),
+            (vec![], no.clone()),
             (vec![("h1", db(4, healthy)), ("h2", db(7, starting))], no.clone()),
             (vec![("h1", db(4, healthy)), ("h2", db(6, healthy))], no.clone()),
-            (vec![("h1", db(4, healthy))], no.clone()),
             (vec![("h1", db(4, healthy)), ("h2", status(7, "a/x", healthy))], no),
         ];
         for (online, wanted) in cases {

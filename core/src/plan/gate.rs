@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Machine, Observed, Unit, Wanted};
-use crate::name::InstanceId;
+use crate::name::{InstanceId, MachineName};
 use crate::spec::{InstanceSpec, RunState};
 use crate::time::Timestamp;
 
@@ -62,7 +62,10 @@ impl<'a> Gate<'a> {
     }
 
     /// Takes one of the places of those that start; says why where none is free.
-    pub(super) fn take_place(&mut self) -> Result<(), String> {
+    pub(super) fn take_place(&mut self, machine: &MachineName) -> Result<(), String> {
+        if self.wanted.held.contains(machine) {
+            return Ok(());
+        }
         if self.starting >= self.wanted.at_once {
             return Err(format!("waits for its turn: {} others are starting", self.starting));
         }

@@ -35,9 +35,14 @@ impl Instance<'_> {
             stage(plan, self.spec);
         }
         let steps = match (self.found.unit, self.update()) {
-            (Unit::Active, Update::None) => self.keeping(plan),
+            (Unit::Active, Update::None) => self.keeping(plan, gate),
             (Unit::Activating, Update::None) => self.enabling(),
             (Unit::Active, Update::Refresh { reload, changes }) => {
+                let spec = Box::new(self.spec.clone());
+                vec![step(Action::Refresh(spec, reload), reasons(&changes))]
+            }
+            // What is on its way up has nothing to reload yet, and takes the rest as it is.
+            (Unit::Activating, Update::Refresh { reload, changes }) if reload.is_empty() => {
                 let spec = Box::new(self.spec.clone());
                 vec![step(Action::Refresh(spec, reload), reasons(&changes))]
             }
@@ -89,7 +94,7 @@ impl Instance<'_> {
     }
 
     /// What keeps a container that is as wanted so.
-    fn keeping(&self, plan: &mut Plan) -> Vec<Step> {
+    fn keeping(&self, plan: &mut Plan, gate: &Gate<'_>) -> Vec<Step> {
         let mut steps = self.enabling();
         steps.extend(self.naming());
         if self.found.drift.is_empty() {
@@ -99,12 +104,18 @@ impl Instance<'_> {
             plan.look_again(next);
             return steps;
         }
-        plan.repairs.insert(self.machine.clone());
         let drift = &self.found.drift;
         let reason = drift.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         if drift.iter().any(Drift::needs_restart) {
+            // A container that limps is better than one that is down and waits for others.
+            if let Some(what) = gate.waits_for(self.spec) {
+                plan.waiting.insert(self.machine.clone(), what);
+                return steps;
+            }
+            plan.repairs.insert(self.machine.clone());
             return vec![step(Action::Stop, reason)];
         }
+        plan.repairs.insert(self.machine.clone());
         if drift.iter().any(|d| matches!(d, Drift::Unit(_))) {
             steps.push(step(Action::Configure, reason.clone()));
         }
@@ -127,11 +138,18 @@ impl Instance<'_> {
 
     /// Stops a container that another is to take the place of, once that one could start.
     fn replacing(&self, plan: &mut Plan, gate: &Gate<'_>, update: &Update) -> Vec<Step> {
-        if let Some(what) = gate.waits_for(self.spec) {
+        if let Some(what) = gate.waits_for(self.spec).or_else(|| self.lacks_room()) {
             plan.waiting.insert(self.machine.clone(), what);
             return vec![];
         }
         vec![step(Action::Stop, self.why(update).unwrap_or_default())]
+    }
+
+    /// Why it can't be replaced now. A restart is let through: stopping it may be what makes room.
+    fn lacks_room(&self) -> Option<String> {
+        let applied = self.found.applied.as_ref()?;
+        let restarts = applied.restarts != self.spec.restarts;
+        self.observed.no_room.clone().filter(|_| !restarts)
     }
 
     fn starting(&self, plan: &mut Plan, gate: &mut Gate<'_>, update: &Update) -> Vec<Step> {
@@ -140,7 +158,10 @@ impl Instance<'_> {
             plan.look_again(next);
             return vec![];
         }
-        let turn = gate.waits_for(self.spec).map_or_else(|| gate.take_place(), Err);
+        // What ran before and is as wanted comes back without asking for others: order is for
+        // changes.
+        let before = gate.waits_for(self.spec).filter(|_| why.is_some());
+        let turn = before.map_or_else(|| gate.take_place(&self.machine), Err);
         if let Err(what) = turn {
             plan.waiting.insert(self.machine.clone(), what);
             return vec![];

@@ -6,7 +6,7 @@
 //!
 //! Invariants, each with a test: the applied configuration is written only while the instance's
 //! unit is down; no step removes a data volume; a running container is left alone until the image
-//! that takes its place is staged; a host that is as wanted has an empty plan.
+//! that takes its place is staged and its record has room on the disk; a host that is as wanted has an empty plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct Observed {
     pub images: BTreeSet<Digest>,
     /// Images that are mounted.
     pub mounts: BTreeSet<Digest>,
+    /// Why nothing can be set up: the disk has no room to write it down. `None` where it has.
+    pub no_room: Option<String>,
 }
 
 /// One machine, as found.
@@ -206,6 +208,9 @@ pub struct Plan {
     pub waiting: BTreeMap<MachineName, String>,
     /// Machines whose steps put right what someone else changed.
     pub repairs: BTreeSet<MachineName>,
+    /// Machines whose steps were left out of this plan by whoever carries it out, since they failed
+    /// lately.
+    pub held: BTreeSet<MachineName>,
     /// When to plan again even if nothing is seen to change.
     pub again_at: Option<Timestamp>,
 }
@@ -236,6 +241,8 @@ pub struct Wanted<'a> {
     /// Of the instances elsewhere that others here come after, those that are ready; `None` where
     /// the controller has not said, and then nothing waits for them.
     pub ready_elsewhere: Option<&'a BTreeSet<InstanceId>>,
+    /// Machines whose steps have failed lately and are not taken now, so that they need no place.
+    pub held: &'a BTreeSet<MachineName>,
     /// How many may be on their way up at once.
     pub at_once: usize,
 }

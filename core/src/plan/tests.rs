@@ -15,8 +15,9 @@ fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
 }
 
 fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
+    static NONE: BTreeSet<MachineName> = BTreeSet::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
-    Wanted { spec, host: &HOST, facts, policy, ready_elsewhere: None, at_once: 4 }
+    Wanted { spec, host: &HOST, facts, policy, ready_elsewhere: None, held: &NONE, at_once: 4 }
 }
 
 /// The hosts file of an instance in a fleet without peers.
@@ -93,6 +94,22 @@ fn the_old_container_runs_until_the_new_image_is_staged() {
     assert!(plan_for(&wanted, &with(&[(&old, stopping)], &[1, 2]), 0).is_empty());
     let down = Machine { unit: Unit::Inactive, ..up(&old) };
     assert_eq!(names(&plan_for(&wanted, &with(&[(&old, down)], &[1, 2]), 0)), ["write", "start"]);
+}
+
+#[test]
+fn nothing_is_stopped_that_could_not_be_written_anew_but_for_a_restart() {
+    let (old, new) = (instance("a/b", 1), instance("a/b", 2));
+    let machine = old.id.machine();
+    let full = Some("waits for room".to_owned());
+    let running = Observed { no_room: full.clone(), ..with(&[(&old, up(&old))], &[1, 2]) };
+    let plan = plan_for(&wants(vec![new.clone()]), &running, 0);
+    assert_eq!((names(&plan).len(), plan.waiting.get(&machine)), (0, full.as_ref()));
+    let restart = InstanceSpec { restarts: 1, ..old.clone() };
+    assert_eq!(names(&plan_for(&wants(vec![restart]), &running, 0)), ["stop"]);
+    // What is down is tried: the error tells more than the figures.
+    let down = Machine { unit: Unit::Inactive, ..up(&old) };
+    let down = Observed { no_room: full, ..with(&[(&old, down)], &[1, 2]) };
+    assert_eq!(names(&plan_for(&wants(vec![new]), &down, 0)), ["write", "start"]);
 }
 
 #[test]
@@ -301,7 +318,7 @@ fn what_a_running_container_can_take_is_refreshed_in_place() {
     let wanted = wants(vec![new]);
     assert_eq!(names(&plan_for(&wanted, &with(&[(&old, up(&old))], &[1]), 0)), ["refresh"]);
     let starting = Machine { unit: Unit::Activating, ..up(&old) };
-    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, starting)], &[1]), 0)), ["stop"]);
+    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, starting)], &[1]), 0)), ["refresh"]);
     let down = Machine { unit: Unit::Failed, ..up(&old) };
     assert_eq!(names(&plan_for(&wanted, &with(&[(&old, down)], &[1]), 0)), ["write", "start"]);
 }
@@ -366,7 +383,7 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
             *found = Machine { enabled: found.enabled, unit: Unit::Inactive, names, ..up(spec) };
         }
         Action::Refresh(spec, _) => {
-            assert_eq!(found.unit, Unit::Active, "only what runs is refreshed");
+            assert!(!found.unit.is_down(), "only what runs is refreshed");
             found.applied = up(spec).applied;
             found.drift.retain(|drift| !matches!(drift, Drift::File(_)));
         }
@@ -460,6 +477,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
             images: images.iter().map(|i| [*i; 32].into()).collect(),
             mounts: images.iter().map(|i| [*i; 32].into()).collect(),
             unreadable: BTreeMap::new(),
+            no_room: None,
         },
     )
 }
@@ -496,4 +514,39 @@ proptest! {
     fn it_is_a_function(spec in any_spec(), observed in any_observed()) {
         prop_assert_eq!(plan_for(&spec, &observed, 5), plan_for(&spec, &observed, 5));
     }
+}
+
+#[test]
+fn what_limps_is_not_stopped_while_it_could_not_start() {
+    let db = instance("a/db", 1);
+    let mut app = instance("a/app", 1);
+    app.config.settings.after.insert(db.id.clone());
+    let limping = Machine { drift: vec![Drift::Mount("/x".parse().unwrap())], ..up(&app) };
+    let spec = wants(vec![app.clone(), db.clone()]);
+    let sick = Machine { ready: false, ..up(&db) };
+    let plan = plan_for(&spec, &with(&[(&app, limping.clone()), (&db, sick)], &[1]), 0);
+    assert!(plan.is_empty() && plan.waiting.contains_key(&app.id.machine()));
+    let plan = plan_for(&spec, &with(&[(&app, limping), (&db, up(&db))], &[1]), 0);
+    assert_eq!(names(&plan), ["stop"]);
+}
+
+#[test]
+fn what_ran_before_comes_back_without_waiting_for_others() {
+    let mut app = instance("a/app", 1);
+    app.config.settings.after.insert("a/db".parse().unwrap());
+    let spec = wants(vec![app.clone(), instance("a/db", 1)]);
+    let down = Machine { unit: Unit::Inactive, ..up(&app) };
+    let plan = plan_for(&spec, &with(&[(&app, down)], &[1]), 0);
+    assert!(plan.machines.contains_key(&app.id.machine()));
+}
+
+#[test]
+fn what_is_held_back_takes_no_place() {
+    let all: Vec<InstanceSpec> = (0..6).map(|n| instance(&format!("a/i{n}"), 1)).collect();
+    let spec = wants(all.clone());
+    let held: BTreeSet<MachineName> = all.iter().take(4).map(|i| i.id.machine()).collect();
+    let (facts, policy) = (facts(), Policy::default());
+    let wanted = Wanted { held: &held, ..wanted(&spec, &facts, &policy) };
+    let plan = plan(wanted, &with(&[], &[1]), Timestamp(0));
+    assert!(plan.machines.contains_key(&all[5].id.machine()) && plan.waiting.is_empty());
 }

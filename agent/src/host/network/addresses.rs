@@ -2,16 +2,33 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Addresses that are told of.
+const MOST: usize = 16;
+/// Bytes of a file of the kernel that are read.
+const LONGEST: u64 = 256 << 10;
 
 /// The addresses of the network that process `leader` is in, but for those that mean only that
 /// network itself or its link. Empty where it has none or has ended.
 #[must_use]
 pub fn addresses(leader: u32) -> Vec<IpAddr> {
-    let read = |file| fs::read_to_string(format!("/proc/{leader}/net/{file}")).unwrap_or_default();
-    let v4 = v4(&read("fib_trie")).into_iter().map(IpAddr::V4);
-    let v6 = v6(&read("if_inet6")).into_iter().map(IpAddr::V6);
-    v4.chain(v6).collect()
+    let v4 = v4(&beginning(leader, "fib_trie")).into_iter().map(IpAddr::V4);
+    let v6 = v6(&beginning(leader, "if_inet6")).into_iter().map(IpAddr::V6);
+    v4.chain(v6).take(MOST).collect()
+}
+
+/// As much of a file as is looked at: root inside may give its network any number of routes and
+/// addresses.
+fn beginning(leader: u32, file: &str) -> String {
+    let mut bytes = Vec::new();
+    let Ok(file) = fs::File::open(format!("/proc/{leader}/net/{file}")) else {
+        return String::new();
+    };
+    // What was read before an error still tells something.
+    let _ = file.take(LONGEST).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// An address of the host itself is a leaf of the routing trie, with `/32 host LOCAL` below it.

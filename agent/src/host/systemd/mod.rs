@@ -66,7 +66,12 @@ impl Systemd {
         let pattern = ["shoal-instance@*.service"];
         let listed = self.manager.list_units_by_patterns(&[], &pattern).await;
         let listed = listed.map_err(asked("list the instances' units"))?.into_iter();
-        let rows = listed.filter_map(|(name, _, _, active, sub, _, path, ..)| {
+        let rows = listed.filter_map(|(name, _, _, active, sub, _, path, _, job, _)| {
+            // One that waits for its start is on its way up, whatever its state still says: what is
+            // done to what is down must not meet that start.
+            let starts = matches!(job.as_str(), "start" | "restart");
+            let waits = starts && matches!(active.as_str(), "inactive" | "failed");
+            let active = if waits { "activating".to_owned() } else { active };
             Some(Row { machine: machine_of_unit(&name)?, active, sub, path: path.to_string() })
         });
         Ok(rows.collect())

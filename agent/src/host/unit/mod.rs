@@ -195,11 +195,17 @@ fn is_mask(path: &Path) -> bool {
 fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    let mut options = File::options();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
+    let write = || {
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().inspect_err(|_| {
+        // On a full disk, what was begun would only be in the way.
+        let _ = fs::remove_file(&new);
+    })
 }
 
 #[cfg(test)]

@@ -124,7 +124,8 @@ async fn pusher(fake: &Fake, path: &Path, bytes: &[u8]) -> Pusher {
         digest: Sha256Sum::of(bytes),
         reference: "shop:1".parse().unwrap(),
     };
-    Pusher { client: Site::new().client(router).await, prepared, console: console(), sent: 0 }
+    let client = Site::new().client(router).await;
+    Pusher { client, prepared, console: console(), sent: 0, reached: 0 }
 }
 
 #[tokio::test]
