@@ -88,7 +88,10 @@ impl Instance<'_> {
     fn naming(&self) -> Option<Step> {
         let differs = self.found.names.as_ref() != Some(&self.names);
         differs.then(|| {
-            let reason = "instances of its fleet are elsewhere than before";
+            let reason = match &self.found.names {
+                Some(_) => "instances of its fleet are elsewhere than before",
+                None => "it finds the others of its fleet by it",
+            };
             step(Action::Names(self.names.clone()), reason)
         })
     }
