@@ -67,8 +67,8 @@ impl Name {
 #[derive(Debug, Clone)]
 struct Run<'a> {
     root: &'a Path,
-    /// Where the programs were built from, if by this run.
-    source: Option<&'a Path>,
+    /// What the programs were built from.
+    source: String,
     programs: Programs,
     /// Versions of what was measured beside Shoal.
     others: Vec<String>,
@@ -93,7 +93,8 @@ pub(crate) fn bench(
     print: bool,
 ) -> Result<()> {
     packages::ensure()?;
-    let source = built.is_none().then_some(root);
+    // Asked before the build: the commit may be another one when the tables are written.
+    let source = if built.is_none() { about::commit(root) } else { "built before".to_owned() };
     let built = built.map_or_else(|| release(root), Ok)?;
     let programs = Programs::built_at(&built)?;
     let run = Run { root, source, programs, others: Vec::new() };
@@ -124,7 +125,7 @@ fn one(mut run: Run<'_>, name: Name, print: bool) -> Result<Vec<Row>> {
     eprintln!("bench: {} …", name.text());
     let began = Instant::now();
     let rows = name.measure(&mut run)?;
-    let about = about::line(run.source, &run.programs, &run.others)?;
+    let about = about::line(&run.source, &run.programs, &run.others)?;
     let table = report::table(&rows);
     println!("{}: {about}\n\n{table}", name.text());
     eprintln!("bench: {} took {:.0} s", name.text(), began.elapsed().as_secs_f64());

@@ -8,22 +8,19 @@ use anyhow::{Context, Result, ensure};
 use shoal_lab::Host;
 use shoal_lab::deployment::Programs;
 
-/// The line over each table: date, machine, versions. `root` is the repository that the programs
-/// were built from, where that is known.
+/// The line over each table: date, machine, versions; `source` says what the programs were built
+/// from.
 ///
 /// # Errors
 /// Where the machine does not tell.
-pub(super) fn line(root: Option<&Path>, programs: &Programs, others: &[String]) -> Result<String> {
+pub(super) fn line(source: &str, programs: &Programs, others: &[String]) -> Result<String> {
     let date = output(Command::new("date").args(["-u", "+%F"]))?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpu = cpu(&fs::read_to_string("/proc/cpuinfo")?);
     let version = output(Command::new(programs.path("shoal")).arg("--version"))?;
     let version = version.trim().trim_start_matches("shoal ").to_owned();
-    let mut parts = vec![
-        format!("Linux {}", upstream(&kernel)),
-        cpu,
-        format!("Shoal {version} ({})", root.map_or("built before".to_owned(), commit)),
-    ];
+    let mut parts =
+        vec![format!("Linux {}", upstream(&kernel)), cpu, format!("Shoal {version} ({source})")];
     parts.extend_from_slice(others);
     Ok(format!("{}: {}.", date.trim(), parts.join("; ")))
 }
@@ -39,7 +36,8 @@ pub(super) fn systemd(host: &Host) -> Result<String> {
     Ok(format!("systemd {version}"))
 }
 
-fn commit(root: &Path) -> String {
+/// The commit that is checked out in a repository, and whether anything was changed since.
+pub(super) fn commit(root: &Path) -> String {
     let git = |arguments: &[&str]| output(Command::new("git").args(arguments).current_dir(root));
     let Ok(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
         return "commit not known".to_owned();
