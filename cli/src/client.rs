@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::connect::{Address, Connection};
+use crate::output::text::printable;
 
 /// Why the controller did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +175,9 @@ fn describe(
     status: &Status,
     fault: Option<HandshakeProblem>,
 ) -> RemoteError {
-    let (code, message) = (status.code(), status.message().to_owned());
+    // It may quote what an agent or an instance said, and a terminal obeys control characters.
+    let lines: Vec<String> = status.message().lines().map(printable).collect();
+    let (code, message) = (status.code(), lines.join("\n"));
     if is_expired(status) {
         return RemoteError::Slow { doing, address };
     }

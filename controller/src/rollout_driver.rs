@@ -40,7 +40,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The least time from one pass to the next: whatever agents report, a rollout is written at
 /// most this often.
-const LEAST_PAUSE: Duration = Duration::from_millis(100);
+const LEAST_PAUSE: Duration = Duration::from_millis(25);
 
 /// The pause after the store failed.
 const RETRY: Duration = Duration::from_secs(2);

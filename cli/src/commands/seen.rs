@@ -7,6 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// What is asked for again, in microseconds before the newest: entries do not come in the exact
 /// order of their times.
 const OVERLAP: u64 = 2_000_000;
+/// How far, in microseconds, a clock may be ahead of ours and still be taken for right.
+const WILD: u64 = 3_600_000_000;
 /// Entries of that time that are known again at most.
 const MOST: usize = 50_000;
 
@@ -39,10 +41,13 @@ impl Seen {
         true
     }
 
-    /// From when on to ask again; `None` where nothing was shown. A time that is yet to come, by a
-    /// clock that was wrong for a moment, does not count.
+    /// From when on to ask again; `None` where nothing was shown. It goes by the clock of who wrote,
+    /// which may not be ours; a time that is long to come, by a clock that was wrong for a moment,
+    /// does not count.
     pub(super) fn since(&self, now_us: u64) -> Option<u64> {
-        (self.newest > 0).then(|| self.newest.min(now_us).saturating_sub(OVERLAP))
+        let wild = self.newest > now_us.saturating_add(WILD);
+        let newest = if wild { now_us } else { self.newest };
+        (self.newest > 0).then(|| newest.saturating_sub(OVERLAP))
     }
 }
 
@@ -66,7 +71,9 @@ mod tests {
             assert_eq!(seen.take(time, &text), new, "{time} {text}");
         }
         assert_eq!(seen.since(100 * second), Some(9 * second));
-        assert_eq!(seen.since(5 * second), Some(3 * second), "a clock that was ahead");
+        assert_eq!(seen.since(5 * second), Some(9 * second), "a clock that is ahead of ours");
+        seen.take(9_000 * second, &"wild");
+        assert_eq!(seen.since(100 * second), Some(98 * second), "a clock that was wild");
     }
 
     #[test]

@@ -13,13 +13,13 @@ use crate::output::table::{Cell, Table, Tone};
 use crate::output::text::{count, printable};
 use crate::output::time::At;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct InstancesView {
     pub(crate) instances: Vec<InstanceView>,
 }
 
 /// One instance on one host.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct InstanceView {
     pub(crate) host: String,
     pub(crate) host_online: bool,
@@ -52,7 +52,7 @@ pub(crate) struct InstanceView {
 }
 
 /// How a container ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct LastExitView {
     time: At,
     reason: String,

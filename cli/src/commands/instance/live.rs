@@ -95,7 +95,13 @@ impl Board {
 
     fn show(&mut self, view: InstancesView) -> Result<(), Failure> {
         if self.console.is_json() {
-            return Ok(self.console.stream("", &view)?);
+            // What the controller tells of may be more than what was asked for.
+            if self.shown.as_ref() == Some(&view) {
+                return Ok(());
+            }
+            self.console.stream("", &view)?;
+            self.shown = Some(view);
+            return Ok(());
         }
         if self.console.redraws() {
             self.shown = Some(view);

@@ -190,9 +190,13 @@ impl Follower<'_> {
     fn next_asked(&self) -> Asked {
         let Asked { lines, filter } = self.asked.clone();
         let now_us = clock::now().0.saturating_mul(1000);
-        // Where nothing was shown, all that matches is new, unless nothing old was wanted.
-        let shown = self.seen.since(now_us).or_else(|| (lines == 0).then_some(self.started_us));
-        let since_us = filter.since_us.max(shown);
+        let from = match (self.seen.since(now_us), lines) {
+            (Some(shown), _) => shown,
+            (None, 0) => self.started_us,
+            // Nothing was shown yet, as where the host was away from the start: as was asked.
+            (None, lines) => return Asked { lines, filter },
+        };
+        let since_us = filter.since_us.max(Some(from));
         Asked { lines: ALL, filter: LogFilter { since_us, ..filter } }
     }
 
