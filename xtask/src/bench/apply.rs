@@ -25,6 +25,9 @@ image = "debian:1"
 hosts = "role=web"
 boot = true
 env = { MARK = "@system" }
+[instance.system.files."/etc/mark"]
+content = "@line"
+reload = "dbus.service"
 [instance.system.health]
 unit = "multi-user.target"
 [instance.web]
@@ -47,16 +50,33 @@ pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     for (instance, what) in instances {
         rows.extend(of(&deployment, instance, what)?);
     }
+    rows.extend(in_place(&deployment)?);
     Ok(rows)
 }
 
+/// A changed line of a file that a unit inside is told to read again.
+fn in_place(deployment: &Deployment) -> Result<[Row; 2]> {
+    let change = |round| FLEET.replace("@line", &format!("round {round}"));
+    measured(deployment, "system", "a changed line of a file with `reload`, of a Debian", change)
+}
+
 fn of(deployment: &Deployment, instance: &str, what: &str) -> Result<[Row; 2]> {
+    let mark = format!("@{instance}");
+    let change = |round| FLEET.replace(&mark, &format!("round {round}"));
+    measured(deployment, instance, &format!("a changed variable to {what}"), change)
+}
+
+fn measured(
+    deployment: &Deployment,
+    instance: &str,
+    what: &str,
+    change: impl Fn(usize) -> String,
+) -> Result<[Row; 2]> {
     let bare = Bare::beside(deployment.lab().host(0), &format!("bench-{instance}"))?;
     let (mut applies, mut starts, mut restarts) = (Vec::new(), Vec::new(), Vec::new());
     // The first round warms caches up and does not count.
     for round in 0..=ROUNDS {
-        let fleet = FLEET.replace(&format!("@{instance}"), &format!("round {round}"));
-        let apply = stand::apply(deployment, &fleet)?;
+        let apply = stand::apply(deployment, &change(round))?;
         let start = bare.start()?;
         let restart = bare.restart()?;
         bare.stop()?;
@@ -69,7 +89,7 @@ fn of(deployment: &Deployment, instance: &str, what: &str) -> Result<[Row; 2]> {
     let applies = Sample::of_times(&applies)?;
     let start = ("`systemctl start`", &Sample::of_times(&starts)?);
     let restart = ("`systemctl restart`", &Sample::of_times(&restarts)?);
-    let what = format!("apply of a changed variable to {what}");
+    let what = format!("apply of {what}");
     Ok([
         Row::times(what.clone(), &applies, start, Some(MOST))?,
         Row::times(what, &applies, restart, None)?,
