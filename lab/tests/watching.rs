@@ -58,9 +58,10 @@ fn said(shop: &Deployment, arguments: &[&str]) -> String {
     shop.shoal(arguments).unwrap().ok().unwrap()
 }
 
-/// One object of each line.
+/// One object of each line that is whole: the last one may still be on its way.
 fn objects(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {

@@ -51,7 +51,7 @@ impl Ending {
         let status = variable("EXIT_STATUS").unwrap_or_default();
         let told = if stopped_by_shoal { Told::ByShoal } else { told(&machine.unit()) };
         let perhaps = told == Told::No && code == "exited" && status == "1";
-        let inside = if perhaps { signal_inside() } else { None };
+        let inside = if perhaps { signal_inside(machine) } else { None };
         Some(Self { result, code, status, inside, told })
     }
 
@@ -124,15 +124,19 @@ fn told(unit: &str) -> Told {
 }
 
 /// The signal that ended the first process inside. systemd-nspawn has no exit code for that, and
-/// only says it.
-fn signal_inside() -> Option<String> {
+/// only says it, as the last thing that it does.
+fn signal_inside(machine: &MachineName) -> Option<String> {
     let run = format!("_SYSTEMD_INVOCATION_ID={}", std::env::var("INVOCATION_ID").ok()?);
-    let words = ["--quiet", "--output=cat", "--lines=5", &run, "_COMM=systemd-nspawn"];
-    said("journalctl", &words).lines().rev().find_map(signal_in).map(str::to_owned)
+    // The journal may not have taken that in yet, and may not know any more who said it.
+    said("journalctl", &["--sync"]);
+    let lines = said("journalctl", &["--quiet", "--output=cat", "--lines=5", &run]);
+    let signal = lines.lines().rev().find_map(|line| signal_in(machine, line));
+    signal.map(str::to_owned)
 }
 
-fn signal_in(line: &str) -> Option<&str> {
-    let (_machine, signal) = line.strip_suffix('.')?.split_once(" terminated by signal ")?;
+fn signal_in<'a>(machine: &MachineName, line: &'a str) -> Option<&'a str> {
+    let said = line.strip_prefix("Container ")?.strip_prefix(machine.as_str())?;
+    let signal = said.strip_prefix(" terminated by signal ")?.strip_suffix('.')?;
     Some(signal.strip_prefix("SIG").unwrap_or(signal))
 }
 
@@ -184,7 +188,9 @@ mod tests {
 
     #[test]
     fn the_signal_that_nspawn_tells_of_is_found() {
-        let signal = |line| signal_in(line);
+        let machine = "a-b".parse().unwrap();
+        let signal = |line| signal_in(&machine, line);
+        assert_eq!(signal("Container a-c terminated by signal KILL."), None);
         assert_eq!(signal("Container a-b terminated by signal KILL."), Some("KILL"));
         assert_eq!(signal("Container a-b terminated by signal SIGSEGV."), Some("SEGV"));
         assert_eq!(signal("Container a-b failed with error code 1."), None);

@@ -81,10 +81,10 @@ impl Memory {
         });
     }
 
-    /// Takes in what one round of steps came to. A new record begins at no starts; a start that is
-    /// not the first is a retry.
+    /// Takes in what one round of steps came to. A new record begins at no starts, and so does what
+    /// an operator has stopped; a start that is not the first is a retry.
     pub(super) fn took(&mut self, machine: &MachineName, taken: &[Action], now: Timestamp) {
-        let anew = |a: &Action| matches!(a, Action::Write(_) | Action::Remove);
+        let anew = |a: &Action| matches!(a, Action::Write(_) | Action::Remove | Action::Disable);
         if taken.iter().any(anew) {
             self.attempts.remove(machine);
             self.errors.remove(machine);
@@ -153,5 +153,25 @@ impl Memory {
         self.mending.retain(|machine| there.contains_key(machine));
         let stuck = &self.stuck;
         self.errors.retain(|machine, _| there.contains_key(machine) || stuck.contains_key(machine));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operators_stop_and_start_is_no_crash() {
+        let (mut memory, machine) = (Memory::default(), "a-b".parse().unwrap());
+        let failures = |memory: &Memory, machine| {
+            memory.attempts.get(machine).map_or(0, |attempts| attempts.failures)
+        };
+        for second in 0..9 {
+            memory.took(&machine, &[Action::Disable, Action::Stop], Timestamp(second * 1000));
+            memory.took(&machine, &[Action::Enable, Action::Start], Timestamp(second * 1000));
+            assert_eq!(failures(&memory, &machine), 1);
+        }
+        memory.took(&machine, &[Action::Start], Timestamp(9000));
+        assert_eq!(failures(&memory, &machine), 2);
     }
 }
