@@ -126,12 +126,19 @@ fn told(unit: &str) -> Told {
 /// The signal that ended the first process inside. systemd-nspawn has no exit code for that, and
 /// only says it, as the last thing that it does.
 fn signal_inside(machine: &MachineName) -> Option<String> {
-    let run = format!("_SYSTEMD_INVOCATION_ID={}", std::env::var("INVOCATION_ID").ok()?);
-    // The journal may not have taken that in yet, and may not know any more who said it.
+    // The journal may not have taken that in yet, and may not know any more of which process or
+    // run it is; that it is of this unit it was told when the unit was started.
     said("journalctl", &["--sync"]);
-    let lines = said("journalctl", &["--quiet", "--output=cat", "--lines=5", &run]);
-    let signal = lines.lines().rev().find_map(|line| signal_in(machine, line));
-    signal.map(str::to_owned)
+    let unit = machine.unit();
+    let lines = said("journalctl", &["--quiet", "--output=cat", "--lines=20", "--unit", &unit]);
+    last_signal(machine, &lines).map(str::to_owned)
+}
+
+/// What was said in the run that systemd began last.
+fn last_signal<'a>(machine: &MachineName, lines: &'a str) -> Option<&'a str> {
+    let began = format!("Starting {}", machine.unit());
+    let run = lines.lines().rev().take_while(|line| !line.starts_with(&began));
+    run.filter_map(|line| signal_in(machine, line)).next()
 }
 
 fn signal_in<'a>(machine: &MachineName, line: &'a str) -> Option<&'a str> {
@@ -191,6 +198,11 @@ mod tests {
         let machine = "a-b".parse().unwrap();
         let signal = |line| signal_in(&machine, line);
         assert_eq!(signal("Container a-c terminated by signal KILL."), None);
+        let before = "Container a-b terminated by signal KILL.\nStarting \
+                      shoal-instance@a-b.service - Shoal instance a-b...\nbye\n";
+        assert_eq!(last_signal(&machine, before), None, "that was another run");
+        let now = format!("{before}Container a-b terminated by signal TERM.\nFailed\n");
+        assert_eq!(last_signal(&machine, &now), Some("TERM"));
         assert_eq!(signal("Container a-b terminated by signal KILL."), Some("KILL"));
         assert_eq!(signal("Container a-b terminated by signal SIGSEGV."), Some("SEGV"));
         assert_eq!(signal("Container a-b failed with error code 1."), None);
