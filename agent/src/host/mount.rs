@@ -209,9 +209,14 @@ pub fn mount_overlay(
         .map_err(failed("open up", &upper))?;
     let data =
         format!("lowerdir={},upperdir={},workdir={}", text(lower), text(&upper), text(&work));
-    let data = std::ffi::CString::new(data).expect("our paths have no NUL");
-    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), data.as_c_str())
-        .map_err(|e| mount_failed("the overlay", target)(e.into()))
+    let mount = |data: String| {
+        let data = std::ffi::CString::new(data).expect("our paths have no NUL");
+        rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), data.as_c_str())
+    };
+    // What changes is discarded before the next start, also after a power cut, so nothing of it
+    // has to be on the disk when this is unmounted. Kernels before 5.10 don't know the word.
+    let mounted = mount(format!("{data},volatile")).or_else(|_| mount(data.clone()));
+    mounted.map_err(|e| mount_failed("the overlay", target)(e.into()))
 }
 
 /// What is worth nothing in mounted data.

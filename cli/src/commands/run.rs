@@ -15,8 +15,9 @@ use crate::args::instance::RunArgs;
 use crate::client::{Client, ReplyError};
 use crate::exit::{Exit, Failure};
 
-/// How often hosts are asked whether it is done.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long hosts are left alone before they are asked again whether it is done: at first hardly,
+/// since most is done in a moment.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(400));
 
 /// Why an instance is not as the operator wants it.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +112,7 @@ async fn wait(
     hosts: &mut [HostRunView],
 ) -> Result<(), Failure> {
     let started = Instant::now();
+    let mut pause = PAUSES.0;
     loop {
         let patient = started.elapsed() < FAILURE_PATIENCE;
         for host in hosts.iter_mut().filter(|host| host.outcome == Outcome::Recorded) {
@@ -124,7 +126,8 @@ async fn wait(
             late.for_each(|host| host.outcome = Outcome::TimedOut);
             return Ok(());
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 5 / 4).min(PAUSES.1);
     }
 }
 
