@@ -92,7 +92,8 @@ pub(crate) enum Command {
     Schema,
     /// Show what applying a fleet file would change
     ///
-    /// Exits 0 where nothing would change, 1 where something would, and more than 1 on an error.
+    /// Exits 0 where nothing would change, 1 where something would or a rollout that failed would be
+    /// tried again, and more than 1 on an error.
     Plan(fleet::PlanArgs),
     /// Make a fleet as its file says
     ///

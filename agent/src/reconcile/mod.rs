@@ -1,9 +1,9 @@
 //! The loop that makes the host as wanted: observe, plan, carry out, observe again, report.
 //!
-//! One task owns it. It wakes at a new desired state, at the end of each of systemd's jobs, when
-//! a transfer or a check has news, and on a timer, which is what repairs drift. What it does is
-//! decided in `shoal_core::plan`; it remembers only what no observation can show: how starts have
-//! failed, and the last error of each machine.
+//! One task owns it. It wakes at a new desired state, at each change of an instance's unit, when a
+//! transfer, a check or the controller has news, and on a timer, which is what finds other drift. What it does is
+//! decided in `shoal_core::plan`; what no observation can show is in [`memory`], what people are told
+//! in [`news`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
