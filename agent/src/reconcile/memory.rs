@@ -48,14 +48,15 @@ impl Memory {
         }
     }
 
-    /// The machines whose steps have failed and are not tried again yet.
-    pub(super) fn held(&self, now: Timestamp) -> BTreeSet<MachineName> {
-        let held = self.stuck.iter().filter(|(_, attempts)| attempts.wait_until(now).is_some());
-        held.map(|(machine, _)| machine.clone()).collect()
+    /// The machines whose steps have failed, and until when they are not tried again: what can't be
+    /// done (a missing unit file, a full disk) is not tried four times a second.
+    pub(super) fn held(&self, now: Timestamp) -> BTreeMap<MachineName, Timestamp> {
+        let until = |attempts: &Attempts| attempts.wait_until(now);
+        let stuck = self.stuck.iter();
+        stuck.filter_map(|(machine, stuck)| Some((machine.clone(), until(stuck)?))).collect()
     }
 
-    /// Forgets that steps could not be taken where none are needed any more. `plan` is one from
-    /// which those that are held back are left out.
+    /// Forgets that steps could not be taken where none are needed any more.
     pub(super) fn unstick(&mut self, plan: &Plan) {
         let errors = &mut self.errors;
         self.stuck.retain(|machine, _| {
@@ -64,20 +65,6 @@ impl Memory {
                 errors.remove(machine);
             }
             needed
-        });
-    }
-
-    /// Leaves out the machines whose steps have failed, until their pause is over: a step that
-    /// can't be done (a missing unit file, a full disk) is not tried four times a second.
-    pub(super) fn hold_back(&self, plan: &mut Plan, now: Timestamp) {
-        let held = &mut plan.held;
-        plan.machines.retain(|machine, _| {
-            let until = self.stuck.get(machine).and_then(|attempts| attempts.wait_until(now));
-            if let Some(until) = until {
-                held.insert(machine.clone());
-                plan.again_at = Some(plan.again_at.map_or(until, |at| at.min(until)));
-            }
-            until.is_none()
         });
     }
 

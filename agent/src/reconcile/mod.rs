@@ -171,8 +171,7 @@ impl<H: Host + 'static> Reconciler<H> {
             held: &self.memory.held(now),
             at_once: self.at_once(),
         };
-        let mut steps = plan(wanted, &observation.observed, now);
-        self.memory.hold_back(&mut steps, now);
+        let steps = plan(wanted, &observation.observed, now);
         let mut machines = observation.observed.machines.values();
         let moving = machines.any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
         // systemd tells of what moves; this is for what it does not.

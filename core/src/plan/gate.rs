@@ -63,7 +63,7 @@ impl<'a> Gate<'a> {
 
     /// Takes one of the places of those that start; says why where none is free.
     pub(super) fn take_place(&mut self, machine: &MachineName) -> Result<(), String> {
-        if self.wanted.held.contains(machine) {
+        if self.wanted.held.contains_key(machine) {
             return Ok(());
         }
         if self.starting >= self.wanted.at_once {

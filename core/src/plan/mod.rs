@@ -208,8 +208,7 @@ pub struct Plan {
     pub waiting: BTreeMap<MachineName, String>,
     /// Machines whose steps put right what someone else changed.
     pub repairs: BTreeSet<MachineName>,
-    /// Machines whose steps were left out of this plan by whoever carries it out, since they failed
-    /// lately.
+    /// Machines that have steps which are left out, since they failed lately.
     pub held: BTreeSet<MachineName>,
     /// When to plan again even if nothing is seen to change.
     pub again_at: Option<Timestamp>,
@@ -220,6 +219,17 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.machines.is_empty() && self.stage.is_empty() && self.host.is_empty()
+    }
+
+    /// Leaves out what is not to be taken yet.
+    fn hold_back(&mut self, held: &BTreeMap<MachineName, Timestamp>) {
+        for (machine, until) in held {
+            if self.machines.remove(machine).is_some() {
+                self.repairs.remove(machine);
+                self.held.insert(machine.clone());
+                self.look_again(*until);
+            }
+        }
     }
 
     fn look_again(&mut self, at: Timestamp) {
@@ -241,8 +251,8 @@ pub struct Wanted<'a> {
     /// Of the instances elsewhere that others here come after, those that are ready; `None` where
     /// the controller has not said, and then nothing waits for them.
     pub ready_elsewhere: Option<&'a BTreeSet<InstanceId>>,
-    /// Machines whose steps have failed lately and are not taken now, so that they need no place.
-    pub held: &'a BTreeSet<MachineName>,
+    /// Machines whose steps have failed lately, and until when they are not taken again.
+    pub held: &'a BTreeMap<MachineName, Timestamp>,
     /// How many may be on their way up at once.
     pub at_once: usize,
 }
@@ -277,6 +287,7 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     plan.host = unused_mounts(wanted.spec, observed);
+    plan.hold_back(wanted.held);
     plan
 }
 

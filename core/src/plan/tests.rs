@@ -15,7 +15,7 @@ fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
 }
 
 fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
-    static NONE: BTreeSet<MachineName> = BTreeSet::new();
+    static NONE: BTreeMap<MachineName, Timestamp> = BTreeMap::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
     Wanted { spec, host: &HOST, facts, policy, ready_elsewhere: None, held: &NONE, at_once: 4 }
 }
@@ -544,9 +544,11 @@ fn what_ran_before_comes_back_without_waiting_for_others() {
 fn what_is_held_back_takes_no_place() {
     let all: Vec<InstanceSpec> = (0..6).map(|n| instance(&format!("a/i{n}"), 1)).collect();
     let spec = wants(all.clone());
-    let held: BTreeSet<MachineName> = all.iter().take(4).map(|i| i.id.machine()).collect();
+    let until = Timestamp(9000);
+    let held = all.iter().take(4).map(|i| (i.id.machine(), until)).collect();
     let (facts, policy) = (facts(), Policy::default());
     let wanted = Wanted { held: &held, ..wanted(&spec, &facts, &policy) };
     let plan = plan(wanted, &with(&[], &[1]), Timestamp(0));
     assert!(plan.machines.contains_key(&all[5].id.machine()) && plan.waiting.is_empty());
+    assert_eq!((plan.machines.len(), plan.held.len(), plan.again_at), (2, 4, Some(until)));
 }
