@@ -76,7 +76,8 @@ impl Console {
             Color::Auto => around.stdout_is_terminal && !around.no_color && !around.plain,
         };
         let live = around.stderr_is_terminal && !around.plain;
-        let redraws = around.stdout_is_terminal && !around.plain;
+        // What programs read is never drawn over.
+        let redraws = format == Format::Table && around.stdout_is_terminal && !around.plain;
         Self { format, color, live, redraws, stdout_is_terminal: around.stdout_is_terminal }
     }
 
@@ -181,5 +182,7 @@ mod tests {
         assert!(console(Color::Auto, piped).is_live());
         assert!(!console(Color::Always, ci).is_live());
         assert!(!console(Color::Never, TERMINAL).color());
+        assert!(console(Color::Auto, TERMINAL).redraws());
+        assert!(!Console::new(Format::Json, Color::Auto, TERMINAL).redraws());
     }
 }

@@ -5,10 +5,9 @@
 mod app;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,7 +60,11 @@ fn said(shop: &Deployment, arguments: &[&str]) -> String {
 /// One object of each line that is whole: the last one may still be on its way.
 fn objects(text: &str) -> Vec<Value> {
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let object = |line| match serde_json::from_str(line) {
+        Ok(object) => object,
+        Err(error) => panic!("{error} in {line:?}"),
+    };
+    text[..whole].lines().map(object).collect()
 }
 
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {
@@ -186,34 +189,42 @@ fn a_reader_that_is_gone_is_noticed(shop: &Deployment) {
 /// A command whose output is read while it runs.
 struct Watched {
     command: Background,
-    out: PathBuf,
-    notes: Arc<Mutex<String>>,
+    out: Arc<Mutex<Vec<u8>>>,
+    notes: Arc<Mutex<Vec<u8>>>,
+    readers: [JoinHandle<()>; 2],
+}
+
+/// What is read of a pipe, as it comes.
+fn gathered(mut pipe: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
+    let all: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let sink = Arc::clone(&all);
+    let reader = std::thread::spawn(move || {
+        let mut some = [0; 4096];
+        while let Ok(read @ 1..) = pipe.read(&mut some) {
+            sink.lock().unwrap().extend_from_slice(&some[..read]);
+        }
+    });
+    (all, reader)
 }
 
 impl Watched {
     fn start(shop: &Deployment, arguments: &[&str]) -> Self {
-        let out = shop.dir().join(format!("watched-{}", arguments.join("-").replace('/', "-")));
-        let mut command = shop.spawn(arguments, File::create(&out).unwrap().into()).unwrap();
-        let mut stderr = command.stderr().unwrap();
-        let notes: Arc<Mutex<String>> = Arc::default();
-        let said = Arc::clone(&notes);
-        std::thread::spawn(move || {
-            let mut some = [0; 1000];
-            while let Ok(read @ 1..) = stderr.read(&mut some) {
-                said.lock().unwrap().push_str(&String::from_utf8_lossy(&some[..read]));
-            }
-        });
-        Self { command, out, notes }
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = shop.spawn(arguments, writer.into()).unwrap();
+        let (out, of_out) = gathered(reader);
+        let (notes, of_notes) = gathered(command.stderr().unwrap());
+        Self { command, out, notes, readers: [of_out, of_notes] }
     }
 
+    /// The whole lines of its output so far.
     fn out(&self) -> String {
-        let text = fs::read_to_string(&self.out).unwrap();
-        // A line may be half-written.
-        text[..text.rfind('\n').map_or(0, |end| end + 1)].to_owned()
+        let all = self.out.lock().unwrap();
+        let whole = all.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        String::from_utf8(all[..whole].to_vec()).unwrap()
     }
 
     fn notes(&self) -> String {
-        self.notes.lock().unwrap().clone()
+        String::from_utf8_lossy(&self.notes.lock().unwrap()).into_owned()
     }
 
     #[track_caller]
@@ -228,10 +239,12 @@ impl Watched {
 
     #[track_caller]
     fn interrupt(self) -> String {
-        let out = self.out.clone();
         self.command.signal(Signal::INT).unwrap();
         assert_eq!(self.command.wait().unwrap().code(), 130);
-        fs::read_to_string(out).unwrap()
+        for reader in self.readers {
+            reader.join().unwrap();
+        }
+        String::from_utf8(self.out.lock().unwrap().clone()).unwrap()
     }
 }
 

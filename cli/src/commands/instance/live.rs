@@ -115,7 +115,10 @@ impl Board {
     }
 
     fn redraw(&mut self) -> Result<(), Failure> {
-        if let Some(view) = &self.shown {
+        // A stream of documents keeps what it showed, too, but is never drawn.
+        if let Some(view) = &self.shown
+            && self.console.redraws()
+        {
             self.screen.draw(&view.table(clock::now(), self.console.color()))?;
         }
         Ok(())
