@@ -292,6 +292,8 @@ impl Link {
                 self.ready.send_replace(Some(ready.collect()));
                 true
             }
+            // They are kept by `secrets`.
+            Some(controller_message::Message::Secrets(_)) => true,
             // A second welcome, or a message of a newer controller: nothing to us.
             Some(controller_message::Message::Welcome(_)) | None => true,
         }

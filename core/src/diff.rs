@@ -123,7 +123,8 @@ fn declared_changes(from: &DeclaredInstance, to: &DeclaredInstance) -> Vec<Field
 }
 
 fn declared_fields(declared: &DeclaredInstance) -> BTreeMap<String, Field> {
-    let DeclaredInstance { image, hosts, count, settings, overrides, templates } = declared;
+    let DeclaredInstance { image, hosts, count, settings, overrides, templates, secrets } =
+        declared;
     let mut fields = fields(settings);
     let mut add = |name: String, value: String| {
         fields.insert(name, Field { shown: value.clone(), exact: value });
@@ -137,6 +138,9 @@ fn declared_fields(declared: &DeclaredInstance) -> BTreeMap<String, Field> {
         for (name, value) in vars {
             add(format!("vars.{hosts:?}.{name}"), show_value(value));
         }
+    }
+    for (name, secret) in secrets {
+        add(format!("secrets.{name}"), secret.to_string());
     }
     let Templates { env, address } = templates;
     for (name, template) in env {
@@ -173,6 +177,7 @@ fn fields(settings: &Settings) -> BTreeMap<String, Field> {
         security,
         mounts,
         root,
+        secrets,
     } = settings;
     let mut fields = BTreeMap::new();
     let mut add = |name: String, value: String| {
@@ -203,6 +208,9 @@ fn fields(settings: &Settings) -> BTreeMap<String, Field> {
         add(format!("mounts.{path}.source"), source.to_string());
         add(format!("mounts.{path}.writable"), writable.to_string());
         add(format!("mounts.{path}.shared"), shared.to_string());
+    }
+    for (name, secret) in secrets {
+        add(format!("secrets.{name}"), secret.to_string());
     }
     if !root.is_default() {
         add("root".into(), root.to_string());
@@ -398,6 +406,7 @@ mod tests {
             settings: instance("a/b", 1).config.settings,
             overrides: vec![],
             templates: Templates::default(),
+            secrets: BTreeMap::new(),
         };
         let instances =
             instances.iter().map(|(name, image)| (name.parse().unwrap(), declared(image)));

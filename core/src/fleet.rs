@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::ImageRef;
 use crate::label::HostMatch;
-use crate::name::{FleetName, InstanceName};
+use crate::name::{CredentialName, FleetName, InstanceName};
+use crate::secret::SecretName;
 use crate::spec::{EnvName, Settings, Vars};
 
 /// What a fleet file says, complete in itself: the contents of local files are in it.
@@ -38,6 +39,9 @@ pub struct DeclaredInstance {
     /// Settings whose text depends on variables, and so on the host.
     #[serde(default, skip_serializing_if = "Templates::is_empty")]
     pub templates: Templates,
+    /// Its secrets; their versions are pinned when it is applied. [`Settings::secrets`] has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<CredentialName, SecretName>,
 }
 
 /// Variables that hold on some hosts only. Those for a named host go before those for labels.

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod policy;
 pub mod render;
 pub mod rollout;
+pub mod secret;
 pub mod spec;
 pub mod status;
 mod text;

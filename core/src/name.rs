@@ -163,6 +163,16 @@ name!(
     Rule { capitals: true, ..Rule::new("tag", 63, "-_.") }
 );
 name!(
+    /// What an instance calls one of its secrets: the name of a systemd credential.
+    CredentialName,
+    Rule { capitals: true, ..Rule::new("credential name", 63, "-_.") }
+);
+name!(
+    /// One part of a secret's name.
+    SecretPart,
+    Rule::new("secret name", 63, "-_.")
+);
+name!(
     /// The name of a running object of systemd-machined: `<fleet>-<instance>`.
     MachineName,
     Rule { first_letter_only: true, ..Rule::new("machine name", 63, "-") }

@@ -5,16 +5,22 @@
 
 pub(crate) mod tags;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
-use crate::name::{HostName, InstanceId};
+use crate::name::{CredentialName, HostName, InstanceId};
+use crate::secret::Credentials;
 use crate::spec::Vars;
 
 /// Bytes that one file of a fleet may have, before and after rendering.
 pub const LARGEST_FILE: usize = 512 << 10;
+
+/// What no other error of a template is, marks those of `secret()`.
+const NO_SECRET: minijinja::ErrorKind = minijinja::ErrorKind::BadSerialization;
 
 /// Instructions of minijinja's machine that rendering one file may take.
 const FUEL: u64 = 1_000_000;
@@ -42,6 +48,73 @@ impl Place {
     }
 }
 
+/// What `secret('NAME')` gives in a template.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    /// `None`: a text of which no part may be secret.
+    by_name: Option<Arc<BTreeMap<String, Secret>>>,
+}
+
+#[derive(Clone)]
+enum Secret {
+    Text(Zeroizing<String>),
+    /// Not UTF-8.
+    Bytes,
+}
+
+impl Secrets {
+    /// For a text that is seen by more than the instance: no secret may go into it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// For trying a template where values are not known: each stands for itself.
+    pub fn stand_ins<'a>(names: impl IntoIterator<Item = &'a CredentialName>) -> Self {
+        let text = |name| Secret::Text(Zeroizing::new(format!("(the secret {name})")));
+        let all = names.into_iter().map(|name| (name.to_string(), text(name)));
+        Self { by_name: Some(Arc::new(all.collect())) }
+    }
+
+    /// The values.
+    #[must_use]
+    pub fn known(credentials: &Credentials) -> Self {
+        let all = credentials.iter().map(|(name, value)| {
+            let text = std::str::from_utf8(value.reveal());
+            let text = text.map(|text| Secret::Text(Zeroizing::new(text.to_owned())));
+            (name.to_string(), text.unwrap_or(Secret::Bytes))
+        });
+        Self { by_name: Some(Arc::new(all.collect())) }
+    }
+
+    fn get(&self, name: &str) -> Result<String, String> {
+        let Some(by_name) = &self.by_name else {
+            return Err("secrets go into files and credentials only: everyone on the host can \
+                        read the rest"
+                .to_owned());
+        };
+        match by_name.get(name) {
+            Some(Secret::Text(text)) => Ok(text.to_string()),
+            Some(Secret::Bytes) => {
+                Err(format!("the secret `{name}` is no text; use it as a credential"))
+            }
+            None => {
+                let shown: String = name.chars().take(60).collect();
+                Err(format!(
+                    "the instance's `secrets` names no `{shown}`; write {shown} = \"SECRET\" there"
+                ))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.by_name.iter().flat_map(|all| all.keys());
+        f.debug_set().entries(names).finish()
+    }
+}
+
 /// Why a template does not render.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -58,7 +131,7 @@ pub struct RenderError {
 /// Where the template is not one.
 pub fn variables(template: &str) -> Result<BTreeSet<String>, RenderError> {
     tags::check(template)?;
-    let environment = environment();
+    let environment = environment(&Secrets::none());
     let parsed = environment.template_from_str(template).map_err(explain)?;
     let mut names: BTreeSet<String> = parsed.undeclared_variables(false).into_iter().collect();
     names.remove("shoal");
@@ -71,9 +144,14 @@ pub fn variables(template: &str) -> Result<BTreeSet<String>, RenderError> {
 /// Renders `template`.
 ///
 /// # Errors
-/// Where the template is not one, names a variable that is not set, does too much work, or
-/// renders to more than [`LARGEST_FILE`] bytes.
-pub fn render(template: &str, vars: &Vars, place: &Place) -> Result<String, RenderError> {
+/// Where the template is not one, names a variable that is not set or a secret that is not the
+/// instance's, does too much work, or renders to more than [`LARGEST_FILE`] bytes.
+pub fn render(
+    template: &str,
+    vars: &Vars,
+    place: &Place,
+    secrets: &Secrets,
+) -> Result<String, RenderError> {
     #[derive(Serialize)]
     struct Context<'a> {
         #[serde(flatten)]
@@ -81,7 +159,7 @@ pub fn render(template: &str, vars: &Vars, place: &Place) -> Result<String, Rend
         shoal: &'a Place,
     }
     tags::check(template)?;
-    let environment = environment();
+    let environment = environment(secrets);
     let parsed = environment.template_from_str(template).map_err(explain)?;
     let mut out = Bounded(Vec::new());
     parsed
@@ -90,7 +168,7 @@ pub fn render(template: &str, vars: &Vars, place: &Place) -> Result<String, Rend
     String::from_utf8(out.0).map_err(|_| too_large())
 }
 
-fn environment() -> Environment<'static> {
+fn environment(secrets: &Secrets) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_keep_trailing_newline(true);
@@ -99,6 +177,10 @@ fn environment() -> Environment<'static> {
     environment.remove_global("namespace");
     // It shows variables that the template does not name, and people have one of that name.
     environment.remove_global("debug");
+    let secrets = secrets.clone();
+    environment.add_function("secret", move |name: &str| {
+        secrets.get(name).map_err(|why| minijinja::Error::new(NO_SECRET, why))
+    });
     environment
 }
 
@@ -111,6 +193,7 @@ fn explain(error: minijinja::Error) -> RenderError {
             format!("{name} is not set; set it in [vars], or test it with `is defined`")
         }
         ErrorKind::OutOfFuel => "it does too much work; does it loop?".to_owned(),
+        NO_SECRET => error.detail().unwrap_or("it can't have that secret").to_owned(),
         kind => format!("{kind}{detail}"),
     };
     RenderError { line: error.line(), message }
@@ -167,13 +250,13 @@ mod tests {
     #[test]
     fn renders_vars_and_place() {
         let text = "host={{ domain }} on {{ shoal.host }}/{{ shoal.instance }}\n";
-        let rendered = render(text, &vars(), &place()).unwrap();
+        let rendered = render(text, &vars(), &place(), &Secrets::none()).unwrap();
         assert_eq!(rendered, "host=vote.example.org on h1/main\n");
     }
 
     #[test]
     fn a_variable_that_is_not_set_is_named_with_its_line() {
-        let error = render("ok\n{{ domian }}\n", &vars(), &place()).unwrap_err();
+        let error = render("ok\n{{ domian }}\n", &vars(), &place(), &Secrets::none()).unwrap_err();
         assert_eq!(error.line, Some(2));
         assert!(error.message.contains("`domian` is not set"), "{error}");
     }
@@ -198,20 +281,46 @@ mod tests {
             + &"{% endif %}".repeat(101);
         for template in chains.iter().chain([&calls, &indices, &sets, &elifs, &ifs]) {
             assert!(variables(template).is_ok(), "{template}");
-            assert_eq!(render(template, &vars(), &place()).err(), None, "{template}");
+            assert_eq!(
+                render(template, &vars(), &place(), &Secrets::none()).err(),
+                None,
+                "{template}"
+            );
         }
         let growing = "{% set ns = namespace(a=1) %}{{ ns.a }}";
-        assert!(render(growing, &vars(), &place()).is_err());
+        assert!(render(growing, &vars(), &place(), &Secrets::none()).is_err());
     }
 
     #[test]
     fn loops_and_floods_end_with_a_word() {
         let looping =
             "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
-        let error = render(looping, &vars(), &place()).unwrap_err();
+        let error = render(looping, &vars(), &place(), &Secrets::none()).unwrap_err();
         assert!(error.message.contains("too much work"), "{error}");
         let flood = format!("{{% for a in range(2000) %}}{}{{% endfor %}}", "x".repeat(1000));
-        let error = render(&flood, &vars(), &place()).unwrap_err();
+        let error = render(&flood, &vars(), &place(), &Secrets::none()).unwrap_err();
         assert!(error.message.contains("524288 bytes"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_for_those_who_name_them() {
+        let names: [CredentialName; 1] = ["db-password".parse().unwrap()];
+        let text = "p={{ secret('db-password') }}";
+        let tried = render(text, &vars(), &place(), &Secrets::stand_ins(&names)).unwrap();
+        assert_eq!(tried, "p=(the secret db-password)");
+        let value = |bytes: &[u8]| {
+            let value = crate::secret::SecretValue::new(bytes.to_vec()).unwrap();
+            Secrets::known(&[(names[0].clone(), value)].into())
+        };
+        assert_eq!(render(text, &vars(), &place(), &value(b"x")).unwrap(), "p=x");
+        let why = |template: &str, secrets: &Secrets| {
+            render(template, &vars(), &place(), secrets).unwrap_err().message
+        };
+        assert!(why(text, &value(b"\xff")).contains("is no text"));
+        let other = why("{{ secret('db-pasword') }}", &value(b"x"));
+        assert!(other.contains("names no `db-pasword`"), "{other}");
+        assert!(why(text, &Secrets::none()).contains("files and credentials only"));
+        assert!(variables(text).unwrap().is_empty(), "it is no variable");
+        assert!(!format!("{:?}", value(b"hunter2")).contains("hunter2"));
     }
 }

@@ -5,6 +5,7 @@
 //! breaks the build until it is thought of.
 
 pub mod convert;
+mod secret;
 
 #[allow(
     clippy::all,

@@ -52,6 +52,8 @@ fn generate(root: &Path, target: &Path) -> Result<()> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
+        // What is secret is written to no log.
+        .skip_debug([".shoal.v1.SecretValue", ".shoal.v1.SetSecretRequest"])
         .build_transport(false)
         .out_dir(target)
         .compile_fds(descriptors)

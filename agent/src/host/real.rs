@@ -187,6 +187,7 @@ impl Host for RealHost {
                 Ok(())
             }
             Action::Unmount(digest) => self.unmount(digest).await,
+            Action::Forget(_) => Ok(()),
             // Transfers are the stager's.
             Action::Stage(_) => Ok(()),
         }

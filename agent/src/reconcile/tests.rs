@@ -80,7 +80,7 @@ impl Host for FakeHost {
                 Action::Configure => found.drift.clear(),
                 Action::Names(names) => found.names = Some(names.clone()),
                 Action::Remove => drop(state.machines.remove(machine)),
-                Action::Stage(_) | Action::Unmount(_) => {}
+                Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {}
             }
         });
         Ok(())

@@ -74,6 +74,7 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
     let around = Surroundings {
         hosts: &world.hosts,
         images: &world.images,
+        secrets: &world.secrets,
         others: &world.others,
         order: &world.order,
         now: &now,

@@ -85,7 +85,8 @@ impl TryFrom<RevisionRecord> for Revision {
 }
 
 /// What of `placed` is not as declared: settings without a start, which have the variables, the
-/// rendered environment and the rendered address. All of it where nothing was declared.
+/// rendered environment, the rendered address and the pinned secrets. All of it where nothing was
+/// declared.
 fn difference(declared: Option<&Settings>, placed: &Settings) -> Option<v1::Settings> {
     let Some(declared) = declared else { return Some(placed.clone().into()) };
     if declared == placed {
@@ -110,6 +111,7 @@ fn difference(declared: Option<&Settings>, placed: &Settings) -> Option<v1::Sett
         security: Security::default(),
         mounts: BTreeMap::new(),
         root: Root::default(),
+        secrets: placed.secrets.clone(),
     };
     Some(v1::Settings { start: None, ..small.into() })
 }
@@ -129,6 +131,7 @@ fn settings(
     let difference = Settings::try_from(v1::Settings { start, ..stored })?;
     let mut settings = declared.cloned().ok_or(Invalid::Missing("settings"))?;
     settings.vars = difference.vars;
+    settings.secrets = difference.secrets;
     settings.env.extend(difference.env);
     let address = difference.network.link().and_then(|link| link.address);
     if let (Some(address), Some(link)) = (address, settings.network.link_mut()) {

@@ -195,6 +195,7 @@ pub(crate) fn settings() -> Settings {
         security: Security::default(),
         mounts: BTreeMap::new(),
         root: Root::default(),
+        secrets: BTreeMap::new(),
     }
 }
 
@@ -214,6 +215,7 @@ pub(crate) fn fleet(name: &str, instances: &[(&str, &str, &str)]) -> FleetSpec {
             settings: settings(),
             overrides: vec![],
             templates: Templates::default(),
+            secrets: BTreeMap::new(),
         };
         (instance.parse().unwrap(), declared)
     };

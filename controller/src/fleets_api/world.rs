@@ -8,6 +8,7 @@ use shoal_core::image::{Digest, ImageRef, PinnedImage};
 use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
 use shoal_core::placement::{Claims, Order, order_of};
 use shoal_core::rollout::Rollout;
+use shoal_core::secret::SecretName;
 use shoal_proto::convert;
 use shoal_proto::v1::store::{FleetRecord, ImageRecord, RolloutRecord, TagRecord};
 
@@ -26,6 +27,8 @@ pub struct World {
     pub images: BTreeMap<ImageRef, PinnedImage>,
     /// Their records.
     pub image_records: Vec<Stored<ImageRecord>>,
+    /// The newest versions of the secrets that the fleet names; those not known are missing.
+    pub secrets: BTreeMap<SecretName, u64>,
     /// The desired state of every host that has one.
     pub specs: BTreeMap<HostId, HostSpec>,
     /// What the instances of all other fleets take of their hosts: as the newest revisions say,
@@ -62,6 +65,7 @@ impl World {
             hosts: inventory::hosts(records).await?,
             images: BTreeMap::new(),
             image_records: Vec::new(),
+            secrets: BTreeMap::new(),
             specs: inventory::specs(records).await?,
             others: BTreeMap::new(),
             order: Order::new(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-use crate::render::{LARGEST_FILE, Place};
+use crate::render::{LARGEST_FILE, Place, Secrets};
 use crate::spec::{File, FileBody, InstancePath, UnitName};
 
 use super::Reader;
@@ -24,13 +24,22 @@ pub(super) struct Files {
     pub(super) used: BTreeSet<String>,
 }
 
+/// The instance whose files they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) place: &'a Place,
+    /// Whether it boots.
+    pub(super) boots: bool,
+    /// What its templates may ask for.
+    pub(super) secrets: &'a Secrets,
+}
+
 impl Reader<'_, '_> {
-    /// Reads all files of the instance at `place`, which boots or does not, and notes their paths in
-    /// `paths`.
+    /// Reads all files of an instance, and notes their paths in `paths`.
     pub(super) fn files(
         &mut self,
         section: &Section<'_>,
-        (place, boots): (&Place, bool),
+        owner: &Owner<'_>,
         paths: &mut Paths,
     ) -> Files {
         let mut files = Files::default();
@@ -39,7 +48,7 @@ impl Reader<'_, '_> {
             if let Some(path) = &path {
                 paths.add(path, What::File, item.key.clone(), &mut self.report);
             }
-            let file = self.file(&item, (place, boots), &mut files.used);
+            let file = self.file(&item, owner, &mut files.used);
             if let (Some(path), Some(file)) = (path, file) {
                 files.files.insert(path, file);
             }
@@ -50,16 +59,16 @@ impl Reader<'_, '_> {
     fn file(
         &mut self,
         item: &Item<'_>,
-        (place, boots): (&Place, bool),
+        instance: &Owner<'_>,
         used: &mut BTreeSet<String>,
     ) -> Option<File> {
         let mut section = item.section(&mut self.report)?;
         let bodies = ["content", "source", "template"].map(|name| section.take(name));
         let (mode, owner) = (section.take("mode"), section.take("owner"));
-        let body = self.body(&mut section, bodies, place, used);
+        let body = self.body(&mut section, bodies, instance, used);
         let reload = section.take("reload");
         section.finish(&[], &mut self.report);
-        let reload = reload.map(|item| reload_unit(&item, boots, &mut self.report));
+        let reload = reload.map(|item| reload_unit(&item, instance.boots, &mut self.report));
         let mode = mode.map_or(Some(Mode(0o644)), |mode| mode.parsed("\"0644\"", &mut self.report));
         let owner = read_owner(owner, &mut self.report);
         Some(File { body: body?, mode: mode?.0, owner: owner?, reload: optional(reload)? })
@@ -69,13 +78,13 @@ impl Reader<'_, '_> {
         &mut self,
         section: &mut Section<'_>,
         bodies: [Option<Item<'_>>; 3],
-        place: &Place,
+        instance: &Owner<'_>,
         used: &mut BTreeSet<String>,
     ) -> Option<FileBody> {
         match bodies {
             [Some(content), None, None] => self.content(&content),
             [None, Some(source), None] => self.local(&source).map(FileBody::plain),
-            [None, None, Some(template)] => self.template(&template, place, used),
+            [None, None, Some(template)] => self.template(&template, instance, used),
             [None, None, None] => {
                 let example = "content = \"…\", or source or template = \"FILE\"";
                 section.lacks(&["content", "source", "template"], example);
@@ -100,7 +109,7 @@ impl Reader<'_, '_> {
     fn template(
         &mut self,
         item: &Item<'_>,
-        place: &Place,
+        instance: &Owner<'_>,
         used: &mut BTreeSet<String>,
     ) -> Option<FileBody> {
         let Ok(text) = String::from_utf8(self.local(item)?) else {
@@ -108,7 +117,8 @@ impl Reader<'_, '_> {
             return None;
         };
         let file = item.text("", &mut self.report).map(|path| short(path, SHOWN))?;
-        let sound = self.sound_template(item, (&file, &text), place, used);
+        let at = (instance.place, instance.secrets);
+        let sound = self.sound_template(item, (&file, &text), at, used);
         sound.then_some(FileBody::Template(text))
     }
 
@@ -118,10 +128,10 @@ impl Reader<'_, '_> {
         &mut self,
         item: &Item<'_>,
         (name, text): (&str, &str),
-        place: &Place,
+        (place, secrets): (&Place, &Secrets),
         used: &mut BTreeSet<String>,
     ) -> bool {
-        let checked = template::check(text, &self.vars, place);
+        let checked = template::check(text, &self.vars, place, secrets);
         used.extend(checked.used);
         let sound = checked.faults.is_empty();
         for fault in checked.faults {

@@ -7,19 +7,21 @@ use toml::de::DeValue;
 use crate::fleet::{DeclaredInstance, Override, Templates};
 use crate::image::ImageRef;
 use crate::label::HostMatch;
-use crate::render::Place;
+use crate::name::CredentialName;
+use crate::render::{Place, Secrets};
+use crate::secret::SecretName;
 use crate::spec::{EnvName, Network, Settings, Start};
 
 use super::Reader;
-use super::files::Files;
+use super::files::{self, Files};
 use super::paths::Paths;
 use super::problem::short;
 use super::report::Report;
 use super::table::{Item, Section, optional};
-use super::{data, health, hosts, limits, mounts, network, security};
+use super::{data, health, hosts, limits, mounts, network, secrets, security};
 
 /// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] = &["hooks", "secrets"];
+const LATER: &[&str] = &["hooks"];
 
 /// Hosts that one instance may be picked for.
 const MOST_HOSTS: u32 = 10_000;
@@ -50,10 +52,10 @@ impl Reader<'_, '_> {
             .map(|after| self.order.read(item.name, &after, self.fleet.as_ref(), &mut self.report));
         let read = self.settings(&mut section, item);
         section.finish(LATER, &mut self.report);
-        let Read { mut settings, overrides, templates } = read?;
+        let Read { mut settings, overrides, templates, secrets } = read?;
         settings.after = optional(after)?.unwrap_or_default();
         let (image, hosts, count) = (image?, hosts?, optional(count)?);
-        Some(DeclaredInstance { image, hosts, count, settings, overrides, templates })
+        Some(DeclaredInstance { image, hosts, count, settings, overrides, templates, secrets })
     }
 
     fn settings(&mut self, section: &mut Section<'_>, instance: &Item<'_>) -> Option<Read> {
@@ -71,11 +73,15 @@ impl Reader<'_, '_> {
         let root = section.take("root").map(|root| root.parsed("\"memory\"", report));
         let health = sub(section, "health", report);
         let health = health.map(|health| health::read(health, start.as_ref(), report));
+        let secrets = sub(section, "secrets", report).map(|table| secrets::read(&table, report));
+        let secrets = secrets.unwrap_or_default();
         let files = sub(section, "files", report);
         let env = sub(section, "env", report);
         let place = self.sample_place(instance);
         let boots = is_boot(start.as_ref());
-        let files = files.map(|files| self.files(&files, (&place, boots), &mut paths));
+        let stand_ins = Secrets::stand_ins(secrets.keys());
+        let owner = files::Owner { place: &place, boots, secrets: &stand_ins };
+        let files = files.map(|files| self.files(&files, &owner, &mut paths));
         let Files { files, mut used } = files.unwrap_or_default();
         let (env, env_templates) =
             env.map(|env| self.env(&env, &place, &mut used)).unwrap_or_default();
@@ -100,9 +106,10 @@ impl Reader<'_, '_> {
             security: optional(security)?.unwrap_or_default(),
             mounts: mounts.unwrap_or_default(),
             root: optional(root)?.unwrap_or_default(),
+            secrets: BTreeMap::new(),
         };
         let templates = Templates { env: env_templates, address };
-        let read = Read { settings, overrides, templates };
+        let read = Read { settings, overrides, templates, secrets };
         self.spend_settings(&read).then_some(read)
     }
 
@@ -117,7 +124,8 @@ impl Reader<'_, '_> {
         let Some(address) = address else { return Some((network, None)) };
         let text = address.text("\"10.0.0.24/24\"", &mut self.report)?;
         if text.contains("{{") {
-            let sound = self.sound_template(&address, ("of `address`", text), place, used);
+            let at = (place, &Secrets::none());
+            let sound = self.sound_template(&address, ("of `address`", text), at, used);
             return sound.then(|| (network, Some(text.to_owned())));
         }
         let gateway = network.link().and_then(|link| link.gateway);
@@ -158,7 +166,8 @@ impl Reader<'_, '_> {
         section.finish(&[], &mut self.report);
         let template = template?;
         let text = plain_text(&template, &mut self.report)?;
-        let sound = self.sound_template(&template, ("of the variable", &text), place, used);
+        let at = (place, &Secrets::none());
+        let sound = self.sound_template(&template, ("of the variable", &text), at, used);
         sound.then_some(text)
     }
 
@@ -183,6 +192,7 @@ pub(super) struct Read {
     pub(super) settings: Settings,
     pub(super) overrides: Vec<Override>,
     pub(super) templates: Templates,
+    pub(super) secrets: BTreeMap<CredentialName, SecretName>,
 }
 
 /// The plain part of an environment, and the templates.

@@ -23,6 +23,7 @@ mod paths;
 mod problem;
 mod report;
 mod schema;
+mod secrets;
 mod security;
 mod table;
 mod template;
@@ -176,7 +177,7 @@ impl Reader<'_, '_> {
 
     /// Counts what is in settings but the files, which were counted when they were read.
     fn spend_settings(&mut self, read: &Read) -> bool {
-        let Read { settings, overrides, templates } = read;
+        let Read { settings, overrides, templates, secrets } = read;
         let env = settings
             .env
             .iter()
@@ -185,7 +186,10 @@ impl Reader<'_, '_> {
         let files = settings.files.keys().map(|path| path.as_str().len());
         let all = std::iter::once(&settings.vars).chain(overrides.iter().map(|o| &o.vars));
         let vars = all.map(|vars| serde_json::to_vec(vars).map_or(0, |json| json.len()));
-        self.spend(env.chain(files).chain(vars).sum())
+        let secrets = secrets
+            .iter()
+            .map(|(name, secret)| name.as_str().len().saturating_add(secret.to_string().len()));
+        self.spend(env.chain(files).chain(vars).chain(secrets).sum())
     }
 }
 

@@ -30,6 +30,9 @@ const DURATION: &str = "^[0-9]+(ms|s|m|h)$";
 const SIZE: &str = "^[0-9]+[KMGT]?$";
 const PERCENT: &str = "^0*[1-9][0-9]*%$";
 const ENV_NAME: &str = "^[A-Za-z_][A-Za-z0-9_]{0,254}$";
+const CREDENTIAL: &str = "^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$";
+const SECRET: &str =
+    "^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?(/[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?){0,7}$";
 const SYSTEM_CALLS: &str = "^@?[a-z_][a-z0-9_-]*$";
 
 /// The JSON Schema (draft 2020-12) of a fleet file.
@@ -131,6 +134,15 @@ fn tables() -> Keys {
     vec![
         ("data", named("Directories that outlive the instance", VOLUME_NAME, "var", volume())),
         ("files", named("Files made anew for each start", PATH, "/etc/app.conf", file())),
+        (
+            "secrets",
+            named(
+                "Secrets that it gets as systemd credentials",
+                CREDENTIAL,
+                "db-password",
+                text("The secret's name, see `shoal secret list`", SECRET),
+            ),
+        ),
         ("mounts", named("What of the host is seen inside", PATH, "/srv/media", mount())),
         ("limits", limits()),
         ("security", security()),

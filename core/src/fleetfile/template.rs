@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::render::tags::{Word, tags};
-use crate::render::{self, Place};
+use crate::render::{self, Place, Secrets};
 
 use super::problem::short;
 use super::table::{did_you_mean, nearest};
@@ -40,7 +40,7 @@ pub(super) struct Checked {
 ///
 /// A variable counts as used wherever it is named, also in a branch that is not taken here: the
 /// host that takes it is no place to find out. Only `is defined` and `default` make it optional.
-pub(super) fn check(text: &str, vars: &Variables, place: &Place) -> Checked {
+pub(super) fn check(text: &str, vars: &Variables, place: &Place, secrets: &Secrets) -> Checked {
     let used = match render::variables(text) {
         Ok(used) => used,
         Err(error) => return Checked { faults: vec![fault(error)], ..Checked::default() },
@@ -58,7 +58,7 @@ pub(super) fn check(text: &str, vars: &Variables, place: &Place) -> Checked {
         .collect();
     if faults.is_empty() && !vars.damaged {
         let mut samples = vars.samples(&used).into_iter().take(MOST_SAMPLES);
-        let failed = samples.find_map(|sample| render::render(text, &sample, place).err());
+        let failed = samples.find_map(|sample| render::render(text, &sample, place, secrets).err());
         faults.extend(failed.map(fault));
     }
     Checked { used, faults }
@@ -117,7 +117,7 @@ mod tests {
     fn check_with_domain(text: &str) -> Checked {
         let values = [("domain".to_owned(), Value::Text("vote.example.org".into()))].into();
         let place = Place { host: "h".into(), fleet: "f".into(), instance: "i".into() };
-        check(text, &Variables { values, ..Variables::default() }, &place)
+        check(text, &Variables { values, ..Variables::default() }, &place, &Secrets::none())
     }
 
     fn faults(text: &str) -> Vec<String> {

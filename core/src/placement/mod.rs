@@ -29,6 +29,7 @@ use crate::fleet::FleetSpec;
 use crate::host::Host;
 use crate::image::{ImageRef, PinnedImage};
 use crate::name::{HostId, HostName, InstanceId, InstanceName, MachineName};
+use crate::secret::SecretName;
 use crate::spec::{InstanceConfig, Settings};
 
 /// What a fleet is placed among.
@@ -38,6 +39,8 @@ pub struct Surroundings<'a> {
     pub hosts: &'a [Host],
     /// What the images stand for that the fleet names.
     pub images: &'a BTreeMap<ImageRef, PinnedImage>,
+    /// The newest versions of the secrets that the fleet names.
+    pub secrets: &'a BTreeMap<SecretName, u64>,
     /// What the instances of all other fleets take of their hosts.
     pub others: &'a BTreeMap<HostId, BTreeMap<InstanceId, Claims>>,
     /// What the instances of all other fleets come after; those of their newest revisions.
@@ -69,7 +72,13 @@ pub fn place(fleet: &FleetSpec, around: &Surroundings<'_>) -> Result<Placement, 
             let (instance, image) = (name.clone(), declared.image.clone());
             problems.push(Unplaceable::UnknownImage { instance, image });
         }
-        let mut instance = Instance::new(fleet, name, declared);
+        let unknown = declared.secrets.values().collect::<BTreeSet<_>>().into_iter();
+        let unknown = unknown.filter(|secret| !around.secrets.contains_key(secret));
+        problems.extend(unknown.map(|secret| {
+            let (instance, secret) = (name.clone(), secret.clone());
+            Unplaceable::UnknownSecret { instance, secret }
+        }));
+        let mut instance = Instance::new(fleet, name, declared, around.secrets);
         for host in chosen.get(name).into_iter().flat_map(BTreeMap::values) {
             let mut found = Vec::new();
             let settings = instance.on(host, &mut found);

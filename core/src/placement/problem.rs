@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::image::ImageRef;
 use crate::name::{HostName, InstanceId, InstanceName, MachineName};
 use crate::policy::Refused;
+use crate::secret::SecretName;
 use crate::spec::{HostPath, InterfaceAddress, InvalidValue, Protocol};
 
 /// Why a fleet can't be placed. All reasons are found at once.
@@ -21,6 +22,18 @@ pub enum Unplaceable {
         instance: InstanceName,
         /// The image.
         image: ImageRef,
+    },
+    /// No secret of this name is kept.
+    #[error(
+        "instance {instance}: secret {secret} is not known; make it with \
+         `shoal secret set {secret}` or `shoal secret generate {secret}`, or see \
+         `shoal secret list`"
+    )]
+    UnknownSecret {
+        /// The instance that names it.
+        instance: InstanceName,
+        /// The secret.
+        secret: SecretName,
     },
     /// The selector picks nothing.
     #[error(
@@ -108,6 +121,7 @@ impl Unplaceable {
     pub fn instance(&self) -> &InstanceName {
         match self {
             Self::UnknownImage { instance, .. }
+            | Self::UnknownSecret { instance, .. }
             | Self::NoHost { instance, .. }
             | Self::TooFewHosts { instance, .. }
             | Self::UnknownHost { instance, .. }

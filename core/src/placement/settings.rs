@@ -1,13 +1,14 @@
 //! What an instance is told on one host: its variables there, and every text that depends on them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::OnHost;
 use crate::fleet::{DeclaredInstance, FleetSpec};
 use crate::host::Host;
 use crate::label::HostMatch;
-use crate::name::{InstanceId, InstanceName};
-use crate::render::{self, Place, RenderError};
+use crate::name::{CredentialName, InstanceId, InstanceName};
+use crate::render::{self, Place, RenderError, Secrets};
+use crate::secret::{PinnedSecret, SecretName};
 use crate::spec::{FileBody, InterfaceAddress, Settings, Vars};
 
 /// Bytes of one variable of the environment; the kernel takes 128 KiB at most.
@@ -19,6 +20,9 @@ pub(super) struct Instance<'a> {
     id: InstanceId,
     /// The variables that its files name.
     used: BTreeSet<String>,
+    secrets: BTreeMap<CredentialName, PinnedSecret>,
+    /// What its files may ask for.
+    stand_ins: Secrets,
     /// The texts that could not be rendered on a host.
     failed: BTreeSet<String>,
 }
@@ -28,6 +32,7 @@ impl<'a> Instance<'a> {
         fleet: &FleetSpec,
         name: &InstanceName,
         declared: &'a DeclaredInstance,
+        versions: &BTreeMap<SecretName, u64>,
     ) -> Self {
         let id = InstanceId { fleet: fleet.fleet.clone(), instance: name.clone() };
         let templates = declared.settings.files.values().filter_map(|file| match &file.body {
@@ -36,7 +41,12 @@ impl<'a> Instance<'a> {
         });
         // One that can't be read is told of where it is rendered.
         let used = templates.filter_map(|text| render::variables(text).ok()).flatten().collect();
-        Self { declared, id, used, failed: BTreeSet::new() }
+        let secrets = declared.secrets.iter().filter_map(|(credential, name)| {
+            let version = *versions.get(name)?;
+            Some((credential.clone(), PinnedSecret { name: name.clone(), version }))
+        });
+        let (secrets, stand_ins) = (secrets.collect(), Secrets::stand_ins(declared.secrets.keys()));
+        Self { declared, id, used, secrets, stand_ins, failed: BTreeSet::new() }
     }
 
     /// Its settings on `host`; what is wrong there goes to `problems`.
@@ -45,19 +55,23 @@ impl<'a> Instance<'a> {
         let declared = self.declared;
         let vars = vars_on(declared, host, problems);
         let mut settings = declared.settings.clone();
-        let mut render = |what: String, template: &str| {
-            let text = self.rendered(&what, template, &vars, &place)?;
+        settings.secrets.clone_from(&self.secrets);
+        let stand_ins = self.stand_ins.clone();
+        let mut render = |what: String, template: &str, secrets: &Secrets| {
+            let text = self.rendered(&what, template, (&vars, &place, secrets))?;
             text.map_err(|problem| problems.push(problem)).ok().map(|text| (what, text))
         };
         let env = declared.templates.env.iter().filter_map(|(name, template)| {
-            render(format!("env.{name}"), template).map(|(what, text)| (name, what, text))
+            let text = render(format!("env.{name}"), template, &Secrets::none());
+            text.map(|(what, text)| (name, what, text))
         });
         let env: Vec<_> = env.collect();
         let address = declared.templates.address.as_deref();
-        let address = address.and_then(|template| render("address".to_owned(), template));
+        let address =
+            address.and_then(|template| render("address".to_owned(), template, &Secrets::none()));
         for (path, file) in &settings.files {
             if let FileBody::Template(template) = &file.body {
-                render(format!("template of file {path}"), template);
+                render(format!("template of file {path}"), template, &stand_ins);
             }
         }
         for (name, what, text) in env {
@@ -79,16 +93,17 @@ impl<'a> Instance<'a> {
         &mut self,
         what: &str,
         template: &str,
-        vars: &Vars,
-        place: &Place,
+        (vars, place, secrets): (&Vars, &Place, &Secrets),
     ) -> Option<Result<String, OnHost>> {
         if self.failed.contains(what) {
             return None;
         }
-        Some(render::render(template, vars, place).map_err(|RenderError { line, message }| {
-            self.failed.insert(what.to_owned());
-            OnHost::Template { what: what.to_owned(), line, problem: message }
-        }))
+        Some(render::render(template, vars, place, secrets).map_err(
+            |RenderError { line, message }| {
+                self.failed.insert(what.to_owned());
+                OnHost::Template { what: what.to_owned(), line, problem: message }
+            },
+        ))
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn fleet(name: &str, instances: &[(&str, &str)]) -> FleetSpec {
         settings: settings(),
         overrides: vec![],
         templates: Templates::default(),
+        secrets: BTreeMap::new(),
     };
     let instances = instances.iter().map(|(name, on)| (name.parse().unwrap(), declared(on)));
     FleetSpec { fleet: name.parse().unwrap(), instances: instances.collect() }
@@ -50,6 +51,7 @@ pub(super) struct World {
     pub(super) others: BTreeMap<HostId, BTreeMap<InstanceId, Claims>>,
     pub(super) order: Order,
     pub(super) now: BTreeMap<InstanceName, BTreeSet<HostId>>,
+    pub(super) secrets: BTreeMap<SecretName, u64>,
 }
 
 impl World {
@@ -64,6 +66,7 @@ impl World {
         let around = Surroundings {
             hosts: &self.hosts,
             images: &[(image.reference.clone(), image)].into(),
+            secrets: &self.secrets,
             others: &self.others,
             order: &self.order,
             now: &self.now,

@@ -34,6 +34,7 @@ impl Instance<'_> {
         if !staged {
             stage(plan, self.spec);
         }
+        let ready = staged && self.has_secrets(plan);
         let steps = match (self.found.unit, self.update()) {
             (Unit::Active, Update::None) => self.keeping(plan, gate),
             (Unit::Activating, Update::None) => self.enabling(),
@@ -46,13 +47,31 @@ impl Instance<'_> {
                 let spec = Box::new(self.spec.clone());
                 vec![step(Action::Refresh(spec, reload), reasons(&changes))]
             }
-            (Unit::Active | Unit::Activating, update) if staged => {
+            (Unit::Active | Unit::Activating, update) if ready => {
                 self.replacing(plan, gate, &update)
             }
-            (Unit::Inactive | Unit::Failed, update) if staged => self.starting(plan, gate, &update),
+            (Unit::Inactive | Unit::Failed, update) if ready => self.starting(plan, gate, &update),
             _ => vec![],
         };
         add(plan, &self.machine, steps);
+    }
+
+    /// Whether the values of its secrets are here; notes what it waits for where one is not.
+    fn has_secrets(&self, plan: &mut Plan) -> bool {
+        let mut needed = self.spec.config.settings.secrets.values();
+        let Some(missing) = needed.find(|secret| !self.observed.secrets.contains(secret)) else {
+            return true;
+        };
+        // What runs as it should has its own already.
+        if !self.runs_as_wanted() {
+            let what = format!("waits for the controller to send secret {missing}");
+            plan.waiting.insert(self.machine.clone(), what);
+        }
+        false
+    }
+
+    fn runs_as_wanted(&self) -> bool {
+        matches!(self.found.unit, Unit::Active | Unit::Activating) && self.update() == Update::None
     }
 
     fn update(&self) -> Update {

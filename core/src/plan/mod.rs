@@ -17,6 +17,7 @@ use crate::image::{Digest, PinnedImage};
 use crate::name::{HostName, InstanceId, MachineName};
 use crate::peers::hosts_file;
 use crate::policy::Policy;
+use crate::secret::{self, PinnedSecret};
 use crate::spec::{InstanceConfig, InstanceSpec, UnitName};
 use crate::time::Timestamp;
 
@@ -37,6 +38,8 @@ pub struct Observed {
     pub images: BTreeSet<Digest>,
     /// Images that are mounted.
     pub mounts: BTreeSet<Digest>,
+    /// Secrets whose values are kept here.
+    pub secrets: BTreeSet<PinnedSecret>,
     /// Why nothing can be set up: the disk has no room to write it down. `None` where it has.
     pub no_room: Option<String>,
 }
@@ -162,6 +165,8 @@ pub enum Action {
     Remove,
     /// Unmount an image that nothing uses.
     Unmount(Digest),
+    /// Remove the value of a secret that nothing here names any more.
+    Forget(PinnedSecret),
 }
 
 impl Action {
@@ -180,6 +185,7 @@ impl Action {
             Self::Stop => "stop",
             Self::Remove => "remove",
             Self::Unmount(_) => "unmount",
+            Self::Forget(_) => "forget",
         }
     }
 }
@@ -287,6 +293,7 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     plan.host = unused_mounts(wanted.spec, observed);
+    plan.host.extend(unused_secrets(wanted.spec, observed));
     plan.hold_back(wanted.held);
     plan
 }
@@ -332,6 +339,19 @@ fn unused_mounts(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
     }
     let unused = observed.mounts.difference(&used);
     unused.map(|digest| step(Action::Unmount(*digest), "no instance uses it")).collect()
+}
+
+/// Secrets that neither a wanted instance nor a container's record names.
+fn unused_secrets(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
+    if !observed.unreadable.is_empty() {
+        return vec![];
+    }
+    let applied = observed.machines.values().filter_map(|machine| machine.applied.as_ref());
+    let recorded = applied.flat_map(|applied| applied.config.settings.secrets.values().cloned());
+    let mut used = secret::needed(spec);
+    used.extend(recorded);
+    let unused = observed.secrets.difference(&used).cloned();
+    unused.map(|secret| step(Action::Forget(secret), "no instance here names it")).collect()
 }
 
 #[cfg(test)]

@@ -369,6 +369,7 @@ fn carry_out(plan: &Plan, observed: &mut Observed) {
         match &step.action {
             Action::Stage(image) => drop(observed.images.insert(image.digest)),
             Action::Unmount(digest) => drop(observed.mounts.remove(digest)),
+            Action::Forget(secret) => drop(observed.secrets.remove(secret)),
             other => panic!("{other:?} belongs to a machine"),
         }
     }
@@ -408,7 +409,9 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
             assert!(found.unit.is_down(), "only what is down is removed");
             observed.machines.remove(machine);
         }
-        Action::Stage(_) | Action::Unmount(_) => panic!("{action:?} belongs to the host"),
+        Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {
+            panic!("{action:?} belongs to the host")
+        }
     }
 }
 
@@ -476,6 +479,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
                 .collect(),
             images: images.iter().map(|i| [*i; 32].into()).collect(),
             mounts: images.iter().map(|i| [*i; 32].into()).collect(),
+            secrets: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             no_room: None,
         },
@@ -551,4 +555,53 @@ fn what_is_held_back_takes_no_place() {
     let plan = plan(wanted, &with(&[], &[1]), Timestamp(0));
     assert!(plan.machines.contains_key(&all[5].id.machine()) && plan.waiting.is_empty());
     assert_eq!((plan.machines.len(), plan.held.len(), plan.again_at), (2, 4, Some(until)));
+}
+
+fn with_secret(version: u64) -> InstanceSpec {
+    let mut spec = instance("shop/web", 1);
+    let secret = PinnedSecret { name: "db/creator".parse().unwrap(), version };
+    spec.config.settings.secrets = [("password".parse().unwrap(), secret)].into();
+    spec
+}
+
+#[test]
+fn nothing_is_disturbed_for_a_secret_that_is_not_here() {
+    let (old, new) = (with_secret(1), with_secret(2));
+    let held = |versions: &[u64]| -> BTreeSet<PinnedSecret> {
+        versions
+            .iter()
+            .flat_map(|v| with_secret(*v).config.settings.secrets.into_values())
+            .collect()
+    };
+    let mut observed = Observed {
+        machines: [(old.id.machine(), Machine { unit: Unit::Active, enabled: true, ..up(&old) })]
+            .into(),
+        images: [old.config.image.digest].into(),
+        mounts: [old.config.image.digest].into(),
+        secrets: held(&[]),
+        ..Observed::default()
+    };
+    let machine = old.id.machine();
+    let spec = |spec: &InstanceSpec| HostSpec {
+        generation: 1,
+        instances: vec![spec.clone()],
+        peers: vec![],
+    };
+    assert!(plan_for(&spec(&old), &observed, 0).machines.is_empty(), "what runs has its own");
+    let plan = plan_for(&spec(&new), &observed, 0);
+    assert!(plan.machines.is_empty(), "{plan:?}");
+    let waits = &plan.waiting[&machine];
+    assert_eq!(waits, "waits for the controller to send secret db/creator version 2");
+    observed.secrets = held(&[1, 2]);
+    let plan = plan_for(&spec(&new), &observed, 0);
+    assert_eq!(plan.machines[&machine][0].action, Action::Stop);
+    assert!(plan.machines[&machine][0].reason.contains("db/creator version 2"), "{plan:?}");
+    assert!(plan.host.is_empty(), "the container that runs has version 1");
+    carry_out(&plan, &mut observed);
+    for _ in 0..8 {
+        settle(&mut observed);
+        let plan = plan_for(&spec(&new), &observed, 0);
+        carry_out(&plan, &mut observed);
+    }
+    assert_eq!(observed.secrets, held(&[2]), "what nothing names is forgotten");
 }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::image::PinnedImage;
-use crate::name::{InstanceId, VolumeName};
+use crate::name::{CredentialName, InstanceId, VolumeName};
+use crate::secret::PinnedSecret;
 use crate::text::as_text;
 
 /// A text that is not of the form wanted.
@@ -114,6 +115,9 @@ pub struct Settings {
     /// What becomes of what it writes outside its data volumes.
     #[serde(default, skip_serializing_if = "Root::is_default")]
     pub root: Root,
+    /// Secrets that it gets as systemd credentials, by the credential's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<CredentialName, PinnedSecret>,
 }
 
 /// What runs as an instance's first process.
@@ -401,6 +405,7 @@ pub(crate) mod tests_support {
             security: Security::default(),
             mounts: BTreeMap::new(),
             root: Root::default(),
+            secrets: BTreeMap::new(),
         }
     }
 

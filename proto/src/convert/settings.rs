@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::{
     DataVolume, File, Health, Limits, Link, Memory, Mount, Network, Port, Protocol, Root, Security,
     Settings, Start, Value,
@@ -32,6 +33,7 @@ impl TryFrom<v1::Settings> for Settings {
             mounts,
             root,
             after,
+            secrets,
         } = wire;
         let link = Link {
             address: address.map(|text| parse("address", &text)).transpose()?,
@@ -51,6 +53,7 @@ impl TryFrom<v1::Settings> for Settings {
             security: security.map(Security::try_from).transpose()?.unwrap_or_default(),
             mounts: map("mounts", mounts, Mount::try_from)?,
             root: root_from(root)?,
+            secrets: map("secrets", secrets, PinnedSecret::try_from)?,
         })
     }
 }
@@ -72,6 +75,7 @@ impl From<Settings> for v1::Settings {
             security,
             mounts,
             root,
+            secrets,
         } = settings;
         let start = match start {
             Start::Boot => Wire::Boot(v1::Boot {}),
@@ -95,7 +99,27 @@ impl From<Settings> for v1::Settings {
             mounts: unmap(mounts, Into::into),
             root: root_to(root).into(),
             after: after.iter().map(ToString::to_string).collect(),
+            secrets: unmap(secrets, Into::into),
         }
+    }
+}
+
+impl TryFrom<v1::PinnedSecret> for PinnedSecret {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PinnedSecret) -> Result<Self, Invalid> {
+        let v1::PinnedSecret { name, version } = wire;
+        if version == 0 {
+            return Err(Invalid::value("secret", "its version is at least 1"));
+        }
+        Ok(Self { name: parse("secret", &name)?, version })
+    }
+}
+
+impl From<PinnedSecret> for v1::PinnedSecret {
+    fn from(secret: PinnedSecret) -> Self {
+        let PinnedSecret { name, version } = secret;
+        Self { name: name.to_string(), version }
     }
 }
 

@@ -66,6 +66,7 @@ impl TryFrom<v1::DeclaredInstance> for DeclaredInstance {
             overrides,
             env_templates,
             address_template,
+            secrets,
         } = wire;
         let overrides: Result<_, Invalid> = overrides.into_iter().map(Override::try_from).collect();
         if count == Some(0) {
@@ -75,6 +76,7 @@ impl TryFrom<v1::DeclaredInstance> for DeclaredInstance {
             count,
             overrides: overrides?,
             templates: Templates { env: map("env", env_templates, Ok)?, address: address_template },
+            secrets: map("secrets", secrets, |name| parse("secrets", &name))?,
             image: parse("image", &image)?,
             hosts: required("hosts", hosts)?.try_into()?,
             settings: required("settings", settings)?.try_into()?,
@@ -84,13 +86,15 @@ impl TryFrom<v1::DeclaredInstance> for DeclaredInstance {
 
 impl From<DeclaredInstance> for v1::DeclaredInstance {
     fn from(declared: DeclaredInstance) -> Self {
-        let DeclaredInstance { image, hosts, count, settings, overrides, templates } = declared;
+        let DeclaredInstance { image, hosts, count, settings, overrides, templates, secrets } =
+            declared;
         let Templates { env, address } = templates;
         Self {
             count,
             overrides: overrides.into_iter().map(Into::into).collect(),
             env_templates: unmap(env, |text| text),
             address_template: address,
+            secrets: unmap(secrets, |name| name.to_string()),
             image: image.to_string(),
             hosts: Some(hosts.into()),
             settings: Some(settings.into()),
@@ -348,6 +352,7 @@ impl From<Value> for v1::Value {
 mod tests {
     use std::time::Duration;
 
+    use shoal_core::secret::PinnedSecret;
     use shoal_core::spec::{
         Health, Limits, Link, Memory, Mount, Network, Root, Security, Settings, Start,
     };
@@ -420,6 +425,11 @@ mod tests {
             )]
             .into(),
             root: Root::Memory,
+            secrets: [(
+                "db-password".parse().unwrap(),
+                PinnedSecret { name: "db/creator".parse().unwrap(), version: 3 },
+            )]
+            .into(),
         }
     }
 
@@ -466,6 +476,7 @@ mod tests {
                     env: [("B".parse().unwrap(), "{{ domain }}".into())].into(),
                     address: Some("{{ ip }}/24".into()),
                 },
+                secrets: [("key".parse().unwrap(), "tls/key".parse().unwrap())].into(),
             };
             let spec = FleetSpec {
                 fleet: "shop".parse().unwrap(),

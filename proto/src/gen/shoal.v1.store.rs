@@ -186,6 +186,29 @@ pub struct AuditRecord {
     #[prost(string, tag = "5")]
     pub detail: ::prost::alloc::string::String,
 }
+/// One version of a secret, under its name and version. The value is sealed by the controller's
+/// secrets key (ChaCha20-Poly1305, the record's key as associated data).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretRecord {
+    /// 12 bytes
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub sealed: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub created_ms: u64,
+    #[prost(string, tag = "4")]
+    pub created_by: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub generated: bool,
+}
+/// Under a secret's name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretHeadRecord {
+    /// the newest
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochRecord {
     #[prost(uint64, tag = "1")]

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use shoal_core::image::Digest;
-use shoal_core::render::{Place, RenderError, render};
+use shoal_core::render::{Place, RenderError, Secrets, render};
 use shoal_core::spec::{File, FileBody, InstancePath, Owner, Settings, Start};
 
 use super::Bind;
@@ -81,7 +81,7 @@ fn content(record: &Record, path: &InstancePath, file: &File) -> Result<Vec<u8>,
         FileBody::Template(template) => template,
     };
     let place = Place::new(&record.host, &record.spec.id);
-    let rendered = render(template, &record.spec.config.settings.vars, &place);
+    let rendered = render(template, &record.spec.config.settings.vars, &place, &Secrets::none());
     let failed = |source| TemplateError { file: path.clone(), source };
     rendered.map(String::into_bytes).map_err(failed)
 }

@@ -42,7 +42,7 @@ fn keys(table: &[&str]) -> Keys {
         [] => Keys::Known(TOP),
         ["instance"] => Keys::Names,
         ["instance", _] => Keys::Known(INSTANCE),
-        ["instance", _, "data" | "files" | "mounts"] => Keys::Names,
+        ["instance", _, "data" | "files" | "mounts" | "secrets"] => Keys::Names,
         ["instance", _, "data", _] => Keys::Known(DATA),
         ["instance", _, "files", _] => Keys::Known(FILE),
         ["instance", _, "mounts", _] => Keys::Known(MOUNT),
