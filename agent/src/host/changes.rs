@@ -111,6 +111,16 @@ impl RealHost {
         Ok(manifest)
     }
 
+    /// Has systemd leave a machine alone, or not any more.
+    pub(super) async fn set_hands(&self, machine: &MachineName, on: bool) -> Result<(), HostError> {
+        if on {
+            self.unit_files.hands_on(machine)?;
+        } else {
+            self.unit_files.hands_off(machine)?;
+        }
+        self.reload_units().await
+    }
+
     /// Puts a machine's unit right, as its record has it.
     pub(super) async fn configure_recorded(&self, machine: &MachineName) -> Result<(), HostError> {
         let Some(record) = Record::find(&self.paths, machine)? else { return Ok(()) };

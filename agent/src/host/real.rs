@@ -186,6 +186,8 @@ impl Host for RealHost {
                 self.systemd.forget(machine).await;
                 Ok(())
             }
+            Action::HandsOff => self.set_hands(machine, false).await,
+            Action::HandsOn => self.set_hands(machine, true).await,
             Action::Unmount(digest) => self.unmount(digest).await,
             Action::Forget(_) => Ok(()),
             // Transfers are the stager's.

@@ -79,6 +79,8 @@ impl Host for FakeHost {
                 }
                 Action::Configure => found.drift.clear(),
                 Action::Names(names) => found.names = Some(names.clone()),
+                Action::HandsOff => found.hands_off = true,
+                Action::HandsOn => found.hands_off = false,
                 Action::Remove => drop(state.machines.remove(machine)),
                 Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {}
             }
