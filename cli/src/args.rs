@@ -118,8 +118,7 @@ pub(crate) enum Command {
     ///
     /// Until `unpause` the agent neither starts nor stops it, repairs nothing of it, and brings no
     /// new revision to it; start, stop and restart are refused. What someone stops on the host stays
-    /// stopped. Processes are not frozen, and systemd still starts anew what crashes. Kept through
-    /// reboots.
+    /// stopped, and what crashes stays down. Processes are not frozen. Kept through reboots.
     Pause(instance::RunArgs),
     /// Let the agent at an instance again
     ///
