@@ -8,6 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod secret;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +73,9 @@ pub(crate) enum Command {
     /// Images: push, list, show, tag, remove
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Secrets: values that instances get and nobody reads back
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Check a fleet file without asking anyone
     Check(fleet::CheckArgs),
     /// Bring fleet files into their one form
