@@ -61,8 +61,20 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let ledger = Arc::new(Mutex::new(ledger));
     let news = News { status: reported, events };
     let kept = Kept { secrets, bell: bell.clone() };
-    let link =
-        Link { identity, paths, facts, ledger, desired, ready, news, channel, sessions, kept };
+    let haste = host.haste();
+    let link = Link {
+        identity,
+        paths,
+        facts,
+        ledger,
+        desired,
+        ready,
+        news,
+        channel,
+        sessions,
+        kept,
+        haste,
+    };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
     let (scrubbed, told) = (host.clone(), bell.clone());

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const SPAN: Duration = Duration::from_secs(1);
 /// From one move to the next: less than a grace period.
 const PAUSE: Duration = Duration::from_millis(8);
+/// How long after all have started or stopped: what has started is checked then.
+const REST: Duration = Duration::from_millis(40);
 /// Where control groups are, and where they are beside those of the first version.
 const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -48,11 +50,11 @@ impl Haste {
         }
     }
 
-    /// No longer: all have.
+    /// Not much longer: all have.
     pub fn end(&self) {
         let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(until) = until.as_mut() {
-            *until = Instant::now();
+            *until = (*until).min(Instant::now() + REST);
         }
     }
 

@@ -77,6 +77,12 @@ impl RealHost {
         }
     }
 
+    /// What makes starts and stops quick, for whoever knows before the loop that there will be some.
+    #[must_use]
+    pub fn haste(&self) -> Haste {
+        self.haste.clone()
+    }
+
     /// Reads image files again for as long as it is not dropped, so that damage is found; rings
     /// `bell` when some is.
     pub async fn scrub(&self, bell: &Notify) {
