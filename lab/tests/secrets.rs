@@ -26,6 +26,7 @@ User=app
 LoadCredential=db-password
 RuntimeDirectory=app
 ExecStart=/bin/sh -c 'sha256sum <"$CREDENTIALS_DIRECTORY/db-password" >/run/app/sum; exec sleep infinity'
+ExecReload=/bin/true
 [Install]
 WantedBy=multi-user.target
 "#;
@@ -45,6 +46,7 @@ db-password = "db/creator"
 template = "app.conf.in"
 mode     = "0640"
 owner    = "0:1000"
+reload   = "app.service"
 [instance.system.health]
 unit = "app.service"
 
@@ -67,7 +69,7 @@ const TEMPLATE: &str = "colour={{ colour }}\npassword={{ secret('db-password') }
 const KEPT: &str = "/var/lib/shoal/agent/secrets";
 
 fn image() -> Result<PathBuf> {
-    let recipe = DebianRecipe { name: "secrets", packages: &[], revision: "1" };
+    let recipe = DebianRecipe { name: "secrets", packages: &[], revision: "2" };
     images::debian_image(recipe, |root| {
         images::run_in_root(root, &["useradd", "--uid", "1000", "app"])?;
         let unit = root.join("etc/systemd/system/app.service");
