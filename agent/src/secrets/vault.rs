@@ -192,12 +192,10 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// What is bound to a secret's value. A digest, since a name may be longer than a label.
+/// What is bound to a secret's value: its name as systemd takes one, of at most 255 bytes and
+/// without a slash. No name has a plus.
 fn label(secret: &PinnedSecret) -> String {
-    let text = format!("{}@{}", secret.name, secret.version);
-    let digest = shoal_image::Sha256Sum::of(text.as_bytes());
-    let hex: String = digest.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("shoal-{hex}")
+    format!("{}@{}", secret.name.to_string().replace('/', "+"), secret.version)
 }
 
 fn list(dir: &Path, above: &str, found: &mut BTreeSet<PinnedSecret>) -> Result<(), FileError> {
@@ -296,9 +294,10 @@ pub(super) mod tests {
     fn each_version_has_a_file_of_its_own_for_root_only() {
         let dir = tempfile::tempdir().unwrap();
         let vault = vault(dir.path());
-        let long = ["a"; 8].map(|part| part.repeat(63)).join("/");
+        let long = ["a"; 8].map(|part| part.repeat(24)).join("/");
         let all = [secret("db", 1), secret("db", 2), secret("db/1", 1), secret(&long, u64::MAX)];
         for secret in &all {
+            assert!(label(secret).len() < 256 && !label(secret).contains('/'));
             vault.put(secret, &value(&format!("of {secret}"))).unwrap();
         }
         assert_eq!(vault.list().unwrap(), all.clone().into());
