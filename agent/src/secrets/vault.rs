@@ -90,14 +90,24 @@ impl Vault {
         Self { dir, key }
     }
 
-    /// Those that have a file. Removes what an interrupted writing left.
+    /// Those that have a file.
     ///
     /// # Errors
     /// Where a directory can't be read.
     pub fn list(&self) -> Result<BTreeSet<PinnedSecret>, FileError> {
-        let mut found = BTreeSet::new();
-        list(&self.dir, "", &mut found)?;
-        Ok(found)
+        let mut found = Found::default();
+        found.look(&self.dir, "")?;
+        Ok(found.secrets)
+    }
+
+    /// Removes what an interrupted writing left. For the one who writes.
+    ///
+    /// # Errors
+    /// Where it is there and can't be removed.
+    pub fn sweep(&self) -> Result<(), FileError> {
+        let mut found = Found::default();
+        found.look(&self.dir, "")?;
+        found.strays.iter().try_for_each(|path| remove_file(path))
     }
 
     /// Whether one has a file.
@@ -198,21 +208,34 @@ fn label(secret: &PinnedSecret) -> String {
     format!("{}@{}", secret.name.to_string().replace('/', "+"), secret.version)
 }
 
-fn list(dir: &Path, above: &str, found: &mut BTreeSet<PinnedSecret>) -> Result<(), FileError> {
-    for entry in names(dir)? {
-        let path = dir.join(&entry);
-        let Some(file) = entry.strip_prefix(MARK) else {
-            let name = if above.is_empty() { entry } else { format!("{above}/{entry}") };
-            list(&path, &name, found)?;
-            continue;
-        };
-        let version = file.strip_suffix(KIND).and_then(|number| number.parse().ok());
-        match (version, above.parse()) {
-            (Some(version), Ok(name)) => drop(found.insert(PinnedSecret { name, version })),
-            _ => remove_file(&path)?,
+/// What is below a directory.
+#[derive(Debug, Default)]
+struct Found {
+    secrets: BTreeSet<PinnedSecret>,
+    /// What is none.
+    strays: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Looks into `dir`, which is that of the secrets whose names begin with `above`.
+    fn look(&mut self, dir: &Path, above: &str) -> Result<(), FileError> {
+        for entry in names(dir)? {
+            let path = dir.join(&entry);
+            let Some(file) = entry.strip_prefix(MARK) else {
+                let name = if above.is_empty() { entry } else { format!("{above}/{entry}") };
+                self.look(&path, &name)?;
+                continue;
+            };
+            let version = file.strip_suffix(KIND).and_then(|number| number.parse().ok());
+            match (version, above.parse()) {
+                (Some(version), Ok(name)) => {
+                    self.secrets.insert(PinnedSecret { name, version });
+                }
+                _ => self.strays.push(path),
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Makes a directory, and those above it, so that they are there after a crash.
@@ -335,6 +358,9 @@ pub(super) mod tests {
         let half = dir.path().join("secrets/db/@2.new");
         fs::write(&half, "half").unwrap();
         assert_eq!(vault.list().unwrap(), [secret("db", 1)].into());
+        assert!(half.exists(), "whoever writes it may not be done");
+        vault.sweep().unwrap();
         assert!(!half.exists());
+        assert_eq!(vault.list().unwrap(), [secret("db", 1)].into());
     }
 }
