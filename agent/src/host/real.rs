@@ -199,6 +199,7 @@ impl Host for RealHost {
     }
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
+        self.units.expect_changes();
         if matches!(action, Action::Write(_) | Action::Enable | Action::Start | Action::Stop) {
             self.haste.begin();
         }
