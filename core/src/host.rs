@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::PinnedImage;
 use crate::label::Labels;
 use crate::name::{HostId, HostName};
 use crate::peers::Peer;
@@ -76,6 +77,9 @@ pub struct HostSpec {
     /// Where the instances of its fleets are, on this host and on others, ordered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<Peer>,
+    /// Images that a revision to come needs: to be there, and not to be used yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage: Vec<PinnedImage>,
 }
 
 impl HostSpec {
@@ -143,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_generation_is_accepted_once_and_never_backwards() {
-        let spec = |generation, instances| HostSpec { generation, instances, peers: vec![] };
+        let spec =
+            |generation, instances| HostSpec { generation, instances, ..HostSpec::default() };
         let old = spec(3, vec![]);
         assert_eq!(accept(None, &old), Ok(true));
         assert_eq!(accept(Some(&old), &old.clone()), Ok(false));

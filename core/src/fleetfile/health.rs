@@ -57,7 +57,7 @@ pub(super) fn read(
     })
 }
 
-fn duration(
+pub(super) fn duration(
     item: Option<Item<'_>>,
     default: Duration,
     allowed: &RangeInclusive<Duration>,

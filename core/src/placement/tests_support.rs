@@ -31,7 +31,8 @@ pub(super) fn fleet(name: &str, instances: &[(&str, &str)]) -> FleetSpec {
         secrets: BTreeMap::new(),
     };
     let instances = instances.iter().map(|(name, on)| (name.parse().unwrap(), declared(on)));
-    FleetSpec { fleet: name.parse().unwrap(), instances: instances.collect() }
+    let rollout = crate::rollout::Policy::default();
+    FleetSpec { fleet: name.parse().unwrap(), instances: instances.collect(), rollout }
 }
 
 /// A host `NAME`, of id `id-NAME`, whose label `role` is `role`.

@@ -287,6 +287,7 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         let instance = instance::Instance { spec, machine, found, names, observed, now };
         instance.plan(&mut plan, &mut gate);
     }
+    stage_ahead(&mut plan, wanted.spec, observed);
     for (machine, found) in &observed.machines {
         if !kept.contains(machine) && !observed.unreadable.contains_key(machine) {
             add(&mut plan, machine, removal(found));
@@ -296,6 +297,16 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
     plan.host.extend(unused_secrets(wanted.spec, observed));
     plan.hold_back(wanted.held);
     plan
+}
+
+/// Images that a revision to come needs.
+fn stage_ahead(plan: &mut Plan, spec: &HostSpec, observed: &Observed) {
+    for image in spec.stage.iter().filter(|image| !observed.images.contains(&image.digest)) {
+        let same = |s: &Step| matches!(&s.action, Action::Stage(i) if i.digest == image.digest);
+        if !plan.stage.iter().any(same) {
+            plan.stage.push(step(Action::Stage(image.clone()), "a revision to come needs it"));
+        }
+    }
 }
 
 fn add(plan: &mut Plan, machine: &MachineName, steps: Vec<Step>) {

@@ -26,7 +26,7 @@ fn no_peers(spec: &InstanceSpec) -> Option<String> {
 }
 
 fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
-    HostSpec { generation: 1, instances, peers: vec![] }
+    HostSpec { generation: 1, instances, ..HostSpec::default() }
 }
 
 fn up(spec: &InstanceSpec) -> Machine {
@@ -585,7 +585,7 @@ fn nothing_is_disturbed_for_a_secret_that_is_not_here() {
     let spec = |spec: &InstanceSpec| HostSpec {
         generation: 1,
         instances: vec![spec.clone()],
-        peers: vec![],
+        ..HostSpec::default()
     };
     assert!(plan_for(&spec(&old), &observed, 0).machines.is_empty(), "what runs has its own");
     let plan = plan_for(&spec(&new), &observed, 0);

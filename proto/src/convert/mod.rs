@@ -7,7 +7,7 @@ mod settings;
 mod spec;
 mod status;
 
-pub use rollout::{rollout_record, rollout_state};
+pub use rollout::{offline_from, rollout_record, rollout_state};
 
 /// A message that does not say what it must.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
