@@ -11,13 +11,14 @@ use tracing::info;
 
 use crate::events::Events;
 use crate::host::real::RealHost;
-use crate::host::{facts, systemd::Systemd};
+use crate::host::{facts, sealed, systemd::Systemd};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
-use crate::link::{ControllerSource, Link, News};
+use crate::link::{ControllerSource, Kept, Link, News};
 use crate::paths::Paths;
 use crate::policy;
 use crate::reconcile::{About, Reconciler};
+use crate::secrets::Secrets;
 use crate::sessions::Sessions;
 use crate::stage::Stager;
 
@@ -47,14 +48,21 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (ready, ready_elsewhere) = watch::channel(None);
     let events = Events::new();
     let name = identity.about.host_name.clone();
-    let host = Arc::new(RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone()));
+    let secrets = Arc::new(Secrets::open(sealed::vault(&paths), ledger.desired())?);
+    let checked = secrets.clone();
+    tokio::task::spawn_blocking(move || checked.check()).await?;
+    let host =
+        RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone(), secrets.clone());
+    let host = Arc::new(host);
     let about = About { name, facts: facts.clone(), ready_elsewhere };
     let reconciler =
         Reconciler::new(host.clone(), about, stager, bell.clone(), status, events.clone());
     let sessions = Sessions::new(paths.clone(), systemd);
     let ledger = Arc::new(Mutex::new(ledger));
     let news = News { status: reported, events };
-    let link = Link { identity, paths, facts, ledger, desired, ready, news, channel, sessions };
+    let kept = Kept { secrets, bell: bell.clone() };
+    let link =
+        Link { identity, paths, facts, ledger, desired, ready, news, channel, sessions, kept };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
     let (scrubbed, told) = (host.clone(), bell.clone());

@@ -1,7 +1,7 @@
 //! The Shoal agent: the daemon that runs nspawn and image operations on one host.
 //!
 //! Ways in: [`link`] keeps the stream to the controller, [`ledger`] keeps what it wants,
-//! [`reconcile`] makes the host so, [`stage`] brings images, and [`host`] is the only place that
+//! [`reconcile`] makes the host so, [`stage`] brings images, [`secrets`] keeps secrets, and [`host`] is the only place that
 //! touches the system. `container::start` is what each instance's unit runs, without the daemon.
 
 pub mod clock;
@@ -22,6 +22,7 @@ pub mod reconcile;
 pub mod record;
 pub mod renew;
 pub mod scrub;
+pub mod secrets;
 pub mod sessions;
 pub mod stage;
 pub mod status;

@@ -15,10 +15,11 @@ use futures_util::stream::BoxStream;
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::Digest;
 use shoal_core::name::InstanceId;
+use shoal_core::secret::{PinnedSecret, SecretValue};
 use shoal_core::status::HostStatus;
 use shoal_proto::v1::agent_link_client::AgentLinkClient;
 use shoal_proto::v1::{self, agent_message, controller_message};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -31,6 +32,7 @@ use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerError};
 use crate::paths::Paths;
 use crate::renew;
+use crate::secrets::Secrets;
 use crate::sessions::Sessions;
 use crate::stage::Source;
 
@@ -41,6 +43,10 @@ const WELCOME: Duration = Duration::from_secs(10);
 /// Messages on their way up: a status each time something changes, and heartbeats. More would
 /// only be older news.
 const WAITING: usize = 8;
+
+/// How long keeping secrets may hold up the stream. Then the desired state that names them is taken
+/// before they are here, and waits for them.
+const KEEPING: Duration = Duration::from_secs(10);
 
 /// The channel in use, for whoever else calls the controller. `None` while there is none.
 pub type CurrentChannel = watch::Sender<Option<Channel>>;
@@ -66,6 +72,51 @@ pub struct Link {
     pub channel: Arc<CurrentChannel>,
     /// What the controller asks for besides.
     pub sessions: Sessions,
+    /// For the secrets that it sends.
+    pub kept: Kept,
+}
+
+/// Where secrets go that come down.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The secrets of this host.
+    pub secrets: Arc<Secrets>,
+    /// Rung when there are others than before.
+    pub bell: Arc<Notify>,
+}
+
+impl Kept {
+    async fn keep(&self, sent: v1::SecretValues) {
+        let values = sent.values.into_iter().filter_map(|value| {
+            valid(value).inspect_err(|why| warn!(why, "the controller sent no secret")).ok()
+        });
+        let values = values.collect();
+        let Self { secrets, bell } = self.clone();
+        let keeping = tokio::task::spawn_blocking(move || {
+            secrets.keep(values);
+            bell.notify_one();
+        });
+        let _ = tokio::time::timeout(KEEPING, keeping).await;
+    }
+
+    /// Has those kept that could not be, without waiting for it.
+    fn keep_again(&self) {
+        let Self { secrets, bell } = self.clone();
+        if !secrets.is_behind() {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            secrets.keep_again();
+            bell.notify_one();
+        });
+    }
+}
+
+fn valid(sent: v1::SecretValue) -> Result<(PinnedSecret, SecretValue), String> {
+    let v1::SecretValue { secret, value } = sent;
+    let secret = PinnedSecret::try_from(secret.unwrap_or_default()).map_err(|e| e.to_string())?;
+    let value = SecretValue::new(value.into()).map_err(|e| format!("{secret}: {e}"))?;
+    Ok((secret, value))
 }
 
 /// What goes up.
@@ -223,6 +274,7 @@ impl Link {
                 },
                 _ = beats.tick() => {
                     self.offer_again(&mut unkept);
+                    self.kept.keep_again();
                     let beat = v1::Heartbeat { disk_free: disk(&self.paths.state).1 };
                     up.send(message(agent_message::Message::Heartbeat(beat))).await.is_ok()
                 },
@@ -292,8 +344,10 @@ impl Link {
                 self.ready.send_replace(Some(ready.collect()));
                 true
             }
-            // They are kept by `secrets`.
-            Some(controller_message::Message::Secrets(_)) => true,
+            Some(controller_message::Message::Secrets(sent)) => {
+                self.kept.keep(sent).await;
+                true
+            }
             // A second welcome, or a message of a newer controller: nothing to us.
             Some(controller_message::Message::Welcome(_)) | None => true,
         }
@@ -320,6 +374,9 @@ impl Link {
         if accepted? {
             info!(generation, "accepted a desired state");
             self.desired.send_replace(ledger.desired().cloned());
+        }
+        if let Some(desired) = ledger.desired() {
+            self.kept.secrets.settle(desired);
         }
         Ok(())
     }

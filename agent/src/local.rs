@@ -1,16 +1,20 @@
 //! What the agent's own command shows of its host, with neither daemon nor controller needed.
 
+use std::sync::Arc;
+
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::name::MachineName;
 use shoal_core::plan::Unit;
 use shoal_core::spec::RunState;
 
 use crate::host::real::RealHost;
+use crate::host::sealed;
 use crate::host::systemd::Systemd;
 use crate::host::{Host, Observation};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::paths::Paths;
+use crate::secrets::Secrets;
 
 /// One instance of this host.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -50,7 +54,8 @@ pub async fn look(paths: &Paths) -> anyhow::Result<Local> {
     let systemd = Systemd::connect().await?;
     // The facts matter to writing only.
     let name = about.host_name.clone();
-    let host = RealHost::new(paths.clone(), systemd, name, HostFacts::default());
+    let secrets = Arc::new(Secrets::open(sealed::vault(paths), ledger.desired())?);
+    let host = RealHost::new(paths.clone(), systemd, name, HostFacts::default(), secrets);
     let observation = host.observe().await?;
     let none = HostSpec::default();
     let spec = ledger.desired().unwrap_or(&none);

@@ -36,7 +36,7 @@ impl Paths {
     pub fn prepare(&self) -> Result<(), FileError> {
         let parent = fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.state);
         parent.map_err(failed("make the directory", &self.state))?;
-        for dir in [self.agent(), self.images(), self.instances(), self.mounts()] {
+        for dir in [self.agent(), self.secrets(), self.images(), self.instances(), self.mounts()] {
             make_private_dir(&dir)?;
             let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
             closed.map_err(failed("close", &dir))?;
@@ -48,6 +48,12 @@ impl Paths {
     #[must_use]
     pub fn agent(&self) -> PathBuf {
         self.state.join("agent")
+    }
+
+    /// Secrets, encrypted for this host.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.agent().join("secrets")
     }
 
     /// Image files.

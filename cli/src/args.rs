@@ -8,6 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod secret;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +73,9 @@ pub(crate) enum Command {
     /// Images: push, list, show, tag, remove
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Secrets: values that instances get and nobody reads back
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Check a fleet file without asking anyone
     Check(fleet::CheckArgs),
     /// Bring fleet files into their one form
@@ -118,8 +122,7 @@ pub(crate) enum Command {
     ///
     /// Until `unpause` the agent neither starts nor stops it, repairs nothing of it, and brings no
     /// new revision to it; start, stop and restart are refused. What someone stops on the host stays
-    /// stopped. Processes are not frozen, and systemd still starts anew what crashes. Kept through
-    /// reboots.
+    /// stopped, and what crashes stays down. Processes are not frozen. Kept through reboots.
     Pause(instance::RunArgs),
     /// Let the agent at an instance again
     ///

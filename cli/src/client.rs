@@ -12,6 +12,7 @@ use shoal_proto::v1::hosts_client::HostsClient;
 use shoal_proto::v1::images_client::ImagesClient;
 use shoal_proto::v1::instances_client::InstancesClient;
 use shoal_proto::v1::rollouts_client::RolloutsClient;
+use shoal_proto::v1::secrets_client::SecretsClient;
 use shoal_tls::HandshakeProblem;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -116,6 +117,7 @@ services! {
     images: ImagesClient,
     instances: InstancesClient,
     rollouts: RolloutsClient,
+    secrets: SecretsClient,
 }
 
 impl Client {

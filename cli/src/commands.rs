@@ -20,6 +20,7 @@ pub(crate) mod push;
 mod rollout;
 pub(crate) mod run;
 mod schema;
+pub(crate) mod secret;
 mod seen;
 mod version;
 pub(crate) mod watch;
@@ -82,6 +83,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     match command {
         Command::Host(command) => host::run(shell, command).await,
         Command::Image(command) => image::run(shell, command).await,
+        Command::Secret(command) => secret::run(shell, command).await,
         Command::Check(args) => fleet::check(shell, &args),
         Command::Fmt(args) => fmt::run(shell, &args),
         Command::Import(args) => import::run(shell, &args),

@@ -1,4 +1,4 @@
-//! Completion that knows what there is: hosts, fleets, instances, images, labels, contexts.
+//! Completion that knows what there is: hosts, fleets, instances, images, secrets, labels, contexts.
 //!
 //! Way in: `shoal completion SHELL` writes [`Shell::script`]. At each press of the key that script
 //! runs the command with [`VARIABLE`] set, and [`answer`] answers: [`shell`] reads what was typed

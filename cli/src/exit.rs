@@ -15,6 +15,7 @@ use crate::commands::logs::LogsError;
 use crate::commands::man::ManError;
 use crate::commands::push::PushError;
 use crate::commands::run::RunError;
+use crate::commands::secret::ValueError;
 use crate::commands::watch::WatchError;
 use crate::connect::ConnectError;
 use crate::context::ContextError;
@@ -150,6 +151,8 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
+    Value(#[from] ValueError),
+    #[error(transparent)]
     Output(#[from] OutputError),
     #[error(transparent)]
     Man(#[from] ManError),
@@ -178,6 +181,8 @@ impl Failure {
             Self::Push(error) => push(error),
             Self::Watch(error) => watch(error),
             Self::Run(error) => run(error),
+            Self::Value(ValueError::Interrupted) => Exit::Interrupted,
+            Self::Value(_) => Exit::Usage,
             Self::Man(_) => Exit::Precondition,
             Self::Output(error) if error.reader_is_gone() => Exit::ReaderGone,
             Self::Output(_) => Exit::Internal,

@@ -12,6 +12,7 @@ pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod plan;
 pub(crate) mod rollout;
+pub(crate) mod secret;
 
 #[cfg(test)]
 pub(crate) mod samples;

@@ -108,6 +108,10 @@ const RULES: &[(&str, Needs)] = &[
     ("/shoal.v1.Instances/Logs", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Instances/Exec", Needs::AtLeast(Role::Operator)),
     ("/shoal.v1.Events/List", Needs::AtLeast(Role::Viewer)),
+    ("/shoal.v1.Secrets/Set", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Secrets/Generate", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Secrets/List", Needs::AtLeast(Role::Deployer)),
+    ("/shoal.v1.Secrets/Remove", Needs::AtLeast(Role::Operator)),
     ("/grpc.health.v1.Health/Check", Needs::Known),
     ("/grpc.health.v1.Health/Watch", Needs::Known),
     ("/grpc.health.v1.Health/List", Needs::Known),
@@ -336,8 +340,18 @@ mod tests {
 
     #[test]
     fn roles_table() {
-        let mutating =
-            ["CreateToken", "Label", "Push", "SetTag", "Remove", "Apply", "SetRun", "Exec"];
+        let mutating = [
+            "CreateToken",
+            "Label",
+            "Push",
+            "SetTag",
+            "Remove",
+            "Apply",
+            "SetRun",
+            "Exec",
+            "Set",
+            "Generate",
+        ];
         for path in rpcs() {
             if mutating.iter().any(|verb| path.ends_with(&format!("/{verb}"))) {
                 assert!(!may(Standing::Person(Role::Viewer), &path), "a viewer may {path}");
@@ -352,6 +366,14 @@ mod tests {
             ("deployer", "/shoal.v1.Instances/Exec", false),
             ("deployer", "/shoal.v1.Hosts/CreateToken", false),
             ("operator", "/shoal.v1.Instances/Exec", true),
+            ("viewer", "/shoal.v1.Secrets/List", false),
+            ("deployer", "/shoal.v1.Secrets/List", true),
+            ("deployer", "/shoal.v1.Secrets/Set", false),
+            ("deployer", "/shoal.v1.Secrets/Generate", false),
+            ("deployer", "/shoal.v1.Secrets/Remove", false),
+            ("operator", "/shoal.v1.Secrets/Set", true),
+            ("operator", "/shoal.v1.Secrets/Generate", true),
+            ("operator", "/shoal.v1.Secrets/Remove", true),
             ("operator", "/shoal.v1.Controller/ListAudit", false),
             ("admin", "/shoal.v1.Controller/ListAudit", true),
             ("admin", "/shoal.v1.Hosts/Nothing", false),

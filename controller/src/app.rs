@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use shoal_core::cause::chain;
 use shoal_proto::v1::store::EpochRecord;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::events::Events;
 use crate::link::desired::Told;
 use crate::live::Live;
+use crate::secrets::{Vault, VaultError};
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
 
 /// The store's file in the controller's directory.
@@ -43,6 +45,8 @@ pub enum AppError {
     Epoch(#[from] CommitError),
     #[error("the store in {dir} has no epoch record: it is not a controller's, or not whole")]
     NoEpoch { dir: PathBuf },
+    #[error("cannot look at the secrets")]
+    Secrets(#[from] VaultError),
     #[error("cannot open the store in the background")]
     Task(#[source] io::Error),
 }
@@ -62,6 +66,8 @@ pub struct App {
     pub events: Events,
     /// The image files.
     pub blobs: Blobs,
+    /// The secrets.
+    pub secrets: Arc<Vault>,
     /// The CA.
     pub authority: Authority,
     /// What the operator set.
@@ -84,6 +90,10 @@ impl App {
         let authority = Authority::open(dir)?;
         let records = open_store(dir).await?;
         let epoch = next_epoch(&records, dir).await?;
+        let secrets = Vault::open(dir, records.clone()).await?;
+        if let Some(problem) = secrets.problem() {
+            tracing::error!(error = chain(problem), "secrets can't be used; all else goes on");
+        }
         let live = Live::load(records.clone(), config.limits.sessions_per_host).await?;
         let events = Events::load(records.clone(), clock::now()).await?;
         Ok(Arc::new(Self {
@@ -93,6 +103,7 @@ impl App {
             told: watch::Sender::new(Told::default()),
             events,
             blobs: Blobs::new(&dir.join(IMAGES)),
+            secrets: Arc::new(secrets),
             authority,
             config,
             epoch,

@@ -22,6 +22,7 @@ use crate::access::Role;
 use crate::app::{EPOCH, STORE};
 use crate::authority::{Authority, AuthorityError};
 use crate::config::{Config, FILE};
+use crate::secrets::create_key;
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore, StoreError};
 use crate::{audit, clock};
 
@@ -200,6 +201,7 @@ async fn build(plan: &Plan, building: &Path, now: SystemTime) -> Result<(), Init
     let config = config(plan)?;
     let authority = Authority::create(building, &plan.trust_domain, now)?;
     authority.server(&config.id, &config.addresses, now)?;
+    create_key(building)?;
     fill_store(building, plan).await?;
     write_private(&building.join(FILE), config.to_toml().as_bytes())?;
     let context = context(plan, &authority, now)?;
@@ -283,6 +285,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::secrets::KEY_FILE;
 
     fn plan(root: &Path) -> Plan {
         Plan {
@@ -310,6 +313,7 @@ mod tests {
         assert_eq!(config.addresses, ["10.77.0.1", "localhost"]);
         assert_eq!(mode(&plan.dir), 0o700);
         assert_eq!(mode(&plan.dir.join("ca.key")), 0o600);
+        assert_eq!(mode(&plan.dir.join(KEY_FILE)), 0o600);
         assert_eq!(mode(&plan.context_out), 0o600);
         let left: Vec<_> = fs::read_dir(root.path().join("lib")).unwrap().collect();
         assert_eq!(left.len(), 1, "{left:?}");

@@ -33,6 +33,8 @@ pub mod records;
 pub mod refusal;
 pub mod rollout_driver;
 pub mod rollouts_api;
+pub mod secrets;
+pub mod secrets_api;
 pub mod server;
 pub mod sessions;
 pub mod store;

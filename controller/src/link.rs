@@ -26,6 +26,9 @@ mod conversation;
 pub mod desired;
 mod fetch;
 mod order;
+mod values;
+
+pub(crate) use self::values::MOST_SECRETS;
 
 /// Messages to an agent that it has not taken yet. Few: a desired state may be megabytes, and an
 /// agent that takes none of eight is cut off and gets the newest when it is back.

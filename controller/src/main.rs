@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use shoal_controller::init::{Address, Plan, init};
+use shoal_controller::secrets::renew_key;
 use shoal_controller::{clock, server};
 use shoal_core::name::UserName;
 use shoal_tls::TrustDomain;
@@ -25,6 +26,18 @@ struct Args {
 enum Verb {
     /// Make a controller: its CA, its store, and the context of its first admin
     Init(Init),
+    /// Make another key for the secrets, where the one that was is lost
+    ///
+    /// The values that only the lost key opens are given up, so use this only where no backup of
+    /// the controller's directory has its file `secrets.key`. Where the key that is there opens the
+    /// secrets, nothing is changed. Stop the controller first. Afterwards set each secret anew
+    /// with `shoal secret set` or `shoal secret generate`, and apply the fleets that use it.
+    /// Instances that run go on with the values that their hosts have.
+    NewSecretsKey {
+        /// The controller's directory
+        #[arg(long, default_value = "/var/lib/shoal/controller")]
+        dir: PathBuf,
+    },
     /// Serve until SIGTERM
     Run {
         /// The controller's directory
@@ -73,6 +86,11 @@ fn dispatch(verb: Verb) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match verb {
         Verb::Init(args) => runtime.block_on(make(args)),
+        Verb::NewSecretsKey { dir } => {
+            let lost = runtime.block_on(renew_key(&dir))?;
+            println!("New key of the secrets in {}; values given up: {lost}.", dir.display());
+            Ok(())
+        }
         Verb::Run { dir } => {
             log();
             Ok(runtime.block_on(server::run(&dir))?)

@@ -13,6 +13,8 @@
 //! | `fleets/<fleet>` | [`FleetRecord`]: the newest revision |
 //! | `revisions/<fleet>/<number>` | [`RevisionRecord`], never changed |
 //! | `rollouts/<fleet>/<number>` | [`RolloutRecord`] |
+//! | `secret-heads/<name>` | [`SecretHeadRecord`]; stays when the secret is removed |
+//! | `secrets/<name>@<version>` | [`SecretRecord`], never changed |
 //! | `users/<name>` | [`UserRecord`] |
 //! | `audit/<time>-<random>` | [`AuditRecord`] |
 //! | `events/<time>-<hash>` | [`EventRecord`] |
@@ -22,8 +24,8 @@
 
 use shoal_proto::v1::store::{
     AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostRecord, HostSpecRecord,
-    HostStatusRecord, ImageRecord, PresenceRecord, RevisionRecord, RolloutRecord, TagRecord,
-    TokenRecord, UserRecord,
+    HostStatusRecord, ImageRecord, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord,
+    SecretRecord, TagRecord, TokenRecord, UserRecord,
 };
 
 use crate::store::Record;
@@ -48,6 +50,8 @@ records! {
     FleetRecord under "fleets/",
     RevisionRecord under "revisions/",
     RolloutRecord under "rollouts/",
+    SecretHeadRecord under "secret-heads/",
+    SecretRecord under "secrets/",
     UserRecord under "users/",
     AuditRecord under "audit/",
     EventRecord under "events/",

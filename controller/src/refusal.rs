@@ -3,6 +3,7 @@
 use shoal_core::cause::chain;
 use tonic::{Code, Status};
 
+use crate::secrets::SecretError;
 use crate::store::{CommitError, RecordError, StoreError};
 
 /// Why a call was not carried out. The text is for the caller: what failed, why, what to do.
@@ -81,6 +82,17 @@ impl From<StoreError> for Refusal {
 impl From<RecordError> for Refusal {
     fn from(error: RecordError) -> Self {
         Self::Internal(chain(&error))
+    }
+}
+
+impl From<SecretError> for Refusal {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::Key(_) | SecretError::Sealed { .. } => Self::Precondition(chain(&error)),
+            SecretError::Gone(_) => Self::NotFound(chain(&error)),
+            SecretError::Name(_) => Self::Invalid(chain(&error)),
+            SecretError::Store(error) => error.into(),
+        }
     }
 }
 

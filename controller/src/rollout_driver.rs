@@ -24,6 +24,7 @@ use shoal_core::status::HostStatus;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::rollout_record;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord, RolloutRecord};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleets_api::revision::Revision;
@@ -38,9 +39,9 @@ use shoal_core::cause::chain;
 /// How often deadlines are looked at when nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The least time from one pass to the next: whatever agents report, a rollout is written at
-/// most this often.
-const LEAST_PAUSE: Duration = Duration::from_millis(25);
+/// The least and the most time from one pass to the next. In between it is as long as the pass
+/// took: whatever agents report, moving rollouts takes half of the time at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(100));
 
 /// The pause after the store failed.
 const RETRY: Duration = Duration::from_secs(2);
@@ -75,8 +76,9 @@ impl Driver {
         let unfinished = listing.records.iter().filter(|stored| !is_final(&stored.record));
         let mut active: BTreeSet<String> = unfinished.map(|stored| stored.id.clone()).collect();
         loop {
+            let began = Instant::now();
             self.pass(&mut active).await;
-            tokio::time::sleep(LEAST_PAUSE).await;
+            tokio::time::sleep(began.elapsed().clamp(PAUSES.0, PAUSES.1)).await;
             // Each arm only waits; what it waits for is kept where it is not the first.
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),

@@ -17,6 +17,7 @@ use shoal_proto::v1::hosts_server::HostsServer;
 use shoal_proto::v1::images_server::ImagesServer;
 use shoal_proto::v1::instances_server::InstancesServer;
 use shoal_proto::v1::rollouts_server::RolloutsServer;
+use shoal_proto::v1::secrets_server::SecretsServer;
 use shoal_proto::{DESCRIPTORS, LARGEST_MESSAGE};
 use shoal_tls::ReloadableIdentity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,6 +43,7 @@ use crate::listener::{Connections, Limits, ListenError, Listener, Setup};
 use crate::peers;
 use crate::rollout_driver;
 use crate::rollouts_api::Rollouts;
+use crate::secrets_api::SecretsApi;
 use crate::store::{CommitError, StoreError};
 use shoal_core::cause::chain;
 
@@ -223,7 +225,8 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
         .add_service(sized!(FleetsServer, Fleets::new(app)))
         .add_service(sized!(RolloutsServer, Rollouts::new(app)))
         .add_service(sized!(InstancesServer, Instances::new(app)))
-        .add_service(sized!(EventsServer, EventsApi::new(app)));
+        .add_service(sized!(EventsServer, EventsApi::new(app)))
+        .add_service(sized!(SecretsServer, SecretsApi::new(app)));
     let (_reporter, health) = tonic_health::server::health_reporter();
     let reflection = || {
         tonic_reflection::server::Builder::configure()

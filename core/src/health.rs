@@ -6,6 +6,9 @@ use crate::spec::Health as Checks;
 use crate::status::Health;
 use crate::time::Timestamp;
 
+/// The shortest and the longest pause between two rounds before the first success.
+const EAGER: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
 /// The memory of one instance's checks since its container started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracker {
@@ -58,14 +61,12 @@ impl Tracker {
         self.last_failure.as_deref()
     }
 
-    /// How long to wait for the next round: short until the first success, so that a start is
-    /// noticed soon, and not so short where it takes its time; then as configured.
+    /// How long to wait for the next round. Until the first success a small part of the time that
+    /// the container has been up, so that what is noticed late is hardly later than it is, and
+    /// what takes its time is not disturbed all along; then as configured.
     #[must_use]
     pub fn pause(&self, checks: &Checks, now: Timestamp) -> Duration {
-        let eager = match now.since(self.started) {
-            young if young < Duration::from_secs(3) => Duration::from_millis(50),
-            _ => Duration::from_millis(250),
-        };
+        let eager = (now.since(self.started) / 16).clamp(EAGER.0, EAGER.1);
         match self.state {
             Health::Starting => eager.min(checks.interval),
             _ => checks.interval,

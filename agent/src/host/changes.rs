@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::name::MachineName;
 use shoal_core::policy::Isolation;
+use shoal_core::secret::Credentials;
 use shoal_core::spec::{InstanceSpec, Settings, UnitName};
 use shoal_core::uidrange;
 use tracing::{debug, info};
 
-use super::container::rendered::{put, rendered};
+use super::container::credentials;
+use super::container::rendered::{put, rendered, uses_secrets};
 use super::enter::Container;
 use super::manifest::Manifest;
 use super::real::RealHost;
@@ -77,7 +79,8 @@ impl RealHost {
         let before = Record::load(&self.paths, machine)?;
         self.isolation(spec)?;
         let record = before.brought_to(spec.clone());
-        let manifest = self.put_files(machine, &record)?;
+        let secrets = self.secrets_for_files(&spec.config.settings).await?;
+        let manifest = self.put_files(machine, &record, &secrets)?;
         self.configure(machine, &spec.config.settings).await?;
         if !units.is_empty() {
             let leader = self.systemd.leader(machine).await;
@@ -94,11 +97,27 @@ impl RealHost {
         Ok(record.save(&self.paths)?)
     }
 
+    /// The secrets that rendering an instance's files takes: none, where no file has one, since
+    /// opening them is dear.
+    async fn secrets_for_files(&self, settings: &Settings) -> Result<Credentials, HostError> {
+        if !uses_secrets(settings) {
+            return Ok(Credentials::new());
+        }
+        let (paths, settings) = (self.paths.clone(), settings.clone());
+        let opened = tokio::task::spawn_blocking(move || credentials::open(&paths, &settings));
+        Ok(opened.await.expect("opening secrets does not panic")?)
+    }
+
     /// Writes all files of a running container where they are, and gives what is to be known of
     /// them once they are read.
-    fn put_files(&self, machine: &MachineName, record: &Record) -> Result<Manifest, HostError> {
+    fn put_files(
+        &self,
+        machine: &MachineName,
+        record: &Record,
+        secrets: &Credentials,
+    ) -> Result<Manifest, HostError> {
         // All render, or none is written.
-        let rendered = rendered(record)?;
+        let rendered = rendered(record, secrets)?;
         let mut manifest = Manifest::find(&self.paths, machine).unwrap_or_default();
         let had: BTreeMap<String, u64> =
             manifest.files.iter().map(|file| (file.name.clone(), file.inode)).collect();
@@ -109,6 +128,16 @@ impl RealHost {
         }
         manifest.files = made;
         Ok(manifest)
+    }
+
+    /// Has systemd leave a machine alone, or not any more.
+    pub(super) async fn set_hands(&self, machine: &MachineName, on: bool) -> Result<(), HostError> {
+        if on {
+            self.unit_files.hands_on(machine)?;
+        } else {
+            self.unit_files.hands_off(machine)?;
+        }
+        self.reload_units().await
     }
 
     /// Puts a machine's unit right, as its record has it.

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use super::command;
 use super::facts;
+use super::sealed::{HostKey, TOOL};
 use super::systemd::Systemd;
 use super::unit::{self, UnitFiles};
 use crate::paths::Paths;
+use crate::secrets::vault;
 
 /// How a check came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,7 @@ pub async fn examine(paths: &Paths) -> Vec<Finding> {
     findings.push(program("mount", &["--version"], "apt install mount"));
     findings.push(useful("ip", &["-Version"], "fixed addresses", "apt install iproute2"));
     findings.push(useful("nft", &["--version"], "ports", "apt install nftables"));
+    findings.push(secrets());
     findings.push(file_system("squashfs"));
     findings.push(file_system("overlay"));
     findings.push(idmap(paths));
@@ -115,6 +118,18 @@ fn useful(name: &'static str, arguments: &[&str], what: &str, remedy: &str) -> F
     match found.verdict {
         Verdict::Bad(why) => warning(name, format!("{why}; no instance can have {what}"), remedy),
         _ => found,
+    }
+}
+
+/// Whether secrets can be kept here; makes the host's key where there is none yet.
+fn secrets() -> Finding {
+    match vault::works(&HostKey) {
+        Ok(()) => good("secrets", format!("{TOOL} encrypts them for this host only")),
+        Err(error) => warning(
+            "secrets",
+            format!("{}; no instance can have any", crate::chain(&error)),
+            "systemd 250 or later has systemd-creds; its key is kept below /var/lib/systemd",
+        ),
     }
 }
 

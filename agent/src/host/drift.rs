@@ -127,6 +127,7 @@ impl Look<'_> {
         let hosts = self.paths.hosts(self.machine);
         let read = || names::find(self.paths, self.machine);
         found.names.clone_from(known.names.get(&hosts, self.now, read)?);
+        found.hands_off = seen.hands_off.contains(self.machine);
         if found.unit == Unit::Active {
             found.drift = self.drift(known, seen)?;
         } else {

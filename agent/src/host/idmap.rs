@@ -1,17 +1,14 @@
 //! Mounting a file system a second time with its owners shifted, by the kernel's idmapped mounts
 //! (open_tree, mount_setattr, move_mount; see mount_setattr(2)), or with less worth than it has.
-#![allow(unsafe_code)] // mount_setattr is in neither rustix nor libc; unshare between fork and exec
+#![allow(unsafe_code)] // mount_setattr is in neither rustix nor libc; a child without a program
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use rustix::thread::UnshareFlags;
 use shoal_core::spec::UIDS_PER_INSTANCE;
 
 /// `struct mount_attr` of the kernel, version 0.
@@ -103,31 +100,59 @@ struct UserNamespace {
 
 impl UserNamespace {
     fn new(uid_base: u32) -> io::Result<Self> {
-        let mut child = sleeper()?;
-        let fd = Self::of(&child, uid_base);
-        drop(child.stdin.take());
-        let _ = child.kill();
-        child.wait()?;
-        Ok(Self { fd: fd? })
-    }
-
-    fn of(child: &Child, uid_base: u32) -> io::Result<File> {
-        let proc = Path::new("/proc").join(child.id().to_string());
+        let sleeper = Sleeper::new()?;
+        let proc = Path::new("/proc").join(sleeper.0.to_string());
         let map = format!("0 {uid_base} {UIDS_PER_INSTANCE}\n");
         fs::write(proc.join("uid_map"), &map)?;
         fs::write(proc.join("gid_map"), &map)?;
-        File::open(proc.join("ns/user"))
+        Ok(Self { fd: File::open(proc.join("ns/user"))? })
     }
 }
 
-/// A process in a new user namespace, which waits until it is done with.
-fn sleeper() -> io::Result<Child> {
-    let mut command = Command::new("cat");
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: unshare is a bare system call; nothing that fork forbids happens before exec.
-    unsafe {
-        command
-            .pre_exec(|| rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER).map_err(Into::into));
+/// An argument of a system call that is left out.
+const NONE: libc::c_long = 0;
+
+/// A process in a new user namespace, which does nothing, and ends when this is dropped.
+struct Sleeper(libc::pid_t);
+
+impl Sleeper {
+    /// A copy of this process. A program of its own would take longer to come up than all the
+    /// rest that is done for a container.
+    fn new() -> io::Result<Self> {
+        let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+        let parent = rustix::process::getpid().as_raw_pid();
+        // SAFETY: without a stack of its own the child is a copy of this thread, as after fork; it
+        // makes nothing but bare system calls, which need nothing that other threads may hold.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, NONE, NONE, NONE, NONE) };
+        match libc::pid_t::try_from(pid) {
+            Ok(0) => sleep_beside(parent),
+            Ok(pid) if pid > 0 => Ok(Self(pid)),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
-    command.spawn()
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        // SAFETY: bare system calls; the child has not been waited for, so the number is still its.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            while libc::waitpid(self.0, std::ptr::null_mut(), 0) == -1
+                && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+            {}
+        }
+    }
+}
+
+/// Sleeps until it is killed, or until `parent` is gone.
+fn sleep_beside(parent: libc::pid_t) -> ! {
+    // SAFETY: bare system calls.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // It may have gone just before that.
+        while libc::getppid() == parent {
+            libc::syscall(libc::SYS_ppoll, NONE, NONE, NONE, NONE, NONE);
+        }
+        libc::_exit(0)
+    }
 }

@@ -29,6 +29,7 @@ pub mod real;
 pub mod reload;
 pub mod room;
 pub mod runs;
+pub mod sealed;
 pub mod shelf;
 pub mod stamp;
 pub mod systemd;
@@ -41,6 +42,7 @@ use async_trait::async_trait;
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
 use shoal_core::plan::{Action, Observed};
+use shoal_core::secret::PinnedSecret;
 use shoal_core::status::{LastExit, RetainedData};
 use shoal_core::time::Timestamp;
 
@@ -55,6 +57,9 @@ pub trait Host: Send + Sync {
 
     /// Unmounts an image that nothing uses.
     async fn unmount(&self, digest: &Digest) -> Result<(), HostError>;
+
+    /// Removes a secret that nothing names; says whether it still was so.
+    async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError>;
 
     /// One round of an instance's checks, each in the instance's own surroundings.
     async fn check(&self, probe: &probe::Probe) -> Result<(), String>;
@@ -142,6 +147,9 @@ pub enum HostError {
     /// A file of the deployment.
     #[error(transparent)]
     Template(#[from] container::rendered::TemplateError),
+    /// A secret.
+    #[error(transparent)]
+    Secret(#[from] crate::secrets::vault::SecretError),
     /// A unit inside that was to read its files again.
     #[error(transparent)]
     Reload(#[from] reload::ReloadError),

@@ -9,6 +9,7 @@ use shoal_core::host::HostFacts;
 use shoal_core::image::Digest;
 use shoal_core::name::{HostName, MachineName};
 use shoal_core::plan::{Action, Machine, Unit};
+use shoal_core::secret::PinnedSecret;
 use shoal_core::status::RetainedData;
 use tokio::sync::Notify;
 use tracing::debug;
@@ -24,6 +25,7 @@ use super::{Details, Host, HostError, Observation, drift, journal, mount, networ
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
+use crate::secrets::Secrets;
 use crate::verified::Images;
 
 /// The host that the agent runs on.
@@ -39,18 +41,37 @@ pub struct RealHost {
     pub(super) reread: Reread,
     drift: drift::Watch,
     images: Arc<Images>,
+    secrets: Arc<Secrets>,
 }
 
 impl RealHost {
     /// For the host called `name`, of which `facts` are known, its policy among them.
     #[must_use]
-    pub fn new(paths: Paths, systemd: Systemd, name: HostName, facts: HostFacts) -> Self {
+    pub fn new(
+        paths: Paths,
+        systemd: Systemd,
+        name: HostName,
+        facts: HostFacts,
+        secrets: Arc<Secrets>,
+    ) -> Self {
         let (units, machines) = (Units::new(systemd.clone()), Machines::new(paths.clone()));
         let unit_files = UnitFiles::new("/", paths.units_changed());
         let drift = drift::Watch::new(paths.clone(), unit_files.clone());
         let images = Arc::new(Images::new(paths.images()));
         let reread = Reread::new(paths.units_changed());
-        Self { paths, systemd, units, machines, name, facts, unit_files, reread, drift, images }
+        Self {
+            paths,
+            systemd,
+            units,
+            machines,
+            name,
+            facts,
+            unit_files,
+            reread,
+            drift,
+            images,
+            secrets,
+        }
     }
 
     /// Reads image files again for as long as it is not dropped, so that damage is found; rings
@@ -157,6 +178,8 @@ impl Host for RealHost {
         self.drift.note(&mut observation, &directories, &staged);
         observation.observed.images = staged.into_keys().collect();
         observation.problems.extend(self.images.problems());
+        observation.observed.secrets = self.secrets.kept();
+        observation.observed.unkept = self.secrets.unkept();
         let took_ms = began.elapsed().as_millis();
         debug!(took_ms, machines = observation.observed.machines.len(), "observed the host");
         Ok(observation)
@@ -186,8 +209,10 @@ impl Host for RealHost {
                 self.systemd.forget(machine).await;
                 Ok(())
             }
+            Action::HandsOff => self.set_hands(machine, false).await,
+            Action::HandsOn => self.set_hands(machine, true).await,
             Action::Unmount(digest) => self.unmount(digest).await,
-            Action::Forget(_) => Ok(()),
+            Action::Forget(secret) => self.forget(secret).await.map(drop),
             // Transfers are the stager's.
             Action::Stage(_) => Ok(()),
         }
@@ -198,6 +223,13 @@ impl Host for RealHost {
         // It waits for whoever is mounting an image.
         let unmounted = tokio::task::spawn_blocking(move || mount::unmount_image(&paths, &digest));
         Ok(unmounted.await.expect("unmounting does not panic")?)
+    }
+
+    async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError> {
+        let (secrets, secret) = (self.secrets.clone(), secret.clone());
+        // It waits for whoever is writing one.
+        let forgotten = tokio::task::spawn_blocking(move || secrets.forget(&secret));
+        Ok(forgotten.await.expect("forgetting does not panic")?)
     }
 
     async fn check(&self, wanted: &Probe) -> Result<(), String> {

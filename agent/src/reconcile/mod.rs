@@ -234,11 +234,27 @@ impl<H: Host + 'static> Reconciler<H> {
             self.memory.outcome(&machine, error, now);
         }
         for step in &plan.host {
-            let Action::Unmount(digest) = &step.action else { continue };
-            info!(image = %digest, reason = %step.reason, "unmounting an image");
-            if let Err(error) = self.host.unmount(digest).await {
-                warn!(image = %digest, error = %crate::chain(&error), "cannot unmount an image");
+            self.tidy(step).await;
+        }
+    }
+
+    /// Takes a step that belongs to no machine. One that fails is taken again by the next pass.
+    async fn tidy(&self, step: &Step) {
+        match &step.action {
+            Action::Unmount(digest) => {
+                info!(image = %digest, reason = %step.reason, "unmounting an image");
+                if let Err(error) = self.host.unmount(digest).await {
+                    warn!(image = %digest, error = %crate::chain(&error), "cannot unmount an image");
+                }
             }
+            Action::Forget(secret) => match self.host.forget(secret).await {
+                Ok(true) => info!(%secret, reason = %step.reason, "removed a secret"),
+                Ok(false) => {}
+                Err(error) => {
+                    warn!(%secret, error = %crate::chain(&error), "cannot remove a secret");
+                }
+            },
+            _ => {}
         }
     }
 

@@ -26,8 +26,9 @@ pub(super) fn event(
 /// What to say of the steps that are about to be taken to one machine. `repair` says that they put
 /// right what someone else changed.
 pub(super) fn of_steps(steps: &[Step], repair: bool) -> Option<(EventKind, String)> {
-    // The first one says why; those that follow belong to it.
-    let first = steps.first()?;
+    // The first one says why; those that follow belong to it. That an instance is no longer paused
+    // is worth a word only where nothing else is done.
+    let first = steps.iter().find(|step| step.action != Action::HandsOn).or(steps.first())?;
     let reason = &first.reason;
     let takes = |wanted: fn(&Action) -> bool| steps.iter().any(|step| wanted(&step.action));
     let written = takes(|a| matches!(a, Action::Write(_)));
@@ -132,5 +133,10 @@ mod tests {
         assert_eq!(of_steps(&stop, true).unwrap().0, EventKind::Drift);
         assert_eq!(of_steps(&stop, false).unwrap().0, EventKind::Step);
         assert_eq!(of_steps(&[], false), None);
+        let unpaused = step(Action::HandsOn, "it is not paused any more");
+        let told = of_steps(&[unpaused.clone(), start[0].clone()], false).unwrap();
+        assert_eq!(told, (EventKind::Drift, "it is not running; starting it again".into()));
+        let told = of_steps(&[unpaused], false).unwrap();
+        assert_eq!(told, (EventKind::Step, "hands on: it is not paused any more".into()));
     }
 }

@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use shoal_core::drift::Drift;
 use shoal_core::image::Digest;
 use shoal_core::plan::{Applied, Machine, Observed};
+use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceSpec;
 use shoal_core::status::InstanceStatus;
 use shoal_proto::v1;
@@ -21,6 +22,7 @@ struct State_ {
     machines: BTreeMap<MachineName, Machine>,
     leaders: BTreeMap<MachineName, u32>,
     images: BTreeSet<Digest>,
+    secrets: BTreeSet<PinnedSecret>,
     /// Machines whose start fails.
     broken: BTreeSet<MachineName>,
     /// Machines whose checks fail.
@@ -45,6 +47,7 @@ impl Host for FakeHost {
         let observed = Observed {
             machines: state.machines.clone(),
             images: state.images.clone(),
+            secrets: state.secrets.clone(),
             ..Observed::default()
         };
         let details = state.leaders.iter().map(|(machine, leader)| {
@@ -79,6 +82,8 @@ impl Host for FakeHost {
                 }
                 Action::Configure => found.drift.clear(),
                 Action::Names(names) => found.names = Some(names.clone()),
+                Action::HandsOff => found.hands_off = true,
+                Action::HandsOn => found.hands_off = false,
                 Action::Remove => drop(state.machines.remove(machine)),
                 Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {}
             }
@@ -88,6 +93,10 @@ impl Host for FakeHost {
 
     async fn unmount(&self, _: &Digest) -> Result<(), HostError> {
         Ok(())
+    }
+
+    async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError> {
+        Ok(self.change(|state| state.secrets.remove(secret)))
     }
 
     async fn check(&self, probe: &Probe) -> Result<(), String> {

@@ -75,6 +75,9 @@ fn what_is_wrong_on_the_command_line_is_said() {
         ("shoal pause shop", "write FLEET/INSTANCE"),
         ("shoal apply a.toml -f b.toml", "cannot be used with"),
         ("shoal rollout watch shop --revision 0", "not in 1.."),
+        ("shoal secret set db hunter2", "unexpected argument"),
+        ("shoal secret set DB", "contains 'D'"),
+        ("shoal secret generate db --length 7", "not in 8..=1024"),
         ("shoal chekc", "check"),
     ];
     for (line, expected) in table {

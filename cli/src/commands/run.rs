@@ -15,9 +15,12 @@ use crate::args::instance::RunArgs;
 use crate::client::{Client, ReplyError};
 use crate::exit::{Exit, Failure};
 
-/// How long hosts are left alone before they are asked again whether it is done: at first hardly,
-/// since most is done in a moment.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(400));
+/// The shortest and the longest time that hosts are left alone before they are asked again whether
+/// it is done.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(400));
+/// In between, it is this part of what they have been waited for already: so what is seen late is
+/// hardly later than it is.
+const PART: u32 = 24;
 
 /// Why an instance is not as the operator wants it.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +115,6 @@ async fn wait(
     hosts: &mut [HostRunView],
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let mut pause = PAUSES.0;
     loop {
         let patient = started.elapsed() < FAILURE_PATIENCE;
         for host in hosts.iter_mut().filter(|host| host.outcome == Outcome::Recorded) {
@@ -126,9 +128,13 @@ async fn wait(
             late.for_each(|host| host.outcome = Outcome::TimedOut);
             return Ok(());
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 5 / 4).min(PAUSES.1);
+        tokio::time::sleep(pause_after(started.elapsed())).await;
     }
+}
+
+/// How long to wait for the next look after having waited for so long.
+fn pause_after(waited: Duration) -> Duration {
+    (waited / PART).clamp(PAUSES.0, PAUSES.1)
 }
 
 async fn look(

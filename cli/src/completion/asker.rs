@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_proto::v1::{
     ListFleetsRequest, ListHostsRequest, ListImagesRequest, ListInstancesRequest,
+    ListSecretsRequest,
 };
 
 use super::cache::{Cache, Question};
-use super::known::{Context, Fleet, Host, Image, Instance, Source};
+use super::known::{Context, Fleet, Host, Image, Instance, Secret, Source};
 use crate::client::Client;
 use crate::clock;
 use crate::connect::connect;
@@ -119,6 +120,14 @@ impl Source for Asker {
             let request = client.ask(ListImagesRequest::default());
             let answer = client.images().list(request).await.ok()?.into_inner();
             Some(answer.images.into_iter().filter_map(Image::read).collect())
+        })
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.known("secrets", async |client: &Client| {
+            let request = client.ask(ListSecretsRequest {});
+            let answer = client.secrets().list(request).await.ok()?.into_inner();
+            Some(answer.secrets.into_iter().filter_map(Secret::read).collect())
         })
     }
 

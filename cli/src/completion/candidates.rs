@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap_complete::engine::CompletionCandidate;
 
-use super::known::{Context, Fleet, Host, Image, Instance};
+use super::known::{Context, Fleet, Host, Image, Instance, Secret};
 use crate::output::text::count;
 
 /// How much of a digest is shown and completed; enough to be the only one.
@@ -100,6 +100,16 @@ fn short(image: &Image) -> &str {
 /// `3fa94b0c11de, used by 2 instances`.
 fn image_help(image: &Image) -> String {
     format!("{}, used by {}", short(image), count(image.uses, "instance"))
+}
+
+pub(super) fn secrets(secrets: &[Secret], typed: &str) -> Candidates {
+    let found = secrets.iter().filter(|secret| secret.name.starts_with(typed));
+    found.map(|secret| candidate(&secret.name, secret_help(secret))).collect()
+}
+
+/// `version 3, used by 2 instances`.
+fn secret_help(secret: &Secret) -> String {
+    format!("version {}, used by {}", secret.version, count(secret.uses, "instance"))
 }
 
 pub(super) fn labels(hosts: &[Host], typed: &str) -> Candidates {

@@ -2,12 +2,13 @@
 //!
 //! What has no proper name is left out here, so that no candidate can be anything but one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use shoal_core::image::{Digest, ImageRef};
 use shoal_core::label::parse_label;
 use shoal_core::name::{FleetName, HostName, InstanceId};
+use shoal_core::secret::SecretName;
 use shoal_core::status::InstanceStatus;
 use shoal_proto::v1;
 
@@ -17,6 +18,7 @@ pub(crate) trait Source: Send + Sync {
     fn fleets(&self) -> Vec<Fleet>;
     fn instances(&self) -> Vec<Instance>;
     fn images(&self) -> Vec<Image>;
+    fn secrets(&self) -> Vec<Secret>;
     /// Asks no controller.
     fn contexts(&self) -> Vec<Context>;
 }
@@ -47,6 +49,14 @@ pub(crate) struct Instance {
 pub(crate) struct Image {
     pub(crate) digest: String,
     pub(crate) references: Vec<String>,
+    /// How many instances use it.
+    pub(crate) uses: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Secret {
+    pub(crate) name: String,
+    pub(crate) version: u64,
     /// How many instances use it.
     pub(crate) uses: usize,
 }
@@ -101,5 +111,15 @@ impl Image {
         let references = references.into_iter().filter(is_named).collect();
         let digest = Digest::from(digest).to_string();
         Some(Self { digest, references, uses: used_by.len() })
+    }
+}
+
+impl Secret {
+    pub(crate) fn read(wire: v1::Secret) -> Option<Self> {
+        let v1::Secret { name, version, used_by, .. } = wire;
+        let name: SecretName = name.parse().ok()?;
+        let users = used_by.into_iter().map(|used| (used.instance, used.host));
+        let uses = users.collect::<BTreeSet<_>>().len();
+        Some(Self { name: name.to_string(), version, uses })
     }
 }

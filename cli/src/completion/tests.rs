@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::known::{Context, Fleet, Host, Image, Instance};
+use super::known::{Context, Fleet, Host, Image, Instance, Secret};
 use super::values::Values;
 use super::*;
 
@@ -48,6 +48,12 @@ impl Source for Fake {
         self.note("images");
         let references = vec!["shop:1".to_owned(), "shop:2".to_owned()];
         vec![Image { digest: "ab".repeat(32), references, uses: 0 }]
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.note("secrets");
+        let secret = |name: &str| Secret { name: name.into(), version: 1, uses: 0 };
+        vec![secret("db/creator"), secret("tls")]
     }
 
     fn contexts(&self) -> Vec<Context> {
@@ -103,6 +109,9 @@ fn what_there_is_takes_the_place_of_what_was_typed() {
         ("shoal image rm shop:|", &["1", "2"], &["images"]),
         ("shoal image rm |aba", &["abababababab"], &["images"]),
         ("shoal image tag shop:1 shop:|2", &["2"], &["images"]),
+        ("shoal secret set |", &["db/creator", "tls"], &["secrets"]),
+        ("shoal secret generate |t", &["tls"], &["secrets"]),
+        ("shoal secret rm db/|c", &["creator"], &["secrets"]),
         ("shoal --context |", &["eu:prod@1"], &["contexts"]),
         ("shoal ps --context=eu:|p", &["prod@1"], &["contexts"]),
         ("shoal context use |e", &["eu:prod@1"], &["contexts"]),

@@ -17,6 +17,7 @@ use clap_complete::engine::{
 use shoal_core::image::ImageRef;
 use shoal_core::label::Selector;
 use shoal_core::name::{FleetName, HostName, InstanceId};
+use shoal_core::secret::SecretName;
 
 use super::Source;
 use super::candidates;
@@ -35,6 +36,7 @@ pub(crate) enum Values {
     Images,
     /// `NAME:TAG`.
     References,
+    Secrets,
     Selectors,
     /// `KEY=VALUE`.
     Labels,
@@ -68,6 +70,7 @@ impl Values {
             (TypeId::of::<Target>(), Self::Instances),
             (TypeId::of::<Scope>(), Self::Scopes),
             (TypeId::of::<ImageRef>(), Self::References),
+            (TypeId::of::<SecretName>(), Self::Secrets),
             (TypeId::of::<Selector>(), Self::Selectors),
             (TypeId::of::<(String, String)>(), Self::Labels),
             (TypeId::of::<LabelEdit>(), Self::LabelEdits),
@@ -107,6 +110,7 @@ impl Values {
             }
             Self::Images => candidates::images(&source.images(), typed),
             Self::References => candidates::references(&source.images(), typed),
+            Self::Secrets => candidates::secrets(&source.secrets(), typed),
             Self::Selectors => candidates::selectors(&source.hosts(), typed),
             Self::Labels => candidates::labels(&source.hosts(), typed),
             Self::LabelEdits => candidates::label_edits(&source.hosts(), typed),

@@ -10,6 +10,7 @@ use super::instance::{DataView, InstanceView, InstancesView};
 use super::plan::PlanView;
 use super::rollout::{HostProgress, RolloutView, RolloutsView};
 use super::samples::{self, MINUTE, NOW};
+use super::secret::{KeptView, SecretsView};
 
 fn now() -> Timestamp {
     Timestamp(NOW)
@@ -46,6 +47,56 @@ fn images() {
     insta::assert_snapshot!("images-json", json(&view));
     let one = super::image::ImageView::try_from(images[0].clone()).unwrap();
     insta::assert_snapshot!("image-details", one.details(now()));
+}
+
+#[test]
+fn secrets() {
+    let used = |instance: &str, host: &str, version| v1::SecretUse {
+        instance: instance.into(),
+        host: host.into(),
+        version,
+    };
+    let many = ["a", "b", "c", "d", "e"].map(|name| used(&format!("shop/{name}"), "h1", 1));
+    let secret = |name: &str, version, used_by| v1::Secret {
+        name: name.into(),
+        version,
+        created_ms: NOW - 3 * MINUTE,
+        created_by: "spiffe://example.org/user/ada".into(),
+        generated: version == 1,
+        used_by,
+    };
+    let both =
+        vec![used("shop/db", "h1", 3), used("shop/main", "h1", 3), used("shop/main", "h2", 2)];
+    let secrets = vec![
+        secret("db/creator", 3, both),
+        secret("idle", 1, vec![]),
+        secret("tls", 1, many.to_vec()),
+    ];
+    let view = SecretsView::read(secrets.clone()).unwrap();
+    insta::assert_snapshot!("secrets-table", view.table(now(), false));
+    insta::assert_snapshot!(
+        "secrets-json",
+        json(&SecretsView::read(secrets[..2].to_vec()).unwrap())
+    );
+    assert!(SecretsView::read(vec![secret("no name", 1, vec![])]).is_err());
+}
+
+#[test]
+fn what_became_of_a_secret() {
+    let name = "db/creator".parse().unwrap();
+    let kept = |changed, fleets: &[&str]| {
+        let used_by = fleets.iter().map(ToString::to_string).collect();
+        KeptView::read(&name, v1::SetSecretResponse { version: 2, changed, used_by }).unwrap()
+    };
+    let all = [
+        kept(true, &[]),
+        kept(true, &["shop"]),
+        kept(true, &["shop", "wiki"]),
+        kept(false, &["shop"]),
+    ];
+    let said = all.iter().map(|kept| format!("{}\n  {:?}", kept.text(), kept.next()));
+    insta::assert_snapshot!("secret-kept", said.collect::<Vec<_>>().join("\n"));
+    insta::assert_snapshot!("secret-kept-json", json(&all[1]));
 }
 
 #[test]
@@ -260,6 +311,7 @@ fn empty_lists_say_so() {
     let texts = [
         HostsView::read(vec![]).unwrap().table(now(), false),
         ImagesView::read(vec![]).unwrap().table(now(), false),
+        SecretsView::read(vec![]).unwrap().table(now(), false),
         InstancesView::read(vec![]).unwrap().table(now(), false),
         DataView::read(vec![], &[]).unwrap().table(false),
         EventsView { events: vec![] }.table(false),

@@ -3,13 +3,15 @@
 //! Deliberately absent: changing any host. The rollout's driver does that, so that a controller
 //! that is killed after this has everything it needs to carry on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_core::diff::{InstanceDifference, fleet_changes};
 use shoal_core::fleet::FleetSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::InstanceName;
+use shoal_core::name::{CredentialName, InstanceName};
 use shoal_core::rollout::{HostProgress, Rollout, State};
+use shoal_core::secret::PinnedSecret;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::rollout_record;
 use shoal_proto::v1::ApplyRequest;
@@ -235,8 +237,26 @@ fn difference(base: &Revision, newest: &Revision) -> Vec<String> {
             let (image, before, after) = (&declared.image, before.short(), after.short());
             lines.push(format!("{name}: image {image} was pushed anew: {before} -> {after}"));
         }
+        lines.extend(newer_secrets(base, newest, name));
     }
     lines
+}
+
+/// The secrets of an instance of which two revisions have different versions.
+fn newer_secrets(base: &Revision, newest: &Revision, name: &InstanceName) -> Vec<String> {
+    let (before, after) = (secrets(base, name), secrets(newest, name));
+    let differs = |(credential, after): (&CredentialName, &PinnedSecret)| {
+        let before = before.get(credential).filter(|before| before.name == after.name)?;
+        let said = format!("{name}: secrets.{credential}: {before} -> version {}", after.version);
+        (before.version != after.version).then_some(said)
+    };
+    after.iter().filter_map(differs).collect()
+}
+
+/// The secrets that an instance has in a revision, if it is anywhere.
+fn secrets(revision: &Revision, name: &InstanceName) -> BTreeMap<CredentialName, PinnedSecret> {
+    let mut configs = revision.hosts.values().filter_map(|there| there.get(name));
+    configs.next().map(|config| config.settings.secrets.clone()).unwrap_or_default()
 }
 
 /// The image's file that an instance has in a revision, if it is anywhere.
@@ -290,6 +310,10 @@ fn batch(
     for image in &world.image_records {
         // Written again as it is: whoever is removing the image at this moment then fails.
         batch.replace(image, &image.record)?;
+    }
+    for head in &world.secret_heads {
+        // Likewise for a secret.
+        batch.replace(head, &head.record)?;
     }
     let detail = format!("revision {number}");
     let (entry, record) = audit::entry(&who, "Fleets/Apply", fleet, &detail, now);

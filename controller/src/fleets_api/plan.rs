@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: reading, writing, and who asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
@@ -11,12 +11,14 @@ use shoal_core::name::{HostId, HostName, InstanceName};
 use shoal_core::peers::Peer;
 use shoal_core::placement::{Action, Surroundings, host_actions, place, with_fleet};
 use shoal_core::rollout::State;
+use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceConfig;
 use shoal_core::time::Timestamp;
 use shoal_proto::v1;
 
 use super::revision::{Placed, Revision};
 use super::world::World;
+use crate::link::MOST_SECRETS;
 use crate::peers::Seats;
 use crate::store::{MAX_COMMIT_BYTES, MAX_OPERATIONS};
 
@@ -25,9 +27,9 @@ use crate::store::{MAX_COMMIT_BYTES, MAX_OPERATIONS};
 const ROOM_PER_HOST: usize = 512;
 const ROOM: usize = 32 << 10;
 
-/// Images that one fleet may name: each takes a check and a write of the one transaction that
-/// makes a revision.
-const MOST_IMAGES: usize = MAX_OPERATIONS - 16;
+/// Images and secrets that one fleet may name: each takes a check and a write of the one
+/// transaction that makes a revision.
+const MOST_NAMED: usize = MAX_OPERATIONS - 16;
 
 /// What a fleet's spec comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,12 +144,14 @@ fn same_placement(one: &Placed, other: &Placed) -> bool {
 /// What would not fit the store.
 fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String> {
     let mut problems = Vec::new();
-    if world.images.len() > MOST_IMAGES {
+    let named = world.images.len() + world.secrets.len();
+    if named > MOST_NAMED {
         problems.push(format!(
-            "the fleet names {} images, and at most {MOST_IMAGES} go into one fleet; split it",
-            world.images.len()
+            "the fleet names {named} images and secrets together, and at most {MOST_NAMED} go into \
+             one fleet; split it"
         ));
     }
+    problems.extend(secret_problems(world, spec, hosts));
     let largest = MAX_COMMIT_BYTES.saturating_sub(ROOM + ROOM_PER_HOST * hosts.len());
     let revision = Revision {
         fleet: spec.fleet.clone(),
@@ -181,6 +185,28 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         let size = size(&seats.told_to(host, configs));
         if size > largest {
             problems.push(too_large(&format!("everything on host {}", host.name), size, largest));
+        }
+    }
+    problems
+}
+
+/// Hosts that would need more secrets than they can be sent.
+fn secret_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String> {
+    let mut problems = Vec::new();
+    for host in &world.hosts {
+        let Some(configs) = hosts.get(&host.id) else { continue };
+        let own = configs.values().flat_map(|config| config.settings.secrets.values());
+        let others = world.others_secrets.get(&host.id).into_iter().flat_map(BTreeMap::values);
+        let needed: BTreeSet<&PinnedSecret> = own.chain(others.flatten()).collect();
+        if needed.len() > MOST_SECRETS {
+            problems.push(format!(
+                "host {} would need {} secrets with fleet {}, and at most {MOST_SECRETS} go to \
+                 one host; place fewer instances with secrets there, or put several values into \
+                 one secret",
+                host.name,
+                needed.len(),
+                spec.fleet
+            ));
         }
     }
     problems

@@ -3,7 +3,9 @@ use shoal_core::host::HostFacts;
 use shoal_core::rollout::State;
 use shoal_core::spec::{File, FileBody, Memory, Owner, Value};
 use shoal_core::status::State as InstanceState;
-use shoal_proto::v1::store::{AuditRecord, HostSpecRecord, RevisionRecord};
+use shoal_proto::v1::store::{
+    AuditRecord, HostSpecRecord, RevisionRecord, SecretHeadRecord, SecretRecord,
+};
 use shoal_proto::v1::{InstanceChange, RolloutState};
 
 use super::apply::{Applied, apply_to};
@@ -485,4 +487,107 @@ async fn a_host_that_can_not_is_named_before_anything_is_touched() {
     let silent = v1::HostFacts { policy: None, ..facts(1 << 30).into() };
     lab.wire_facts("h1", Some(silent)).await;
     assert!(lab.fleets().plan(PlanRequest { spec: Some(spec.into()) }).await.is_ok());
+}
+
+/// A fleet on h1 and h2 whose instance has as many secrets, named s0, s1, ….
+fn with_secrets(number: usize) -> FleetSpec {
+    let mut spec = fleet("shop", WEB);
+    let declared = spec.instances.values_mut().next().unwrap();
+    for n in 0..number {
+        declared.secrets.insert(format!("c{n}").parse().unwrap(), format!("s{n}").parse().unwrap());
+    }
+    spec
+}
+
+/// Makes `version` the newest of a secret, whatever its value.
+async fn secret(lab: &Lab, name: &str, version: u64) {
+    let id = crate::secrets::record_id(&name.parse().unwrap(), version).unwrap();
+    lab.put(&id, &SecretRecord::default()).await;
+    lab.put(name, &SecretHeadRecord { version }).await;
+}
+
+async fn plan_of(lab: &Lab, spec: &FleetSpec) -> Result<PlanResponse, Refusal> {
+    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()) }).await
+}
+
+#[tokio::test]
+async fn a_new_version_of_a_secret_is_a_change() {
+    let lab = Lab::new().await;
+    let spec = with_secrets(1);
+    let text = invalid(plan_of(&lab, &spec).await);
+    assert!(text.starts_with("instance main: secret s0 is not known; make it with"), "{text}");
+    secret(&lab, "s0", 1).await;
+    let first = lab.fleets().apply(request(&spec), ADA, NOON).await.unwrap();
+    lab.advance("shop", first.revision, NOON).await;
+    completed(&lab, first.revision, &["h1", "h2"]).await;
+    assert!(!plan_of(&lab, &spec).await.unwrap().changes_anything);
+
+    secret(&lab, "s0", 2).await;
+    let plan = plan_of(&lab, &spec).await.unwrap();
+    assert!(plan.changes_anything && !plan.retries);
+    assert_eq!(shown(&plan.changes), ["REPLACE main@h1", "REPLACE main@h2"]);
+    let fields = plan.changes[0].fields.iter().map(|field| {
+        let v1::FieldChange { field, from, to } = field;
+        format!("{field}: {} → {}", from.as_deref().unwrap(), to.as_deref().unwrap())
+    });
+    assert_eq!(fields.collect::<Vec<_>>(), ["secrets.c0: s0 version 1 → s0 version 2"]);
+    let second = lab.fleets().apply(request(&spec), ADA, NOON).await.unwrap();
+    assert_eq!((second.revision, second.changed), (2, true));
+    // While it rolls out, too.
+    secret(&lab, "s0", 3).await;
+    assert!(plan_of(&lab, &spec).await.unwrap().changes_anything);
+    let pinned = inventory::revision(&lab.records, "shop", 2).await.unwrap().hosts;
+    let versions = pinned.values().flat_map(|on| on.values()).flat_map(|config| {
+        config.settings.secrets.values().map(|secret| secret.version).collect::<Vec<_>>()
+    });
+    assert_eq!(versions.collect::<Vec<_>>(), [2, 2], "a revision keeps what it pinned");
+
+    let mut stale = request(&fleet("shop", &[("main", "app:2", "role=web")]));
+    stale.base_revision = Some(1);
+    let error = lab.fleets().apply(stale, ADA, NOON).await.unwrap_err().to_string();
+    assert!(error.ends_with("\n  main: secrets.c0: s0 version 1 -> version 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_secret_that_was_removed_is_not_known() {
+    let lab = Lab::new().await;
+    lab.put("s0", &SecretHeadRecord { version: 4 }).await;
+    let text = invalid(plan_of(&lab, &with_secrets(1)).await);
+    assert!(text.starts_with("instance main: secret s0 is not known"), "{text}");
+}
+
+/// The removal of a secret is decided on what fleets name; an apply must not come in between.
+#[tokio::test]
+async fn a_secret_that_has_changed_since_makes_the_apply_read_again() {
+    let lab = Lab::new().await;
+    secret(&lab, "s0", 1).await;
+    let wanted = Wanted::try_from(request(&with_secrets(1))).unwrap();
+    let stale = World::load(&lab.records, &wanted.spec).await.unwrap();
+    secret(&lab, "s0", 2).await;
+    assert_eq!(apply_to(&lab.records, stale, &wanted, ADA, NOON).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn secrets_of_a_host_have_to_fit_a_message() {
+    let lab = Lab::new().await;
+    for n in 0..112 {
+        secret(&lab, &format!("s{n}"), 1).await;
+    }
+    let text = invalid(plan_of(&lab, &with_secrets(112)).await);
+    let wanted = "the fleet names 113 images and secrets together, and at most 112 go into one";
+    assert!(text.starts_with(wanted), "{text}");
+    let first = lab.fleets().apply(request(&with_secrets(111)), ADA, NOON).await.unwrap();
+    assert_eq!(first.revision, 1);
+
+    let mut other = fleet("other", &[("main", "app:1", "h1,h3")]);
+    let declared = other.instances.values_mut().next().unwrap();
+    for n in 0..20 {
+        secret(&lab, &format!("o{n}"), 1).await;
+        declared.secrets.insert(format!("c{n}").parse().unwrap(), format!("o{n}").parse().unwrap());
+    }
+    let text = invalid(plan_of(&lab, &other).await);
+    let wanted = "host h1 would need 131 secrets with fleet other, and at most 120 go to one host;";
+    assert!(text.starts_with(wanted) && text.lines().count() == 1, "{text}");
+    lab.advance("shop", 1, NOON).await;
+    assert_eq!(invalid(plan_of(&lab, &other).await), text, "told or not is the same");
 }

@@ -8,14 +8,18 @@ use shoal_core::image::{Digest, ImageRef, PinnedImage};
 use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
 use shoal_core::placement::{Claims, Order, order_of};
 use shoal_core::rollout::Rollout;
-use shoal_core::secret::SecretName;
+use shoal_core::secret::{PinnedSecret, SecretName};
+use shoal_core::spec::Settings;
 use shoal_proto::convert;
-use shoal_proto::v1::store::{FleetRecord, ImageRecord, RolloutRecord, TagRecord};
+use shoal_proto::v1::store::{
+    FleetRecord, ImageRecord, RolloutRecord, SecretHeadRecord, TagRecord,
+};
 
 use super::revision::Revision;
 use crate::inventory;
 use crate::records::revision_id;
 use crate::refusal::Refusal;
+use crate::secrets;
 use crate::store::{Records, Stored};
 
 /// The state that a fleet's plan is made against.
@@ -29,11 +33,15 @@ pub struct World {
     pub image_records: Vec<Stored<ImageRecord>>,
     /// The newest versions of the secrets that the fleet names; those not known are missing.
     pub secrets: BTreeMap<SecretName, u64>,
+    /// Their heads.
+    pub secret_heads: Vec<Stored<SecretHeadRecord>>,
     /// The desired state of every host that has one.
     pub specs: BTreeMap<HostId, HostSpec>,
     /// What the instances of all other fleets take of their hosts: as the newest revisions say,
     /// and those that are still on a host although these don't name them.
     pub others: BTreeMap<HostId, BTreeMap<InstanceId, Claims>>,
+    /// The secrets of the same instances; those without one are missing.
+    pub others_secrets: BTreeMap<HostId, BTreeMap<InstanceId, BTreeSet<PinnedSecret>>>,
     /// What those of the newest revisions come after.
     pub order: Order,
     /// The fleet's newest revision; `None` where the fleet is new.
@@ -66,13 +74,16 @@ impl World {
             images: BTreeMap::new(),
             image_records: Vec::new(),
             secrets: BTreeMap::new(),
+            secret_heads: Vec::new(),
             specs: inventory::specs(records).await?,
             others: BTreeMap::new(),
+            others_secrets: BTreeMap::new(),
             order: Order::new(),
             newest,
         };
         world.load_others(records, &spec.fleet).await?;
         world.load_images(records, spec).await?;
+        world.load_secrets(records, spec).await?;
         Ok(world)
     }
 
@@ -110,19 +121,40 @@ impl World {
             }
             self.order.extend(order_of(&revision.spec));
             for (host, configs) in revision.hosts {
-                let claims = configs.into_iter().map(|(instance, config)| {
+                for (instance, config) in configs {
                     let id = InstanceId { fleet: revision.fleet.clone(), instance };
-                    (id, Claims::of(&config.settings))
-                });
-                self.others.entry(host).or_default().extend(claims);
+                    self.add_other(&host, &id, &config.settings);
+                }
             }
         }
-        for (host, spec) in &self.specs {
-            let there = self.others.entry(host.clone()).or_default();
+        for (host, spec) in std::mem::take(&mut self.specs) {
             for instance in spec.instances.iter().filter(|i| i.id.fleet != *fleet) {
-                let claims = || Claims::of(&instance.config.settings);
-                there.entry(instance.id.clone()).or_insert_with(claims);
+                let known = self.others.get(&host).is_some_and(|on| on.contains_key(&instance.id));
+                if !known {
+                    self.add_other(&host, &instance.id, &instance.config.settings);
+                }
             }
+            self.specs.insert(host, spec);
+        }
+        Ok(())
+    }
+
+    fn add_other(&mut self, host: &HostId, id: &InstanceId, settings: &Settings) {
+        let there = self.others.entry(host.clone()).or_default();
+        there.insert(id.clone(), Claims::of(settings));
+        if !settings.secrets.is_empty() {
+            let there = self.others_secrets.entry(host.clone()).or_default();
+            there.insert(id.clone(), settings.secrets.values().cloned().collect());
+        }
+    }
+
+    async fn load_secrets(&mut self, records: &Records, spec: &FleetSpec) -> Result<(), Refusal> {
+        let named = spec.instances.values().flat_map(|declared| declared.secrets.values());
+        for name in named.collect::<BTreeSet<_>>() {
+            let newest = secrets::Newest::load(records, name).await?;
+            let Some(newest) = newest.filter(|newest| newest.record.is_some()) else { continue };
+            self.secrets.insert(name.clone(), newest.version());
+            self.secret_heads.push(newest.head);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use shoal_proto::v1::{
 use tokio::time::{Instant, timeout};
 use tonic::{Status, Streaming};
 
-use super::order;
+use super::{order, values};
 use crate::app::App;
 use crate::clock;
 use crate::events::Reporter;
@@ -192,6 +192,9 @@ impl Conversation {
         if !self.order.after.is_empty() {
             self.catch_up(modified).await;
             self.tell_ready().await?;
+        }
+        if let Some(secrets) = values::of(&self.app.secrets, &self.host, &spec).await? {
+            self.say(secrets).await?;
         }
         self.say(desired(spec)).await?;
         self.sent = Some(generation);

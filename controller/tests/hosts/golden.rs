@@ -5,7 +5,7 @@ use shoal_proto::v1;
 use shoal_proto::v1::store::{
     AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
     HostSpecRecord, HostStatusRecord, ImageRecord, PlacedHost, PresenceRecord, RevisionRecord,
-    RolloutRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
+    RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.
@@ -294,10 +294,48 @@ fn wider() -> [String; 4] {
     ]
 }
 
+fn of_secrets() -> [String; 4] {
+    let secret = SecretRecord {
+        nonce: vec![1; 12].into(),
+        sealed: vec![2, 3].into(),
+        created_ms: 4,
+        created_by: "ann".into(),
+        generated: true,
+    };
+    let pinned = v1::PinnedSecret { name: "db/creator".into(), version: 3 };
+    let settings = v1::Settings {
+        start: Some(v1::settings::Start::Boot(v1::Boot {})),
+        secrets: [("password".to_owned(), pinned)].into_iter().collect(),
+        ..v1::Settings::default()
+    };
+    let config = v1::InstanceConfig { image: None, settings: Some(settings) };
+    let instance =
+        v1::InstanceSpec { id: "f/i".into(), config: Some(config), ..v1::InstanceSpec::default() };
+    let spec = v1::HostSpec { generation: 1, instances: vec![instance], ..v1::HostSpec::default() };
+    let declared = v1::DeclaredInstance {
+        secrets: [("password".to_owned(), "db/creator".to_owned())].into_iter().collect(),
+        ..v1::DeclaredInstance::default()
+    };
+    let instances = [("i".to_owned(), declared)].into_iter().collect();
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances };
+    let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
+    [
+        written("db/creator", &SecretHeadRecord { version: 3 }),
+        written("db/creator@00000000000000000003", &secret),
+        written("h3", &HostSpecRecord { spec: Some(spec) }),
+        written("f/4", &revision),
+    ]
+}
+
 #[test]
 fn records_are_written_as_ever() {
-    let found: Vec<String> =
-        of_hosts().into_iter().chain(of_fleets()).chain(of_the_rest()).chain(wider()).collect();
+    let found: Vec<String> = of_hosts()
+        .into_iter()
+        .chain(of_fleets())
+        .chain(of_the_rest())
+        .chain(wider())
+        .chain(of_secrets())
+        .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");
 }

@@ -11,5 +11,6 @@ mod golden;
 mod link;
 mod order;
 mod restart;
+mod secrets;
 mod sessions;
 mod stand;

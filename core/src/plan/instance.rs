@@ -25,17 +25,39 @@ pub(super) struct Instance<'a> {
 impl Instance<'_> {
     pub(super) fn plan(&self, plan: &mut Plan, gate: &mut Gate<'_>) {
         if self.spec.paused {
-            return;
+            return add(plan, &self.machine, self.leaving_alone());
         }
+        let mut steps = self.hands_on();
         if self.spec.run == RunState::Stopped {
-            return add(plan, &self.machine, stopping(self.found));
+            steps.extend(stopping(self.found));
+        } else {
+            steps.extend(self.running(plan, gate));
         }
+        add(plan, &self.machine, steps);
+    }
+
+    /// What a paused one needs: that systemd leaves it alone, too.
+    fn leaving_alone(&self) -> Vec<Step> {
+        if self.found.hands_off || self.found.applied.is_none() {
+            return vec![];
+        }
+        vec![step(Action::HandsOff, "an operator paused it, so it stays down if it ends")]
+    }
+
+    fn hands_on(&self) -> Vec<Step> {
+        if !self.found.hands_off {
+            return vec![];
+        }
+        vec![step(Action::HandsOn, "it is not paused any more")]
+    }
+
+    fn running(&self, plan: &mut Plan, gate: &mut Gate<'_>) -> Vec<Step> {
         let staged = self.observed.images.contains(&self.spec.config.image.digest);
         if !staged {
             stage(plan, self.spec);
         }
         let ready = staged && self.has_secrets(plan);
-        let steps = match (self.found.unit, self.update()) {
+        match (self.found.unit, self.update()) {
             (Unit::Active, Update::None) => self.keeping(plan, gate),
             (Unit::Activating, Update::None) => self.enabling(),
             (Unit::Active, Update::Refresh { reload, changes }) => {
@@ -52,8 +74,7 @@ impl Instance<'_> {
             }
             (Unit::Inactive | Unit::Failed, update) if ready => self.starting(plan, gate, &update),
             _ => vec![],
-        };
-        add(plan, &self.machine, steps);
+        }
     }
 
     /// Whether the values of its secrets are here; notes what it waits for where one is not.
@@ -64,7 +85,10 @@ impl Instance<'_> {
         };
         // What runs as it should has its own already.
         if !self.runs_as_wanted() {
-            let what = format!("waits for the controller to send secret {missing}");
+            let what = self.observed.unkept.get(missing).map_or_else(
+                || format!("waits for the controller to send secret {missing}"),
+                |why| format!("can't keep secret {missing}: {why}"),
+            );
             plan.waiting.insert(self.machine.clone(), what);
         }
         false

@@ -40,6 +40,8 @@ pub struct Observed {
     pub mounts: BTreeSet<Digest>,
     /// Secrets whose values are kept here.
     pub secrets: BTreeSet<PinnedSecret>,
+    /// Why others, which were sent, are not.
+    pub unkept: BTreeMap<PinnedSecret, String>,
     /// Why nothing can be set up: the disk has no room to write it down. `None` where it has.
     pub no_room: Option<String>,
 }
@@ -63,6 +65,8 @@ pub struct Machine {
     pub repairs: Attempts,
     /// Its hosts file; `None` where there is none.
     pub names: Option<String>,
+    /// Whether systemd has been told to leave it down when it ends.
+    pub hands_off: bool,
 }
 
 /// The record that a container is started from.
@@ -167,6 +171,10 @@ pub enum Action {
     Unmount(Digest),
     /// Remove the value of a secret that nothing here names any more.
     Forget(PinnedSecret),
+    /// Have systemd leave the unit down when it ends.
+    HandsOff,
+    /// Have systemd start it again when it ends, as is usual.
+    HandsOn,
 }
 
 impl Action {
@@ -186,6 +194,8 @@ impl Action {
             Self::Remove => "remove",
             Self::Unmount(_) => "unmount",
             Self::Forget(_) => "forget",
+            Self::HandsOff => "hands off",
+            Self::HandsOn => "hands on",
         }
     }
 }

@@ -299,15 +299,24 @@ fn only_a_few_start_at_once() {
 }
 
 #[test]
-fn a_paused_instance_is_not_touched() {
+fn a_paused_instance_is_not_touched_by_systemd_either() {
     let old = instance("a/b", 1);
     let paused = InstanceSpec { paused: true, restarts: 3, ..instance("a/b", 2) };
     let dead = Machine { unit: Unit::Failed, enabled: false, ..up(&old) };
-    for found in [up(&old), dead] {
-        assert!(
-            plan_for(&wants(vec![paused.clone()]), &with(&[(&old, found)], &[1, 2]), 0).is_empty()
-        );
+    let plan = |spec: &InstanceSpec, found: &Machine| {
+        names(&plan_for(&wants(vec![spec.clone()]), &with(&[(&old, found.clone())], &[1, 2]), 0))
+    };
+    for found in [up(&old), dead.clone()] {
+        assert_eq!(plan(&paused, &found), ["hands off"]);
+        assert_eq!(plan(&paused, &Machine { hands_off: true, ..found }), [""; 0]);
     }
+    assert_eq!(plan(&paused, &Machine::default()), [""; 0], "there is nothing yet to leave alone");
+    let held = Machine { hands_off: true, ..up(&old) };
+    assert_eq!(plan(&old, &held), ["hands on"]);
+    let dead = Machine { hands_off: true, ..dead };
+    assert_eq!(plan(&old, &dead), ["hands on", "enable", "start"]);
+    let stopped = InstanceSpec { run: RunState::Stopped, ..old.clone() };
+    assert_eq!(plan(&stopped, &held), ["hands on", "disable", "stop"]);
 }
 
 #[test]
@@ -381,7 +390,8 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
         Action::Write(spec) => {
             assert!(found.unit.is_down(), "the record is written only while the unit is down");
             let names = found.names.take();
-            *found = Machine { enabled: found.enabled, unit: Unit::Inactive, names, ..up(spec) };
+            let Machine { enabled, hands_off, .. } = *found;
+            *found = Machine { enabled, hands_off, unit: Unit::Inactive, names, ..up(spec) };
         }
         Action::Refresh(spec, _) => {
             assert!(!found.unit.is_down(), "only what runs is refreshed");
@@ -405,6 +415,8 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
             found.unit = Unit::Deactivating;
             found.drift.clear();
         }
+        Action::HandsOff => found.hands_off = true,
+        Action::HandsOn => found.hands_off = false,
         Action::Remove => {
             assert!(found.unit.is_down(), "only what is down is removed");
             observed.machines.remove(machine);
@@ -466,20 +478,24 @@ fn any_drift() -> impl Strategy<Value = Vec<Drift>> {
 }
 
 fn any_observed() -> impl Strategy<Value = Observed> {
-    let machine = (any_instance(), any_unit(), any::<bool>(), any::<bool>(), any_drift());
+    let flags = any::<[bool; 3]>();
+    let machine = (any_instance(), any_unit(), flags, any_drift());
     (prop::collection::vec(machine, 0..4), prop::collection::btree_set(1..4_u8, 0..4)).prop_map(
         |(machines, images)| Observed {
             machines: machines
                 .into_iter()
-                .map(|(spec, unit, enabled, recorded, drift)| {
+                .map(|(spec, unit, [enabled, recorded, hands_off], drift)| {
                     let applied = up(&spec).applied.filter(|_| recorded || !unit.is_down());
                     let drift = if unit == Unit::Active { drift } else { vec![] };
-                    (spec.id.machine(), Machine { applied, unit, enabled, drift, ..up(&spec) })
+                    let machine = spec.id.machine();
+                    let found = Machine { applied, unit, enabled, drift, hands_off, ..up(&spec) };
+                    (machine, found)
                 })
                 .collect(),
             images: images.iter().map(|i| [*i; 32].into()).collect(),
             mounts: images.iter().map(|i| [*i; 32].into()).collect(),
             secrets: BTreeSet::new(),
+            unkept: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             no_room: None,
         },
@@ -592,6 +608,11 @@ fn nothing_is_disturbed_for_a_secret_that_is_not_here() {
     assert!(plan.machines.is_empty(), "{plan:?}");
     let waits = &plan.waiting[&machine];
     assert_eq!(waits, "waits for the controller to send secret db/creator version 2");
+    let missing = held(&[2]).pop_last().unwrap();
+    let full =
+        Observed { unkept: [(missing, "the disk is full".into())].into(), ..observed.clone() };
+    let waits = &plan_for(&spec(&new), &full, 0).waiting[&machine];
+    assert_eq!(waits, "can't keep secret db/creator version 2: the disk is full");
     observed.secrets = held(&[1, 2]);
     let plan = plan_for(&spec(&new), &observed, 0);
     assert_eq!(plan.machines[&machine][0].action, Action::Stop);

@@ -26,6 +26,7 @@ pub(super) fn arguments(record: &Record, place: &Prepared) -> Vec<OsString> {
     arguments.extend(isolation::arguments(record));
     arguments.extend(network::arguments(settings));
     arguments.extend(place.binds.iter().map(bind));
+    arguments.extend(place.credentials.iter().map(|passed| passed.argument().into()));
     arguments.extend(program(settings));
     arguments
 }
@@ -97,7 +98,8 @@ pub(super) mod tests {
             bind("/run/data/var", "/var/x", true, true),
             bind("/run/files/0", "/etc/x", false, false),
         ];
-        let arguments = arguments(record, &Prepared { root: "/run/root".into(), binds });
+        let arguments =
+            arguments(record, &Prepared { root: "/run/root".into(), binds, credentials: vec![] });
         arguments.into_iter().map(|a| a.into_string().unwrap()).collect()
     }
 

@@ -5,10 +5,11 @@
 //! that it can be killed at any point and run again.
 //!
 //! Rooms: [`root`] for what the container stands on; [`data`], [`rendered`] and [`shown`] for what
-//! is bound into it; [`arguments`], with [`isolation`] and [`network`], for what systemd-nspawn is
+//! is bound into it; [`credentials`] for its secrets; [`arguments`], with [`isolation`] and [`network`], for what systemd-nspawn is
 //! told.
 
 mod arguments;
+pub mod credentials;
 mod data;
 mod isolation;
 mod network;
@@ -27,6 +28,7 @@ use shoal_core::name::MachineName;
 use shoal_core::policy::Policy;
 use shoal_core::spec::InstancePath;
 
+use self::credentials::Passed;
 use self::rendered::TemplateError;
 use super::hostbind::HostBindError;
 use super::manifest::{Manifest, Mounted};
@@ -38,6 +40,7 @@ use crate::files::{FileError, make_private_dir};
 use crate::paths::{Paths, text};
 use crate::policy::{self, PolicyError};
 use crate::record::{Record, RecordError};
+use crate::secrets::vault::SecretError;
 
 /// Why a container could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,12 @@ pub enum StartError {
     /// A template.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// A secret.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A secret that was opened.
+    #[error("can't pass a secret to systemd-nspawn")]
+    Passing(#[source] std::io::Error),
     /// Its network.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -85,6 +94,9 @@ pub fn start(paths: &Paths, machine: &MachineName) -> Result<Infallible, StartEr
     links::begin(paths, machine, &record.spec.config.settings)?;
     let mut command = Command::new("systemd-nspawn");
     command.args(arguments::arguments(&record, &place));
+    for passed in &place.credentials {
+        passed.hand_over().map_err(StartError::Passing)?;
+    }
     Err(StartError::Nspawn(command.exec()))
 }
 
@@ -109,6 +121,7 @@ fn permitted(policy: &Policy, record: &Record) -> Result<(), StartError> {
 struct Prepared {
     root: PathBuf,
     binds: Vec<Bind>,
+    credentials: Vec<Passed>,
 }
 
 /// Something of the host that is bound into a container.
@@ -140,7 +153,9 @@ fn prepare(
     let settings = &record.spec.config.settings;
     // What may be refused or missing comes before what has to be undone.
     let sources = shown::open(settings, policy)?;
-    let rendered = rendered::rendered(record)?;
+    let secrets = credentials::open(paths, settings)?;
+    let credentials = credentials::in_memory(&secrets).map_err(StartError::Passing)?;
+    let rendered = rendered::rendered(record, &secrets)?;
     let run = paths.machine_run(machine);
     make_private_dir(&run)?;
     let (image, file) = mount_image(paths, &record.spec.config.image.digest)?;
@@ -157,7 +172,7 @@ fn prepare(
     binds.extend(shown::attach(sources, &paths.shown(machine), record.uid_base)?);
     let mounts = make_points(&root, &binds, owner)?;
     Manifest { files: made, mounts, image: file }.save(paths, machine)?;
-    Ok(Prepared { root, binds })
+    Ok(Prepared { root, binds, credentials })
 }
 
 fn shifted(image: &Path, target: &Path, base: u32) -> Result<PathBuf, StartError> {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use shoal_core::image::Digest;
 use shoal_core::render::{Place, RenderError, Secrets, render};
+use shoal_core::secret::Credentials;
 use shoal_core::spec::{File, FileBody, InstancePath, Owner, Settings, Start};
 
 use super::Bind;
@@ -44,17 +45,30 @@ pub struct Rendered {
     pub look: Look,
 }
 
-/// All files of a container, rendered. The order is that of the fleet file's paths, so that the
+/// Whether rendering the files of a container may take its secrets.
+#[must_use]
+pub fn uses_secrets(settings: &Settings) -> bool {
+    let mut files = settings.files.values();
+    // A template can't call the function without naming it.
+    !settings.secrets.is_empty()
+        && files.any(|file| matches!(&file.body, FileBody::Template(t) if t.contains("secret")))
+}
+
+/// All files of a container, rendered with its secrets, where they use them. The order is that of the fleet file's paths, so that the
 /// same paths have the same names.
 ///
 /// # Errors
 /// Where a template does not render.
-pub fn rendered(record: &Record) -> Result<Vec<Rendered>, TemplateError> {
+pub fn rendered(
+    record: &Record,
+    credentials: &Credentials,
+) -> Result<Vec<Rendered>, TemplateError> {
     let settings = &record.spec.config.settings;
+    let secrets = Secrets::known(credentials);
     let mut files = Vec::new();
     for (number, (path, file)) in settings.files.iter().enumerate() {
         let look = look(record, file.mode, file.owner);
-        let content = content(record, path, file)?;
+        let content = content(record, path, file, &secrets)?;
         files.push(Rendered { name: number.to_string(), path: path.clone(), content, look });
     }
     if settings.start == Start::Boot {
@@ -74,14 +88,19 @@ fn look(record: &Record, mode: u32, owner: Owner) -> Look {
     Look { mode, uid: base + owner.uid, gid: base + owner.gid }
 }
 
-fn content(record: &Record, path: &InstancePath, file: &File) -> Result<Vec<u8>, TemplateError> {
+fn content(
+    record: &Record,
+    path: &InstancePath,
+    file: &File,
+    secrets: &Secrets,
+) -> Result<Vec<u8>, TemplateError> {
     let template = match &file.body {
         FileBody::Text(text) => return Ok(text.clone().into_bytes()),
         FileBody::Bytes(bytes) => return Ok(bytes.clone()),
         FileBody::Template(template) => template,
     };
     let place = Place::new(&record.host, &record.spec.id);
-    let rendered = render(template, &record.spec.config.settings.vars, &place, &Secrets::none());
+    let rendered = render(template, &record.spec.config.settings.vars, &place, secrets);
     let failed = |source| TemplateError { file: path.clone(), source };
     rendered.map(String::into_bytes).map_err(failed)
 }
@@ -160,7 +179,7 @@ mod tests {
     fn environment_survives_systemds_quoting() {
         let mut record = record(Start::Boot, Isolation::Shared);
         record.spec.config.settings.limits.nofile = Some(4096);
-        let files = rendered(&record).unwrap();
+        let files = rendered(&record, &Credentials::new()).unwrap();
         let system = files.iter().find(|file| file.name == "system.conf").unwrap();
         let wanted =
             "[Manager]\nDefaultEnvironment=\"A=50%% \\\"x\\\"\\\\ y\"\nDefaultLimitNOFILE=4096\n";
@@ -173,7 +192,7 @@ mod tests {
         let body = FileBody::Template("{{ shoal.host }} runs {{ shoal.instance }}".into());
         let file = File { body, mode: 0o640, owner: "1:2".parse().unwrap(), reload: None };
         record.spec.config.settings.files = [("/etc/x".parse().unwrap(), file.clone())].into();
-        let files = rendered(&record).unwrap();
+        let files = rendered(&record, &Credentials::new()).unwrap();
         assert_eq!(files.len(), 1);
         assert_eq!(files[0].content, b"h1 runs main");
         assert_eq!(files[0].look, Look { mode: 0o640, uid: 524_289, gid: 524_290 });
@@ -181,8 +200,28 @@ mod tests {
         let body = FileBody::Template("{{ nothing }}".into());
         let broken = File { body, ..file };
         record.spec.config.settings.files = [("/etc/x".parse().unwrap(), broken)].into();
-        let error = rendered(&record).unwrap_err().to_string();
+        let error = rendered(&record, &Credentials::new()).unwrap_err().to_string();
         assert!(error.contains("/etc/x") && error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn secrets_go_into_the_templates_that_ask_for_them() {
+        let mut record = record(Start::Command(vec!["x".into()]), Isolation::UserNamespace);
+        let settings = &mut record.spec.config.settings;
+        let secret = serde_json::from_value(serde_json::json!({"name": "db", "version": 1}));
+        settings.secrets = [("password".parse().unwrap(), secret.unwrap())].into();
+        let file = |text: &str| {
+            let body = FileBody::Template(text.into());
+            File { body, mode: 0o640, owner: Owner::default(), reload: None }
+        };
+        settings.files = [("/etc/x".parse().unwrap(), file("{{ shoal.host }}"))].into();
+        assert!(!uses_secrets(settings));
+        settings.files.insert("/etc/y".parse().unwrap(), file("{{ secret('password') }}"));
+        assert!(uses_secrets(settings));
+        let value = shoal_core::secret::SecretValue::new(b"hunter2".to_vec()).unwrap();
+        let known = [("password".parse().unwrap(), value)].into();
+        assert_eq!(rendered(&record, &known).unwrap()[1].content, b"hunter2");
+        assert!(rendered(&record, &Credentials::new()).is_err());
     }
 
     #[test]

@@ -20,8 +20,9 @@ use crate::host::{Details, HostError};
 
 /// Units that are read at once: enough to keep the bus busy, far from its limits.
 const AT_ONCE: usize = 16;
-/// The shortest pause between two rings: one start makes several signals.
-const BETWEEN_RINGS: Duration = Duration::from_millis(50);
+/// The shortest pause between two rings. One start makes several signals, and some of them within
+/// a moment; but what waits for a ring holds up whoever waits for the start.
+const BETWEEN_RINGS: Duration = Duration::from_millis(8);
 
 /// A machine's unit, as found.
 #[derive(Debug, Clone)]

@@ -1,5 +1,5 @@
 //! The unit files of instances, as Shoal wants them: the template, and for each machine a drop-in
-//! of its own.
+//! of its own, and while it is paused another that keeps systemd from starting it again.
 //!
 //! What others put beside them is told of ([`watch`]) and left alone: it is the host's root's
 //! word. A mask is not: `shoal stop` and `shoal pause` are how an instance is kept down.
@@ -26,6 +26,15 @@ pub const TEMPLATE: &str = include_str!("../../../../deploy/systemd/shoal-instan
 pub const TEMPLATE_NAME: &str = "shoal-instance@.service";
 /// The name of a machine's drop-in.
 const DROP_IN: &str = "50-shoal.conf";
+/// The name of a paused machine's further one.
+const HANDS_OFF: &str = "90-shoal-paused.conf";
+/// What it says. What ends by itself stays down; a reboot from inside is someone's wish.
+const HANDS_OFF_TEXT: &str = "\
+# Kept by Shoal while the instance is paused; `shoal unpause` removes it.
+
+[Service]
+Restart=no
+";
 /// Ends the name of what a template was replaced from. systemd does not read such a file.
 const REPLACED: &str = "replaced";
 
@@ -34,13 +43,15 @@ const PLACES: [&str; 7] = [
     "etc/systemd/system.control",
     "run/systemd/system.control",
     OWN,
-    "run/systemd/system",
+    OF_THIS_BOOT,
     "usr/local/lib/systemd/system",
     "usr/lib/systemd/system",
     "lib/systemd/system",
 ];
 /// Of these, where the host's root has its own.
 const OWN: &str = "etc/systemd/system";
+/// And where is what is gone after a reboot.
+const OF_THIS_BOOT: &str = "run/systemd/system";
 
 /// The drop-in of a machine: its place in the order at boot, and its limits. `None` where there is
 /// nothing to say.
@@ -94,20 +105,40 @@ impl UnitFiles {
         }
         match drop_in(settings) {
             Some(text) => self.put(&self.drop_in(machine), &text),
-            None => self.remove(machine),
+            None => self.remove_drop_in(&self.drop_in(machine)),
         }
     }
 
-    /// Removes a machine's drop-in.
+    /// Has systemd leave a machine down when it ends.
     ///
     /// # Errors
-    /// Where it is there and can't be removed.
+    /// Where that can't be written.
+    pub fn hands_off(&self, machine: &MachineName) -> Result<(), FileError> {
+        self.put(&self.hands_off_drop_in(machine), HANDS_OFF_TEXT)
+    }
+
+    /// Has systemd start a machine again when it ends, as is usual.
+    ///
+    /// # Errors
+    /// Where what says otherwise is there and can't be removed.
+    pub fn hands_on(&self, machine: &MachineName) -> Result<(), FileError> {
+        self.remove_drop_in(&self.hands_off_drop_in(machine))
+    }
+
+    /// Removes a machine's drop-ins.
+    ///
+    /// # Errors
+    /// Where one is there and can't be removed.
     pub fn remove(&self, machine: &MachineName) -> Result<(), FileError> {
-        let path = self.drop_in(machine);
+        self.hands_on(machine)?;
+        self.remove_drop_in(&self.drop_in(machine))
+    }
+
+    fn remove_drop_in(&self, path: &Path) -> Result<(), FileError> {
         if !path.exists() {
             return Ok(());
         }
-        self.remove_file(&path)?;
+        self.remove_file(path)?;
         // Fails where someone has a drop-in of theirs there; then it stays.
         let _ = path.parent().map(fs::remove_dir);
         Ok(())
@@ -117,6 +148,10 @@ impl UnitFiles {
     #[must_use]
     pub fn drop_in(&self, machine: &MachineName) -> PathBuf {
         self.root.join(OWN).join(format!("{}.d", machine.unit())).join(DROP_IN)
+    }
+
+    fn hands_off_drop_in(&self, machine: &MachineName) -> PathBuf {
+        self.root.join(OF_THIS_BOOT).join(format!("{}.d", machine.unit())).join(HANDS_OFF)
     }
 
     /// The template that counts: the first that there is, or else where it should be.

@@ -27,6 +27,8 @@ pub struct Seen {
     /// What is not as it should be for every machine.
     general: Vec<PathBuf>,
     masked: BTreeMap<MachineName, Vec<PathBuf>>,
+    /// Machines that systemd leaves down when they end, as it knows.
+    pub hands_off: BTreeSet<MachineName>,
     /// What is not Shoal's and changes how instances run, for people.
     pub foreign: Vec<String>,
 }
@@ -60,6 +62,9 @@ impl UnitWatch {
             }
         }
         seen.general.dedup();
+        if reread::is_owed(&self.files.mark) {
+            seen.hands_off.clear();
+        }
         Ok(seen)
     }
 
@@ -80,11 +85,18 @@ impl UnitWatch {
         let Some(unit) = name.strip_suffix(".d").filter(|unit| is_about_instances(unit)) else {
             return Ok(());
         };
-        let own = machine_of_unit(unit).map(|machine| self.files.drop_in(&machine));
+        let machine = machine_of_unit(unit);
         let inside = self.directories.get(path, now, || names(path))?;
-        let inside = inside.iter().filter(|name| name.ends_with(".conf"));
-        let others = inside.map(|name| path.join(name)).filter(|file| own.as_ref() != Some(file));
-        seen.foreign.extend(others.map(|file| foreign(&file, unit)));
+        for file in inside.iter().filter(|name| name.ends_with(".conf")) {
+            let file = path.join(file);
+            match &machine {
+                Some(machine) if file == self.files.drop_in(machine) => {}
+                Some(machine) if file == self.files.hands_off_drop_in(machine) => {
+                    seen.hands_off.insert(machine.clone());
+                }
+                _ => seen.foreign.push(foreign(&file, unit)),
+            }
+        }
         Ok(())
     }
 
@@ -182,11 +194,23 @@ mod tests {
         units.put_right(&machine, &settings(5)).unwrap();
         fs::remove_file(dir.path().join("mark")).unwrap();
 
+        units.hands_off(&machine).unwrap();
+        let seen = |watch: &mut UnitWatch| watch.look(now).unwrap();
+        assert_eq!(seen(&mut watch).hands_off, [].into(), "systemd has not read it yet");
+        fs::remove_file(dir.path().join("mark")).unwrap();
+        assert_eq!(seen(&mut watch).hands_off, [machine.clone()].into());
+        assert_eq!(seen(&mut watch).foreign, [""; 0]);
+        units.hands_on(&machine).unwrap();
+        fs::remove_file(dir.path().join("mark")).unwrap();
+        assert_eq!(seen(&mut watch).hands_off, [].into());
+
         fs::write(drop_in.with_file_name("local.conf"), "[Service]\nNice=5\n").unwrap();
         let control = dir.path().join("etc/systemd/system.control/shoal-instance@a-b.service.d");
         fs::create_dir_all(&control).unwrap();
         fs::write(control.join("50-MemoryMax.conf"), "").unwrap();
-        let (edited, foreign) = edited(5);
+        let seen = watch.look(now).unwrap();
+        let edited = watch.edited(&machine, &settings(5), &seen, now).unwrap();
+        let foreign = seen.foreign;
         assert_eq!(edited, BTreeSet::new());
         assert_eq!(foreign.len(), 2, "{foreign:?}");
         assert!(foreign[0].contains("50-MemoryMax.conf") && foreign[1].contains("local.conf"));

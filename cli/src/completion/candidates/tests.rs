@@ -49,6 +49,15 @@ fn shown(candidates: &[CompletionCandidate]) -> Vec<String> {
 }
 
 #[test]
+fn secrets_with_their_versions() {
+    let secret = |name: &str, version, uses| Secret { name: name.into(), version, uses };
+    let known = [secret("db", 1, 0), secret("db/creator", 3, 1), secret("tls", 1, 2)];
+    let wanted =
+        ["db (version 1, used by 0 instances)", "db/creator (version 3, used by 1 instance)"];
+    assert_eq!(shown(&secrets(&known, "db")), wanted);
+}
+
+#[test]
 fn hosts_and_fleets() {
     let found = shown(&hosts(&some_hosts(), "h"));
     assert_eq!(found, ["h1 (online, role=web, zone=a)", "h2 (offline, role=web)"]);
