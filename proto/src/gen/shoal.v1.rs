@@ -1894,6 +1894,24 @@ pub struct Host {
     /// the last one reported
     #[prost(message, optional, tag = "11")]
     pub status: ::core::option::Option<HostStatus>,
+    /// absent: it takes new instances
+    #[prost(message, optional, tag = "12")]
+    pub cordon: ::core::option::Option<Cordon>,
+}
+/// Why a host takes no new instances.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cordon {
+    /// SPIFFE id
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    /// one line; may be empty
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    /// nor does it keep those that are there
+    #[prost(bool, tag = "4")]
+    pub drains: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetHostRequest {
@@ -1921,6 +1939,139 @@ pub struct LabelHostRequest {
 pub struct LabelHostResponse {
     #[prost(message, optional, tag = "1")]
     pub host: ::core::option::Option<Host>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTokensRequest {
+    /// also those that were used or have expired
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTokensResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<Token>,
+}
+/// A join token without its secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Token {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub expires_ms: u64,
+    /// only a host of this name may use it
+    #[prost(string, optional, tag = "3")]
+    pub host_name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// SPIFFE id
+    #[prost(string, tag = "5")]
+    pub created_by: ::prost::alloc::string::String,
+    /// the host that joined with it: its name, or its id if it is gone
+    #[prost(string, optional, tag = "6")]
+    pub used_by: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// one line, for people; may be empty
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CordonHostResponse {
+    #[prost(message, optional, tag = "1")]
+    pub host: ::core::option::Option<Host>,
+    /// false: it was so already
+    #[prost(bool, tag = "2")]
+    pub changed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UncordonHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UncordonHostResponse {
+    #[prost(message, optional, tag = "1")]
+    pub host: ::core::option::Option<Host>,
+    /// false: it was not cordoned
+    #[prost(bool, tag = "2")]
+    pub changed: bool,
+    /// whose next apply puts instances there again
+    #[prost(string, repeated, tag = "3")]
+    pub fleets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// one line, for people; may be empty
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// how long it is waited; 0: 10 minutes
+    #[prost(uint64, tag = "3")]
+    pub timeout_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DrainHostResponse {
+    /// all that had instances there, by name
+    #[prost(message, repeated, tag = "1")]
+    pub fleets: ::prost::alloc::vec::Vec<DrainingFleet>,
+    /// data volumes of the host whose instances are gone
+    #[prost(message, repeated, tag = "2")]
+    pub retained: ::prost::alloc::vec::Vec<RetainedData>,
+    /// in the last message
+    #[prost(enumeration = "DrainEnd", tag = "3")]
+    pub end: i32,
+}
+/// What becomes of one fleet's instances on a host that is drained.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DrainingFleet {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// those that are still there
+    #[prost(string, repeated, tag = "2")]
+    pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// what is awaited or, where it is over, why they are still there
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+    /// nothing more is awaited
+    #[prost(bool, tag = "4")]
+    pub over: bool,
+    /// that moves them
+    #[prost(message, optional, tag = "5")]
+    pub rollout: ::core::option::Option<Rollout>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// whatever is on it
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveHostResponse {
+    /// FLEET/INSTANCE that it has or was to have
+    #[prost(string, repeated, tag = "1")]
+    pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// whose newest revision places instances there
+    #[prost(string, repeated, tag = "2")]
+    pub fleets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// its data volumes whose instances are gone
+    #[prost(message, repeated, tag = "3")]
+    pub retained: ::prost::alloc::vec::Vec<RetainedData>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRequest {
@@ -1962,6 +2113,9 @@ pub struct PlanResponse {
     /// nothing differs, but an apply tries the last rollout again
     #[prost(bool, tag = "4")]
     pub retries: bool,
+    /// where instances are not placed, and why; for people
+    #[prost(string, repeated, tag = "5")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyRequest {
@@ -1991,6 +2145,9 @@ pub struct ApplyResponse {
     pub changed: bool,
     #[prost(message, repeated, tag = "3")]
     pub changes: ::prost::alloc::vec::Vec<InstanceChange>,
+    /// as a plan's
+    #[prost(string, repeated, tag = "4")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListFleetsRequest {}
@@ -2424,6 +2581,40 @@ pub struct RemoveSecretResponse {
     /// how many there were
     #[prost(uint64, tag = "1")]
     pub versions: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DrainEnd {
+    /// it goes on
+    Unspecified = 0,
+    Empty = 1,
+    /// instances are left, and waiting does not help
+    Left = 2,
+    TimedOut = 3,
+}
+impl DrainEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DRAIN_END_UNSPECIFIED",
+            Self::Empty => "DRAIN_END_EMPTY",
+            Self::Left => "DRAIN_END_LEFT",
+            Self::TimedOut => "DRAIN_END_TIMED_OUT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DRAIN_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "DRAIN_END_EMPTY" => Some(Self::Empty),
+            "DRAIN_END_LEFT" => Some(Self::Left),
+            "DRAIN_END_TIMED_OUT" => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3908,6 +4099,147 @@ pub mod hosts_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Label"));
             self.inner.unary(req, path, codec).await
         }
+        /// Join tokens, without their secrets.
+        pub async fn list_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.Hosts/ListTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "ListTokens"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a join token worthless. NOT_FOUND. FAILED_PRECONDITION: a host has joined with it.
+        pub async fn revoke_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.Hosts/RevokeToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("shoal.v1.Hosts", "RevokeToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps new instances off a host from the next apply on; those that are there stay. Idempotent.
+        pub async fn cordon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CordonHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Cordon");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Cordon"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a cordon or a drain. Nothing comes back before the next apply. Idempotent.
+        pub async fn uncordon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UncordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UncordonHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Uncordon");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Uncordon"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Cordons a host, and moves or stops what is there: each fleet by a revision and a rollout of its
+        /// own. Tells what is left, at each change, until nothing more can be done or the time is up. The
+        /// host keeps nothing until it is uncordoned, also where the caller goes away; a further call goes
+        /// on. ABORTED: the host was uncordoned meanwhile.
+        pub async fn drain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DrainHostResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Drain");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Drain"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Takes a host out of the fleet for good: its certificate is refused from then on.
+        /// FAILED_PRECONDITION: it has instances, or is to have some, and `force` was not said.
+        pub async fn remove(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Remove");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Remove"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3949,6 +4281,61 @@ pub mod hosts_server {
             request: tonic::Request<super::LabelHostRequest>,
         ) -> std::result::Result<
             tonic::Response<super::LabelHostResponse>,
+            tonic::Status,
+        >;
+        /// Join tokens, without their secrets.
+        async fn list_tokens(
+            &self,
+            request: tonic::Request<super::ListTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTokensResponse>,
+            tonic::Status,
+        >;
+        /// Makes a join token worthless. NOT_FOUND. FAILED_PRECONDITION: a host has joined with it.
+        async fn revoke_token(
+            &self,
+            request: tonic::Request<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        >;
+        /// Keeps new instances off a host from the next apply on; those that are there stay. Idempotent.
+        async fn cordon(
+            &self,
+            request: tonic::Request<super::CordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CordonHostResponse>,
+            tonic::Status,
+        >;
+        /// Ends a cordon or a drain. Nothing comes back before the next apply. Idempotent.
+        async fn uncordon(
+            &self,
+            request: tonic::Request<super::UncordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UncordonHostResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Drain method.
+        type DrainStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DrainHostResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Cordons a host, and moves or stops what is there: each fleet by a revision and a rollout of its
+        /// own. Tells what is left, at each change, until nothing more can be done or the time is up. The
+        /// host keeps nothing until it is uncordoned, also where the caller goes away; a further call goes
+        /// on. ABORTED: the host was uncordoned meanwhile.
+        async fn drain(
+            &self,
+            request: tonic::Request<super::DrainHostRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DrainStream>, tonic::Status>;
+        /// Takes a host out of the fleet for good: its certificate is refused from then on.
+        /// FAILED_PRECONDITION: it has instances, or is to have some, and `force` was not said.
+        async fn remove(
+            &self,
+            request: tonic::Request<super::RemoveHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveHostResponse>,
             tonic::Status,
         >;
     }
@@ -4185,6 +4572,269 @@ pub mod hosts_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/ListTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTokensSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::ListTokensRequest>
+                    for ListTokensSvc<T> {
+                        type Response = super::ListTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::list_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTokensSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/RevokeToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeTokenSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::RevokeTokenRequest>
+                    for RevokeTokenSvc<T> {
+                        type Response = super::RevokeTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::revoke_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Cordon" => {
+                    #[allow(non_camel_case_types)]
+                    struct CordonSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::CordonHostRequest>
+                    for CordonSvc<T> {
+                        type Response = super::CordonHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CordonHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::cordon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CordonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Uncordon" => {
+                    #[allow(non_camel_case_types)]
+                    struct UncordonSvc<T: Hosts>(pub Arc<T>);
+                    impl<
+                        T: Hosts,
+                    > tonic::server::UnaryService<super::UncordonHostRequest>
+                    for UncordonSvc<T> {
+                        type Response = super::UncordonHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UncordonHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::uncordon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UncordonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Drain" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainSvc<T: Hosts>(pub Arc<T>);
+                    impl<
+                        T: Hosts,
+                    > tonic::server::ServerStreamingService<super::DrainHostRequest>
+                    for DrainSvc<T> {
+                        type Response = super::DrainHostResponse;
+                        type ResponseStream = T::DrainStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DrainHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::drain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Remove" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::RemoveHostRequest>
+                    for RemoveSvc<T> {
+                        type Response = super::RemoveHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::remove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

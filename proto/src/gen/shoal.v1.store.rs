@@ -19,6 +19,8 @@ pub struct HostRecord {
     pub key_sha256: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "7")]
     pub certificate_expires_ms: u64,
+    #[prost(message, optional, tag = "8")]
+    pub cordon: ::core::option::Option<super::Cordon>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostNameRecord {
