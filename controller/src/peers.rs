@@ -1,9 +1,10 @@
 //! Where the instances of each fleet are, in what the hosts are told.
 //!
-//! A rollout's driver tells hosts of their fleet's instances together with the revision
-//! ([`Seats`]). What changes without a rollout is this task's ([`run`]): a host that has another
-//! address, and the infra's instances, of which every host is told. It changes nothing else of a
-//! desired state, and only the one that it has read.
+//! They are where the hosts' desired states have them: while a rollout is on its way, hosts have
+//! two revisions of a fleet. A rollout's driver tells hosts of one another together with the
+//! revision ([`seats`], [`wanted`]). What changes besides is this task's ([`run`]): a host that
+//! has another address, instances that hosts told later have, and the infra's, of which every host
+//! is told. It changes nothing else of a desired state, and only the one that it has read.
 //!
 //! Deliberately absent: how an instance is reached. `shoal_core::peers` decides that.
 
@@ -16,10 +17,10 @@ use shoal_core::host::{Host, HostSpec};
 use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
 use shoal_core::peers::{self, Peer, known_to_all};
 use shoal_core::spec::{InstanceConfig, Settings};
-use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
+use shoal_proto::v1::store::{HostRecord, HostSpecRecord};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleets_api::revision::{Placed, Revision};
+use crate::fleets_api::revision::Placed;
 use crate::inventory;
 use crate::live::Live;
 use crate::refusal::Refusal;
@@ -40,6 +41,20 @@ const AT_ONCE: usize = 4096;
 pub struct Seats<'a> {
     fleet: &'a FleetName,
     seats: Vec<(InstanceId, &'a Host, &'a Settings)>,
+}
+
+/// The instances of all fleets, as desired states have them, on hosts that are enrolled.
+#[must_use]
+pub fn seats<'a>(specs: &'a BTreeMap<HostId, HostSpec>, hosts: &'a [Host]) -> Vec<Seats<'a>> {
+    let mut fleets: BTreeMap<&FleetName, Seats<'a>> = BTreeMap::new();
+    for host in hosts {
+        for instance in specs.get(&host.id).into_iter().flat_map(|spec| &spec.instances) {
+            let fleet = &instance.id.fleet;
+            let seats = fleets.entry(fleet).or_insert_with(|| Seats { fleet, seats: Vec::new() });
+            seats.seats.push((instance.id.clone(), host, &instance.config.settings));
+        }
+    }
+    fleets.into_values().collect()
 }
 
 impl<'a> Seats<'a> {
@@ -102,7 +117,8 @@ impl<'a> Seats<'a> {
 }
 
 /// What a host of the desired state `spec` is to be told of the instances of all fleets.
-fn wanted(host: &Host, spec: &HostSpec, fleets: &[Seats<'_>]) -> Vec<Peer> {
+#[must_use]
+pub fn wanted(host: &Host, spec: &HostSpec, fleets: &[Seats<'_>]) -> Vec<Peer> {
     let known = fleets.iter().filter(|seats| seats.are_known_on(spec));
     let mut peers: Vec<Peer> = known.flat_map(|seats| seats.seen_from(host)).collect();
     peers.sort();
@@ -134,16 +150,15 @@ async fn follow(records: &Records, live: &Live) -> Result<(), Refusal> {
     }
 }
 
-/// Every change of a host, of a fleet's newest revision, and of a desired state.
+/// Every change of a host and of a desired state.
 async fn changes(
     records: &Records,
 ) -> Result<impl Stream<Item = Result<(), RecordError>> + use<>, RecordError> {
     let prefix = Prefix::new(HostRecord::PREFIX).expect("the kind's prefix is a prefix");
     let from = records.store().list(&prefix, None, 1).await?.revision;
     let hosts = records.watch::<HostRecord>(from)?.map(|change| change.map(drop)).boxed();
-    let fleets = records.watch::<FleetRecord>(from)?.map(|change| change.map(drop)).boxed();
     let specs = records.watch::<HostSpecRecord>(from)?.map(|change| change.map(drop)).boxed();
-    Ok(stream::select_all([hosts, fleets, specs]))
+    Ok(stream::select_all([hosts, specs]))
 }
 
 /// Writes the desired states whose peers are not as they should be.
@@ -152,20 +167,21 @@ async fn changes(
 /// The store fails, or a record in it is damaged.
 pub(crate) async fn update(records: &Records, live: &Live) -> Result<(), Refusal> {
     let hosts = inventory::hosts(records).await?;
-    let revisions = inventory::newest_revisions(records).await?;
-    let fleets = revisions
-        .iter()
-        .map(|Revision { fleet, hosts: placed, .. }| Seats::new(fleet, placed, &hosts));
-    let fleets: Vec<Seats<'_>> = fleets.collect();
+    let stored = records.list::<HostSpecRecord>().await?.records;
+    let mut specs = BTreeMap::new();
+    for stored in &stored {
+        specs.insert(inventory::host_id(&stored.id)?, inventory::spec(stored)?);
+    }
+    let fleets = seats(&specs, &hosts);
     let by_id: BTreeMap<&str, &Host> = hosts.iter().map(|h| (h.id.as_str(), h)).collect();
-    for stored in records.list::<HostSpecRecord>().await?.records {
+    for stored in &stored {
         let Some(host) = by_id.get(stored.id.as_str()) else { continue };
+        let Some(spec) = specs.get(&host.id) else { continue };
         // With thousands of hosts this takes its time, and others want theirs.
         tokio::task::yield_now().await;
-        let spec = inventory::spec(&stored)?;
-        let peers = wanted(host, &spec, &fleets);
+        let peers = wanted(host, spec, &fleets);
         if peers != spec.peers {
-            tell(records, live, host, &stored, spec, peers).await?;
+            tell(records, live, host, stored, spec.clone(), peers).await?;
         }
     }
     Ok(())
@@ -182,8 +198,7 @@ async fn tell(
     peers: Vec<Peer>,
 ) -> Result<(), Refusal> {
     let seen = live.status(&host.id).map_or(0, |status| status.observed_generation);
-    let instances = before.instances.clone();
-    let after = HostSpec { generation: before.generation + 1, instances, peers };
+    let after = HostSpec { generation: before.generation + 1, peers, ..before.clone() };
     let after = before.followed_by(after, seen);
     let mut batch = Batch::new();
     batch.exists::<HostRecord>(host.id.as_str())?;
@@ -298,6 +313,7 @@ mod tests {
             name: format!("{n}{}", "x".repeat(60)).parse().unwrap(),
             labels: [].into(),
             facts: Some(facts(Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap()))),
+            cordon: None,
         };
         let hosts: Vec<Host> = (0..100).map(hosts).collect();
         let name = "i".repeat(31).parse().unwrap();

@@ -1,5 +1,6 @@
 //! A host: who it is, what it is like, and the whole of what it should run.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::name::{HostId, HostName};
 use crate::peers::Peer;
 use crate::policy::Policy;
 use crate::spec::InstanceSpec;
+use crate::time::Timestamp;
 
 /// An enrolled host, as far as choosing hosts needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Host {
     pub labels: Labels,
     /// What it is like; `None` where its agent has not said so yet.
     pub facts: Option<HostFacts>,
+    /// Why it takes no new instances; `None` where it does.
+    pub cordon: Option<Cordon>,
 }
 
 impl Host {
@@ -29,6 +33,40 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.facts.as_ref()?.address
+    }
+}
+
+/// Why a host takes no new instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cordon {
+    /// Who said so: a SPIFFE id.
+    pub by: String,
+    /// What they said; may be empty.
+    pub reason: String,
+    /// When.
+    pub since: Timestamp,
+    /// Whether those that are there have to go, too.
+    pub drains: bool,
+}
+
+impl Cordon {
+    /// Who said so, in short: `ann` of a person, `ci/deploy` of anything else.
+    #[must_use]
+    pub fn who(&self) -> &str {
+        let path = self.by.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+        let path = path.map_or(self.by.as_str(), |(_, path)| path);
+        path.strip_prefix("user/").unwrap_or(path)
+    }
+}
+
+/// `cordoned (ann: bad disk)`, after "is".
+impl fmt::Display for Cordon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.drains { "drained" } else { "cordoned" };
+        match self.reason.as_str() {
+            "" => write!(f, "{state} ({})", self.who()),
+            reason => write!(f, "{state} ({}: {reason})", self.who()),
+        }
     }
 }
 
@@ -143,6 +181,19 @@ mod tests {
         assert_eq!(spec(5).followed_by(spec(5), 4), spec(5));
         assert_eq!(spec(5).followed_by(spec(6), 9), spec(10), "above what the host has seen");
         assert_eq!(spec(5).followed_by(spec(5), 9), spec(10), "also where nothing else changed");
+    }
+
+    #[test]
+    fn a_cordon_says_who_and_why() {
+        let cordon = |by: &str, reason: &str, drains| {
+            let (by, reason, since) = (by.to_owned(), reason.to_owned(), Timestamp(1));
+            Cordon { by, reason, since, drains }.to_string()
+        };
+        let ann = "spiffe://fleet.example.org/user/ann";
+        assert_eq!(cordon(ann, "bad disk", false), "cordoned (ann: bad disk)");
+        assert_eq!(cordon(ann, "", true), "drained (ann)");
+        let ci = "spiffe://fleet.example.org/ci/deploy";
+        assert_eq!(cordon(ci, "", false), "cordoned (ci/deploy)");
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn of_hosts() -> [String; 6] {
         enrolled_ms: 1000,
         key_sha256: vec![1, 2].into(),
         certificate_expires_ms: 2000,
+        cordon: None,
     };
     let spec = v1::HostSpec {
         generation: 9,
@@ -246,7 +247,9 @@ fn wider_host() -> HostRecord {
         policy: Some(policy),
         ..v1::HostFacts::default()
     };
-    HostRecord { facts: Some(facts), ..HostRecord::default() }
+    let cordon =
+        v1::Cordon { by: "a".into(), reason: "disk".into(), since_ms: 3, drains: true };
+    HostRecord { facts: Some(facts), cordon: Some(cordon), ..HostRecord::default() }
 }
 
 /// What later versions added to records that were there before.

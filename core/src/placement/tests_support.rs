@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::fleet::{DeclaredInstance, Templates};
+use crate::host::Cordon;
 use crate::label::HostMatch;
 use crate::spec::tests_support::{instance, settings};
+use crate::time::Timestamp;
 
 pub(super) fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
@@ -42,7 +44,15 @@ pub(super) fn host(name: &str, role: &str) -> Host {
         name: name.parse().unwrap(),
         labels: [("role".to_owned(), role.to_owned())].into(),
         facts: None,
+        cordon: None,
     }
+}
+
+/// A host, cordoned by ann for its bad disk.
+pub(super) fn cordoned(host: Host, drains: bool) -> Host {
+    let (by, reason) = ("spiffe://x/user/ann".to_owned(), "bad disk".to_owned());
+    let cordon = Some(Cordon { by, reason, since: Timestamp(1), drains });
+    Host { cordon, ..host }
 }
 
 /// All that a fleet is placed among.
