@@ -1,4 +1,5 @@
 //! Back: what is broken first and at once, what works batch by batch, each proved before the next.
+//! Where going back does not help, what works is left alone.
 
 use super::{HostProgress, Outcome, Reach, Rollout, State, batch};
 use crate::name::HostId;
@@ -12,6 +13,24 @@ pub(super) fn decide(rollout: &mut Rollout, now: Timestamp) {
     if rollout.hosts.values().any(|host| told(host) || on_its_way(host)) {
         return;
     }
+    go_on(rollout, now);
+}
+
+/// At its deadline it has ended, well where nothing is awaited but hosts that are offline.
+pub(super) fn overdue(rollout: &mut Rollout, now: Timestamp) {
+    let awaited = |host: &HostProgress| match host.outcome {
+        Outcome::GoingBack(_) => host.back.is_none() || host.offline_since.is_none(),
+        _ => host.generation.is_some() && host.back.is_none(),
+    };
+    if !rollout.hosts.values().any(awaited) {
+        return finish(rollout, now);
+    }
+    let cause = rollout.cause.take().unwrap_or_default();
+    rollout.cause = Some(format!("{cause}; going back took longer than it may"));
+    rollout.end(State::Failed, now);
+}
+
+fn go_on(rollout: &mut Rollout, now: Timestamp) {
     let chosen = next(rollout);
     if chosen.is_empty() {
         return finish(rollout, now);
@@ -23,7 +42,8 @@ pub(super) fn decide(rollout: &mut Rollout, now: Timestamp) {
     }
 }
 
-/// Those that don't work first, all of them: nothing is lost with them. Then those that do.
+/// Those that don't work first, all of them: nothing is lost with them. Then those that do, as
+/// long as the revision before works.
 fn next(rollout: &Rollout) -> Vec<HostId> {
     let changed = rollout.hosts.iter().filter(|(_, h)| h.generation.is_some() && !h.returning);
     let (working, broken): (Vec<_>, Vec<_>) =
@@ -31,7 +51,8 @@ fn next(rollout: &Rollout) -> Vec<HostId> {
     if !broken.is_empty() {
         return broken.into_iter().map(|(id, _)| id.clone()).collect();
     }
-    if working.is_empty() {
+    let most = usize::try_from(rollout.policy.max_failures).unwrap_or(usize::MAX);
+    if working.is_empty() || stuck(rollout).count() > most {
         return vec![];
     }
     let worked = |host: &&HostProgress| host.generation.is_some() && !host.kept;
@@ -46,19 +67,34 @@ fn fail_the_late(rollout: &mut Rollout, now: Timestamp) {
     let patience = rollout.policy.batch_timeout;
     for host in rollout.hosts.values_mut() {
         let (Outcome::GoingBack(why), Some(since)) = (&host.outcome, host.since) else { continue };
-        if host.back.is_some() && now.since(since) >= patience {
+        let awaited = host.back.is_some() && host.offline_since.is_none();
+        if awaited && now.since(since) >= patience {
             host.outcome = Outcome::Failed(format!("did not get back in time: {why}"));
         }
     }
 }
 
-fn finish(rollout: &mut Rollout, now: Timestamp) {
-    let stuck = rollout.hosts.iter().find_map(|(_, host)| match &host.outcome {
-        Outcome::Failed(why) if host.back.is_some() => Some(why.clone()),
+/// Why those could not go back that could not. A host on which nothing was disturbed is none.
+fn stuck(rollout: &Rollout) -> impl Iterator<Item = &String> {
+    rollout.hosts.values().filter_map(|host| match &host.outcome {
+        Outcome::Failed(why) if host.back.is_some() && !host.kept => Some(why),
         _ => None,
-    });
-    let Some(stuck) = stuck else { return rollout.end(State::RolledBack, now) };
+    })
+}
+
+fn finish(rollout: &mut Rollout, now: Timestamp) {
+    let Some(why) = stuck(rollout).next().cloned() else {
+        return rollout.end(State::RolledBack, now);
+    };
+    let left = |host: &&HostProgress| host.generation.is_some() && host.back.is_none();
+    let left = match rollout.hosts.values().filter(left).count() {
+        0 => String::new(),
+        1 => format!("; one host is left at revision {}, which works there", rollout.revision),
+        count => {
+            format!("; {count} hosts are left at revision {}, which works there", rollout.revision)
+        }
+    };
     let cause = rollout.cause.take().unwrap_or_default();
-    rollout.cause = Some(format!("{cause}; and it could not go back everywhere: {stuck}"));
+    rollout.cause = Some(format!("{cause}; and it could not go back everywhere: {why}{left}"));
     rollout.end(State::Failed, now);
 }

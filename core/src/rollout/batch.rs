@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{HostProgress, Outcome, Reach, Rollout};
+use super::{HostProgress, Outcome, Rollout};
 use crate::name::HostId;
 
 /// The hosts of the next batch, of those that were not told yet: those that are online as far as
@@ -39,8 +39,11 @@ fn size(rollout: &Rollout) -> usize {
     let counted = || rollout.hosts.values().filter(|host| !host.kept);
     let told = counted().filter(|host| host.generation.is_some()).count();
     let proofs = usize::try_from(rollout.proofs).unwrap_or(usize::MAX);
-    let batches = &rollout.policy.batches;
-    let reach = batches.get(proofs).copied().unwrap_or(Reach::ALL).of(counted().count());
+    let all = counted().count();
+    // Of a small fleet several shares are the same hosts, and one batch.
+    let mut reaches: Vec<usize> = rollout.policy.batches.iter().map(|r| r.of(all)).collect();
+    reaches.dedup();
+    let reach = reaches.get(proofs).copied().unwrap_or(all);
     if rollout.is_proved() { reach.saturating_sub(told).max(1) } else { reach.max(1) }
 }
 

@@ -103,8 +103,8 @@ pub fn command(
     Ok(rollout)
 }
 
-/// Goes on although hosts failed: they are given their time once more, and the policy one more
-/// failure for each that stays failed.
+/// Goes on although hosts failed: they are given their time once more. One that fails again holds
+/// it again.
 fn forgive(rollout: &mut Rollout, now: Timestamp) {
     use super::Outcome;
     rollout.release(now);
@@ -115,6 +115,8 @@ fn forgive(rollout: &mut Rollout, now: Timestamp) {
                 Some(_) => Outcome::Changing(format!("tried once more: {why}")),
                 None => Outcome::Pending,
             };
+            // One that was never told is chosen anew.
+            host.batch = host.batch.filter(|_| host.generation.is_some());
             (host.failing_since, host.since) = (None, Some(now));
         }
     }

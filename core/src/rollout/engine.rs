@@ -15,11 +15,12 @@ const MOST_DECISIONS: usize = 64;
 /// [`returned`], in one transaction with the host's new desired state.
 #[must_use]
 pub fn actions(rollout: &Rollout) -> Vec<Action> {
-    if rollout.state.is_final() || rollout.hold.is_some() {
+    // What has failed with nothing to go back to changes no further host.
+    let has_failed = rollout.cause.is_some() && rollout.state != State::RollingBack;
+    if rollout.state.is_final() || rollout.hold.is_some() || has_failed {
         return vec![];
     }
-    let lacks_images =
-        |host: &HostProgress| !host.staged && host.staging.is_none() && !is_over(host);
+    let lacks_images = |host: &HostProgress| awaits_images(host) && host.staging.is_none();
     let current = |host: &HostProgress| rollout.batch > 0 && host.batch == Some(rollout.batch);
     let hosts = rollout.hosts.iter();
     let action = |(id, host): (&HostId, &HostProgress)| match rollout.state {
@@ -27,19 +28,21 @@ pub fn actions(rollout: &Rollout) -> Vec<Action> {
             let chosen = host.returning && host.back.is_none();
             chosen.then(|| Action::Return(id.clone()))
         }
-        State::Changing if current(host) && host.generation.is_none() => {
-            Some(Action::Change(id.clone()))
-        }
+        State::Changing if current(host) && may_be_told(host) => Some(Action::Change(id.clone())),
         State::Staging if current(host) && lacks_images(host) => Some(Action::Stage(id.clone())),
-        _ if rollout.policy.stage_ahead && host.generation.is_none() && lacks_images(host) => {
-            Some(Action::Stage(id.clone()))
-        }
+        _ if rollout.policy.stage_ahead && lacks_images(host) => Some(Action::Stage(id.clone())),
         _ => None,
     };
     let mut actions: Vec<(u32, Action)> =
         hosts.filter_map(|host| Some((host.1.place, action(host)?))).collect();
     actions.sort_by_key(|(place, _)| *place);
     actions.into_iter().map(|(_, action)| action).collect()
+}
+
+/// Whether a host can be given the revision: it has the images, or is to take it when it returns.
+fn may_be_told(host: &HostProgress) -> bool {
+    let ready = host.staged || host.outcome == Outcome::Offline;
+    host.generation.is_none() && ready && failure(host).is_none()
 }
 
 /// The rollout after `host` was asked for the images in `generation` of its desired state.
@@ -116,12 +119,18 @@ fn decide(rollout: &mut Rollout, now: Timestamp) {
     if let Some(cause) = too_many_failed(rollout) {
         return failed(rollout, cause, now);
     }
+    rollout.cause = None;
     if kind.is_some() && !reopened(rollout, now) {
         return;
     }
     match rollout.state {
-        State::Planned => begin(rollout, now),
+        // Behind a gate or window, what the batch before proved must still be so.
+        State::Planned if rollout.batch == 0 || is_settled(rollout) => begin(rollout, now),
         State::Staging if is_staged(rollout) => rollout.state = State::Changing,
+        // A host came back before it was told.
+        State::Changing if rollout.current().any(|(_, host)| awaits_images(host)) => {
+            rollout.state = State::Staging;
+        }
         State::Changing if is_settled(rollout) => {
             rollout.state = State::Monitoring;
             rollout.ready_since = Some(now);
@@ -131,9 +140,7 @@ fn decide(rollout: &mut Rollout, now: Timestamp) {
             rollout.ready_since = None;
         }
         State::Monitoring => monitor(rollout, now),
-        State::Waiting if rollout.hosts.values().all(is_over) => {
-            begin(rollout, now);
-        }
+        State::Waiting if !is_under_way(rollout) => begin(rollout, now),
         _ => {}
     }
 }
@@ -142,12 +149,11 @@ fn monitor(rollout: &mut Rollout, now: Timestamp) {
     // A clock that was set back makes nobody wait for longer than the monitor time.
     let since = rollout.ready_since.filter(|since| *since <= now).unwrap_or(now);
     rollout.ready_since = Some(since);
-    // Where nothing was disturbed there is nothing to watch.
-    let disturbed = rollout.current().any(|(_, host)| !host.kept);
-    if disturbed && now.since(since) < rollout.policy.monitor {
-        return;
-    }
+    // Where nothing was disturbed, or nobody is there, there is nothing to watch.
     if has_proof(rollout) {
+        if now.since(since) < rollout.policy.monitor {
+            return;
+        }
         rollout.proofs += 1;
     }
     begin(rollout, now);
@@ -168,11 +174,14 @@ fn is_open(rollout: &Rollout, now: Timestamp) -> bool {
     windows.is_empty() || windows.iter().any(|window| window.is_open(now))
 }
 
-/// Calls those failed that took too long.
+/// Calls those failed that took too long. One that is offline is waited for in its own way.
 fn fail_the_late(rollout: &mut Rollout, now: Timestamp) {
-    let (change, stage) = (rollout.policy.batch_timeout, rollout.timeout / 2);
-    for host in rollout.hosts.values_mut() {
+    let (usual, stage) = (rollout.policy.batch_timeout, rollout.timeout / 2);
+    // One that was ready and is not any more was watched meanwhile.
+    let watched = usual.saturating_add(rollout.policy.monitor);
+    for host in rollout.hosts.values_mut().filter(|host| host.offline_since.is_none()) {
         let Some(since) = host.since else { continue };
+        let change = if host.restarts.is_some() { watched } else { usual };
         let late = |patience| now.since(since) >= patience;
         host.outcome = match &host.outcome {
             Outcome::Changing(why) if late(change) => {
@@ -239,30 +248,40 @@ fn failed(rollout: &mut Rollout, cause: String, now: Timestamp) {
 }
 
 fn overdue(rollout: &mut Rollout, now: Timestamp) {
-    let is = |is: fn(&Outcome) -> bool| rollout.hosts.values().any(|host| is(&host.outcome));
-    let failed = is(|outcome| matches!(outcome, Outcome::Failed(_)));
-    let under_way = is(|outcome| matches!(outcome, Outcome::Changing(_)));
-    let only_offline = rollout
-        .hosts
-        .values()
-        .all(|host| matches!(host.outcome, Outcome::Ready | Outcome::Offline));
     if rollout.state == State::RollingBack {
-        let cause = rollout.cause.take().unwrap_or_default();
-        rollout.cause = Some(format!("{cause}; going back took longer than it may"));
-        return rollout.end(State::Failed, now);
+        return back::overdue(rollout, now);
     }
-    if rollout.hold.is_none() {
-        if only_offline {
-            return rollout.end(State::Partial, now);
-        }
-        let rollback = rollout.policy.on_failure == OnFailure::Rollback && (failed || under_way);
-        if rollback && rollout.go_back("it was not ready by its deadline".into(), now) {
-            return;
-        }
+    if let Some(hold) = &rollout.hold {
+        let cause = format!("nobody let it go on: {}", hold.why);
+        rollout.cause.get_or_insert(cause);
+        let failed = rollout.hosts.values().any(|host| failure(host).is_some());
+        return rollout.end(if failed { State::Failed } else { State::TimedOut }, now);
     }
-    let held = rollout.hold.as_ref().map(|hold| format!("nobody let it go on: {}", hold.why));
-    rollout.cause = rollout.cause.take().or(held);
+    if reached_all_it_can(rollout, now) {
+        return conclude(rollout, now);
+    }
+    // One that is offline delays only itself.
+    let online = || rollout.hosts.values().filter(|host| host.offline_since.is_none());
+    let failed = rollout.hosts.values().any(|host| failure(host).is_some());
+    let under_way = online().any(|host| matches!(host.outcome, Outcome::Changing(_)));
+    let rollback = rollout.policy.on_failure == OnFailure::Rollback && (failed || under_way);
+    if rollback && rollout.go_back("it was not ready by its deadline".into(), now) {
+        return;
+    }
+    let cause = format!("its deadline came before batch {} was through", rollout.batch.max(1));
+    rollout.cause.get_or_insert(cause);
     rollout.end(if failed { State::Failed } else { State::TimedOut }, now);
+}
+
+/// Whether nothing is left but hosts that are not there, and those that came back late.
+fn reached_all_it_can(rollout: &Rollout, now: Timestamp) -> bool {
+    let monitor = rollout.policy.monitor;
+    let watched = |since: Timestamp| now.since(since) >= monitor;
+    let reached =
+        |host: &HostProgress| host.outcome == Outcome::Ready || host.offline_since.is_some();
+    rollout.state == State::Waiting
+        || (rollout.hosts.values().all(reached)
+            && (monitor.is_zero() || rollout.ready_since.is_some_and(watched)))
 }
 
 /// Begins the next batch, or ends the rollout where there is none.
@@ -272,7 +291,8 @@ fn begin(rollout: &mut Rollout, now: Timestamp) {
         return finish(rollout, now);
     }
     if needs_promotion(rollout) {
-        let why = format!("batch {} is healthy; `promote` begins the next", rollout.batch);
+        let said = if has_proof(rollout) { "is healthy" } else { "proved nothing" };
+        let why = format!("batch {} {said}; `promote` begins the next", rollout.batch);
         rollout.state = State::Planned;
         return rollout.hold(HoldKind::Promotion, why, now.after(LONGEST_HOLD), now);
     }
@@ -293,18 +313,31 @@ fn begin(rollout: &mut Rollout, now: Timestamp) {
     rollout.state = State::Staging;
 }
 
+/// A batch that proved nothing is followed by one as small, behind no gate.
 fn needs_promotion(rollout: &Rollout) -> bool {
-    let wanted = match rollout.policy.promote {
+    match rollout.policy.promote {
         Promote::Auto => false,
-        Promote::Canary => rollout.batch == 1,
-        Promote::Each => rollout.batch > 0,
-    };
-    wanted && rollout.promoted < rollout.batch
+        Promote::Canary => rollout.is_proved() && rollout.promoted == 0,
+        Promote::Each => rollout.is_proved() && rollout.promoted < rollout.batch,
+    }
 }
 
-/// Whether all hosts of the batch that can be reached have their images.
+/// Whether all hosts of the batch that can be reached have their images; before the first, all
+/// hosts where that is wanted.
 fn is_staged(rollout: &Rollout) -> bool {
-    rollout.current().all(|(_, host)| host.staged || is_over(host))
+    let all = rollout.policy.stage_ahead && rollout.batch == 1;
+    let meant = |host: &&HostProgress| all || host.batch == Some(rollout.batch);
+    !rollout.hosts.values().filter(meant).any(awaits_images)
+}
+
+/// Whether a host that can be reached is to get its images before it is told.
+fn awaits_images(host: &HostProgress) -> bool {
+    host.generation.is_none() && !host.staged && !is_over(host)
+}
+
+/// Whether something is awaited of a host that was told.
+fn is_under_way(rollout: &Rollout) -> bool {
+    rollout.hosts.values().any(|host| host.generation.is_some() && !is_over(host))
 }
 
 /// Whether the hosts of the batch were told, and nothing more is awaited of them.
@@ -326,15 +359,18 @@ fn has_proof(rollout: &Rollout) -> bool {
     rollout.current().any(|(_, host)| !host.kept && host.outcome == Outcome::Ready)
 }
 
+/// Ends it, once nothing is awaited any more.
 fn finish(rollout: &mut Rollout, now: Timestamp) {
-    let count =
-        |is: fn(&Outcome) -> bool| rollout.hosts.values().filter(|h| is(&h.outcome)).count();
-    let ready = count(|outcome| *outcome == Outcome::Ready);
-    let offline = count(|outcome| *outcome == Outcome::Offline);
-    if offline > 0 && rollout.offline == Offline::Wait {
+    let offline = rollout.hosts.values().any(|host| host.outcome == Outcome::Offline);
+    if is_under_way(rollout) || (offline && rollout.offline == Offline::Wait) {
         rollout.state = State::Waiting;
         return;
     }
+    conclude(rollout, now);
+}
+
+fn conclude(rollout: &mut Rollout, now: Timestamp) {
+    let ready = rollout.hosts.values().filter(|host| host.outcome == Outcome::Ready).count();
     let failed = rollout.hosts.values().find_map(failure).map(ToOwned::to_owned);
     let state = match (ready, &failed) {
         (ready, _) if ready == rollout.hosts.len() => State::Completed,

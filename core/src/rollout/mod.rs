@@ -87,7 +87,7 @@ pub enum State {
     Changing,
     /// They all are ready, and are watched.
     Monitoring,
-    /// All others are through; it waits for hosts that are offline.
+    /// All others are through; it waits for hosts that are offline, or not ready at the moment.
     Waiting,
     /// The hosts that were changed go back.
     RollingBack,
@@ -116,7 +116,8 @@ impl State {
         !matches!(self, Planned | Staging | Changing | Monitoring | Waiting | RollingBack)
     }
 
-    /// Whether a rollout that ended so proved its revision: others go back to it.
+    /// Whether a rollout that ended so may have proved its revision; [`Rollout::is_proof`] says
+    /// whether it did.
     #[must_use]
     pub fn is_proof(self) -> bool {
         matches!(self, Self::Completed | Self::Partial)
@@ -186,7 +187,8 @@ pub struct HostProgress {
     pub lost: bool,
     /// What is known of it.
     pub outcome: Outcome,
-    /// Since when its time runs: since it was told or, if that was later, came online.
+    /// Since when its time runs: since it was told or, if that was later, came back after it was
+    /// given up, or ceased to work after it was proved.
     pub since: Option<Timestamp>,
     /// Since when instances there have failed, without all being ready in between.
     pub failing_since: Option<Timestamp>,
@@ -258,6 +260,14 @@ impl Rollout {
     #[must_use]
     pub fn is_proved(&self) -> bool {
         self.proofs > 0
+    }
+
+    /// Whether it ended with proof that its revision works: others go back to it. A rollout that
+    /// found every host offline ends, and proves nothing.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        let ready = || self.hosts.values().any(|host| host.outcome == Outcome::Ready);
+        self.state.is_proof() && (self.hosts.is_empty() || ready())
     }
 
     /// The hosts of the batch that is under way.

@@ -32,10 +32,12 @@ pub(super) fn look<'a>(
     observe: impl Fn(&HostId) -> Observation<'a>,
     now: Timestamp,
 ) {
-    let going_back = rollout.state == State::RollingBack;
+    let watched = matches!(rollout.state, State::Changing | State::Monitoring);
     let mut disturbed = false;
     for (id, host) in &mut rollout.hosts {
         let seen = observe(id);
+        let proving = watched && host.batch == Some(rollout.batch);
+        let worked = matches!(host.outcome, Outcome::Ready | Outcome::Back);
         connection(host, seen.online, now);
         host.staged |= seen.staged;
         let outcome = match (host.generation, host.back) {
@@ -49,7 +51,15 @@ pub(super) fn look<'a>(
             (None, _) => Known::Now(Outcome::Pending),
         };
         note(host, outcome, now);
-        disturbed |= !going_back && restarted(host, &rollout.fleet, seen);
+        if restarted(host, &rollout.fleet, seen) && proving {
+            host.outcome = Outcome::Changing("an instance was restarted; watched anew".into());
+            disturbed = true;
+        }
+        let works = matches!(host.outcome, Outcome::Ready | Outcome::Back);
+        if worked && !works && !proving {
+            // It has its time anew: it took none of it to get where it was.
+            host.since = Some(now);
+        }
     }
     if disturbed {
         rollout.ready_since = None;
@@ -60,7 +70,10 @@ fn connection(host: &mut HostProgress, online: bool, now: Timestamp) {
     match (online, host.offline_since) {
         (true, Some(_)) => {
             host.offline_since = None;
-            host.since = host.since.map(|_| now);
+            // One that was gone for a moment only has the time that it had.
+            if host.outcome == Outcome::Offline {
+                host.since = host.since.map(|_| now);
+            }
         }
         (false, None) => host.offline_since = Some(now),
         _ => {}

@@ -78,7 +78,9 @@ impl FromStr for Window {
                 None => ([true; 7], text),
             };
             let (from, to) = times.split_once('-')?;
-            Some(Self { days, from: read_minute(from)?, to: read_minute(to)? % MINUTES_OF_DAY })
+            // No day has a minute 24:00 to begin in.
+            let from = read_minute(from).filter(|from| *from < MINUTES_OF_DAY)?;
+            Some(Self { days, from, to: read_minute(to)? % MINUTES_OF_DAY })
         };
         window().ok_or_else(|| InvalidWindow(text.chars().take(60).collect()))
     }
@@ -159,7 +161,15 @@ mod tests {
             assert_eq!(shown.parse(), Ok(window));
         }
         assert!("00:00-00:00".parse::<Window>().unwrap().is_open(monday(5)), "the whole day");
-        for text in ["", "22-04", "24:01-02:00", "22:60-23:00", "Mon 1:00-2:00", "x 01:00-02:00"] {
+        for text in [
+            "",
+            "22-04",
+            "24:01-02:00",
+            "24:00-02:00",
+            "22:60-23:00",
+            "Mon 1:00-2:00",
+            "x 01:00-02:00",
+        ] {
             assert!(text.parse::<Window>().is_err(), "{text}");
         }
     }
