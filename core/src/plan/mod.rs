@@ -269,6 +269,8 @@ pub struct Wanted<'a> {
     pub ready_elsewhere: Option<&'a BTreeSet<InstanceId>>,
     /// Machines whose steps have failed lately, and until when they are not taken again.
     pub held: &'a BTreeMap<MachineName, Timestamp>,
+    /// Secrets that are not forgotten although nothing wanted names them.
+    pub kept: &'a BTreeSet<PinnedSecret>,
     /// How many may be on their way up at once.
     pub at_once: usize,
 }
@@ -304,7 +306,7 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     plan.host = unused_mounts(wanted.spec, observed);
-    plan.host.extend(unused_secrets(wanted.spec, observed));
+    plan.host.extend(unused_secrets(wanted, observed));
     plan.hold_back(wanted.held);
     plan
 }
@@ -362,18 +364,18 @@ fn unused_mounts(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
     unused.map(|digest| step(Action::Unmount(*digest), "no instance uses it")).collect()
 }
 
-/// Secrets that neither a wanted instance nor a container's record names.
-fn unused_secrets(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
+/// Secrets that neither a wanted instance nor a container's record names, nor someone else keeps.
+fn unused_secrets(wanted: Wanted<'_>, observed: &Observed) -> Vec<Step> {
     if !observed.unreadable.is_empty() {
         return vec![];
     }
     let applied = observed.machines.values().filter_map(|machine| machine.applied.as_ref());
     let recorded = applied.flat_map(|applied| applied.config.settings.secrets.values().cloned());
-    let mut used = secret::needed(spec);
-    used.extend(recorded);
+    let mut used = secret::needed(wanted.spec);
+    used.extend(recorded.chain(wanted.kept.iter().cloned()));
     let unused = observed.secrets.difference(&used).cloned();
     unused.map(|secret| step(Action::Forget(secret), "no instance here names it")).collect()
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

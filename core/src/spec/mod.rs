@@ -338,6 +338,7 @@ pub struct InstanceSpec {
     pub paused: bool,
     /// How long it may take to get ready, once it is started from a new configuration, before the
     /// agent goes back to the one that was; `None`: it does not by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Duration>,
 }
 

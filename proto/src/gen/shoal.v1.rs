@@ -860,6 +860,7 @@ pub enum EventKind {
     Repaired = 3,
     Failed = 4,
     State = 5,
+    WentBack = 6,
 }
 impl EventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -874,6 +875,7 @@ impl EventKind {
             Self::Repaired => "EVENT_KIND_REPAIRED",
             Self::Failed => "EVENT_KIND_FAILED",
             Self::State => "EVENT_KIND_STATE",
+            Self::WentBack => "EVENT_KIND_WENT_BACK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -885,6 +887,7 @@ impl EventKind {
             "EVENT_KIND_REPAIRED" => Some(Self::Repaired),
             "EVENT_KIND_FAILED" => Some(Self::Failed),
             "EVENT_KIND_STATE" => Some(Self::State),
+            "EVENT_KIND_WENT_BACK" => Some(Self::WentBack),
             _ => None,
         }
     }
