@@ -198,7 +198,7 @@ mod tests {
         let digest = format!("{revision:02x}").repeat(32);
         serde_json::from_value(serde_json::json!({
             "id": "shop/web", "revision": revision, "run": "running", "restarts": 0,
-            "gate": {"secs": 9, "nanos": 0},
+            "gate": {"secs": 60, "nanos": 0},
             "config": {
                 "image": {"reference": "app:1", "digest": digest, "size": 10},
                 "settings": {

@@ -89,7 +89,8 @@ fn problems(inputs: Inputs<'_>) -> Vec<String> {
 /// with the instance.
 fn unstaged(inputs: Inputs<'_>, image: &PinnedImage) -> Option<String> {
     let mut used = inputs.spec.instances.iter().map(|spec| spec.config.image.digest);
-    if used.any(|digest| digest == image.digest) {
+    let is_here = inputs.observation.observed.images.contains(&image.digest);
+    if is_here || used.any(|digest| digest == image.digest) {
         return None;
     }
     match inputs.transfers.get(&image.digest)? {

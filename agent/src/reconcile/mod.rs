@@ -102,13 +102,14 @@ impl<H: Host + 'static> Reconciler<H> {
         mut desired: watch::Receiver<Option<HostSpec>>,
         stop: CancellationToken,
     ) {
-        desired.mark_changed();
+        let mut is_new = true;
         loop {
-            let (spec, is_new) = {
+            let spec = {
                 let wanted = desired.borrow_and_update();
-                (wanted.clone(), wanted.has_changed())
+                is_new |= wanted.has_changed();
+                wanted.clone()
             };
-            if let Some(spec) = spec.as_ref().filter(|_| is_new) {
+            if let Some(spec) = spec.as_ref().filter(|_| std::mem::take(&mut is_new)) {
                 self.fallback.want(spec);
             }
             let pause = match &spec {
@@ -119,7 +120,10 @@ impl<H: Host + 'static> Reconciler<H> {
             // value, a bell its ring, and the rest is looked up anew.
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = desired.changed() => if changed.is_err() { return },
+                changed = desired.changed() => match changed {
+                    Ok(()) => is_new = true,
+                    Err(_) => return,
+                },
                 // Its sender lives as long as the link, which ends only with the agent.
                 Ok(()) = self.about.ready_elsewhere.changed() => {},
                 () = self.bell.notified() => {},
