@@ -92,7 +92,8 @@ fn said(verb: Verb, rollout: &RolloutView) -> String {
         Verb::Pause => {
             let until = rollout.deadline.relative(clock::now());
             format!(
-                "{what} is paused and ends {until}; `shoal rollout resume {fleet}` lets it go on"
+                "{what} is paused; it ends {until} unless `shoal rollout resume {fleet}` lets it go \
+                 on before"
             )
         }
         Verb::Abort => format!("{what} is aborted; its hosts are left as they are"),

@@ -163,7 +163,11 @@ impl Watcher<'_> {
         loop {
             let message = stream.message().await.map_err(self.client.refused(&doing))?;
             let Some(message) = message else { return Ok(None) };
-            let rollout = RolloutView::try_from(message).map_err(ReplyError::about("a rollout"))?;
+            let rollout = RolloutView::try_from(message);
+            let mut rollout = rollout.map_err(ReplyError::about("a rollout"))?;
+            if let Some(before) = &self.last {
+                rollout.remember(before);
+            }
             if self.take(rollout.clone())? {
                 return Ok(Some(rollout));
             }

@@ -78,7 +78,7 @@ pub(in crate::commands) fn conclude(
             WatchError::RolledBack { what, fleet, to, why }
         }
         (State::Failed, _) => WatchError::Failed { what, fleet, why },
-        (State::Partial, _) => WatchError::Partial { what, fleet, why: rollout.troubled() },
+        (State::Partial, _) => WatchError::Partial { what, fleet, why },
         (State::TimedOut, _) => {
             let why = format!("{}{}", rollout.because(), not_ready(rollout));
             WatchError::TimedOut { what, fleet, why }
