@@ -115,3 +115,6 @@ pub(crate) async fn save(
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;
