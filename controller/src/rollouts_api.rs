@@ -289,7 +289,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::fleets_api::tests_support::{ADA, Lab, NOON};
+    use crate::fleets_api::tests_support::{ADA, Lab};
 
     const WEB: &[(&str, &str, &str)] = &[("main", "app:1", "h1")];
 

@@ -342,7 +342,7 @@ async fn fleets_are_listed_with_their_rollouts_and_instances() {
     let request = |fleet: &str| GetFleetStatusRequest { fleet: fleet.into() };
     let status = lab.fleets().status(request("shop"), NOON).await.unwrap();
     assert_eq!(status.instances.len(), 2);
-    assert!(status.instances[0].wanted.is_some() && status.instances[0].observed.is_none());
+    assert!(status.instances[0].wanted.is_some() && status.instances[0].observed.is_some());
     let error = lab.fleets().status(request("shpo"), NOON).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no fleet shpo (did you mean shop?)");
 }
