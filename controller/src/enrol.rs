@@ -167,6 +167,7 @@ impl EnrolApi {
             enrolled_ms: now.0,
             key_sha256: key_sha256.clone(),
             certificate_expires_ms: ends(&issued),
+            cordon: None,
         };
         let used = Some(TokenUse {
             key_sha256,

@@ -195,6 +195,7 @@ fn is_warning(kind: i32) -> bool {
         Ok(Wire::Repaired) => EventKind::Repaired,
         Ok(Wire::Failed) => EventKind::Failed,
         Ok(Wire::State) => EventKind::State,
+        Ok(Wire::WentBack) => EventKind::WentBack,
         Ok(Wire::Unspecified) | Err(_) => return false,
     };
     kind.is_warning()

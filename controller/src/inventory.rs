@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 use shoal_core::host::{Host, HostFacts, HostSpec};
 use shoal_core::image::Digest;
 use shoal_core::name::{HostId, HostName, InstanceId};
+use shoal_core::rollout::{self, Rollout};
 use shoal_proto::convert::Invalid;
 use shoal_proto::v1;
-use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord, RevisionRecord};
+use shoal_proto::v1::store::{
+    FleetRecord, HostRecord, HostSpecRecord, RevisionRecord, RolloutRecord,
+};
 
 use crate::fleets_api::revision::Revision;
+use crate::fleets_api::world;
 use crate::records::revision_id;
 use crate::refusal::Refusal;
 use crate::store::{Record, Records, Stored};
@@ -45,6 +49,7 @@ fn host(stored: Stored<HostRecord>) -> Result<Host, Refusal> {
         name: stored.record.name.parse().map_err(|e| wrong(format!("{e}")))?,
         labels: stored.record.labels,
         facts: stored.record.facts.and_then(|facts| usable(&id, facts)),
+        cordon: stored.record.cordon.map(Into::into),
     })
 }
 
@@ -75,7 +80,11 @@ pub fn spec(stored: &Stored<HostSpecRecord>) -> Result<HostSpec, Refusal> {
         .map_err(|error| damaged::<HostSpecRecord>(&stored.id, &error.to_string()))
 }
 
-fn host_id(text: &str) -> Result<HostId, Refusal> {
+/// A host's id, as the key of a record has it.
+///
+/// # Errors
+/// The record is damaged.
+pub fn host_id(text: &str) -> Result<HostId, Refusal> {
     text.parse().map_err(|error| damaged::<HostSpecRecord>(text, &format!("{error}")))
 }
 
@@ -91,17 +100,56 @@ pub async fn revision(records: &Records, fleet: &str, number: u64) -> Result<Rev
         .map_err(|error| damaged::<RevisionRecord>(&id, &error.to_string()))
 }
 
-/// The newest revision of every fleet, ordered by the fleet's name.
+/// What a fleet may yet put onto hosts.
+#[derive(Debug, Clone)]
+pub struct InPlay {
+    /// Its newest revision.
+    pub newest: Revision,
+    /// That revision's rollout.
+    pub state: rollout::State,
+    /// The revision before, where that one has not proved to work: hosts have it, or may go back
+    /// to it.
+    pub before: Option<Revision>,
+}
+
+/// What every fleet may yet put onto hosts, ordered by the fleet's name.
+///
+/// # Errors
+/// As [`hosts`].
+pub async fn in_play(records: &Records) -> Result<Vec<InPlay>, Refusal> {
+    let fleets = records.list::<FleetRecord>().await?;
+    let mut found = Vec::with_capacity(fleets.records.len());
+    for fleet in fleets.records {
+        let number = fleet.record.revision;
+        let newest = revision(records, &fleet.id, number).await?;
+        let rollout = rollout(records, &revision_id(&fleet.id, number)).await?;
+        let back_to = rollout.back_to.filter(|_| !rollout.is_proof());
+        let before = match back_to {
+            Some(number) => Some(revision(records, &fleet.id, number).await?),
+            None => None,
+        };
+        found.push(InPlay { newest, state: rollout.state, before });
+    }
+    Ok(found)
+}
+
+/// The newest revision of every fleet, each after the one that the fleet may go back to; ordered
+/// by the fleet's name.
 ///
 /// # Errors
 /// As [`hosts`].
 pub async fn newest_revisions(records: &Records) -> Result<Vec<Revision>, Refusal> {
-    let fleets = records.list::<FleetRecord>().await?;
-    let mut revisions = Vec::with_capacity(fleets.records.len());
-    for fleet in fleets.records {
-        revisions.push(revision(records, &fleet.id, fleet.record.revision).await?);
-    }
-    Ok(revisions)
+    let found = in_play(records).await?.into_iter();
+    Ok(found.flat_map(|InPlay { newest, before, .. }| before.into_iter().chain([newest])).collect())
+}
+
+/// A rollout that has to be there.
+///
+/// # Errors
+/// As [`hosts`].
+pub async fn rollout(records: &Records, id: &str) -> Result<Rollout, Refusal> {
+    let stored = records.get::<RolloutRecord>(id).await?;
+    world::rollout(&stored.ok_or_else(|| damaged::<RolloutRecord>(id, "it is not there"))?)
 }
 
 /// Who uses an image: an instance, and the host that runs it or is about to.

@@ -1,9 +1,10 @@
 //! Where the instances of each fleet are, in what the hosts are told.
 //!
-//! A rollout's driver tells hosts of their fleet's instances together with the revision
-//! ([`Seats`]). What changes without a rollout is this task's ([`run`]): a host that has another
-//! address, and the infra's instances, of which every host is told. It changes nothing else of a
-//! desired state, and only the one that it has read.
+//! They are where the hosts' desired states have them: while a rollout is on its way, hosts have
+//! two revisions of a fleet. A rollout's driver tells hosts of one another together with the
+//! revision ([`seats`], [`wanted`]). What changes besides is this task's ([`run`]): a host that
+//! has another address, instances that hosts told later have, and the infra's, of which every host
+//! is told. It changes nothing else of a desired state, and only the one that it has read.
 //!
 //! Deliberately absent: how an instance is reached. `shoal_core::peers` decides that.
 
@@ -16,10 +17,10 @@ use shoal_core::host::{Host, HostSpec};
 use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
 use shoal_core::peers::{self, Peer, known_to_all};
 use shoal_core::spec::{InstanceConfig, Settings};
-use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
+use shoal_proto::v1::store::{HostRecord, HostSpecRecord};
 use tokio_util::sync::CancellationToken;
 
-use crate::fleets_api::revision::{Placed, Revision};
+use crate::fleets_api::revision::Placed;
 use crate::inventory;
 use crate::live::Live;
 use crate::refusal::Refusal;
@@ -40,6 +41,20 @@ const AT_ONCE: usize = 4096;
 pub struct Seats<'a> {
     fleet: &'a FleetName,
     seats: Vec<(InstanceId, &'a Host, &'a Settings)>,
+}
+
+/// The instances of all fleets, as desired states have them, on hosts that are enrolled.
+#[must_use]
+pub fn seats<'a>(specs: &'a BTreeMap<HostId, HostSpec>, hosts: &'a [Host]) -> Vec<Seats<'a>> {
+    let mut fleets: BTreeMap<&FleetName, Seats<'a>> = BTreeMap::new();
+    for host in hosts {
+        for instance in specs.get(&host.id).into_iter().flat_map(|spec| &spec.instances) {
+            let fleet = &instance.id.fleet;
+            let seats = fleets.entry(fleet).or_insert_with(|| Seats { fleet, seats: Vec::new() });
+            seats.seats.push((instance.id.clone(), host, &instance.config.settings));
+        }
+    }
+    fleets.into_values().collect()
 }
 
 impl<'a> Seats<'a> {
@@ -102,7 +117,8 @@ impl<'a> Seats<'a> {
 }
 
 /// What a host of the desired state `spec` is to be told of the instances of all fleets.
-fn wanted(host: &Host, spec: &HostSpec, fleets: &[Seats<'_>]) -> Vec<Peer> {
+#[must_use]
+pub fn wanted(host: &Host, spec: &HostSpec, fleets: &[Seats<'_>]) -> Vec<Peer> {
     let known = fleets.iter().filter(|seats| seats.are_known_on(spec));
     let mut peers: Vec<Peer> = known.flat_map(|seats| seats.seen_from(host)).collect();
     peers.sort();
@@ -134,16 +150,15 @@ async fn follow(records: &Records, live: &Live) -> Result<(), Refusal> {
     }
 }
 
-/// Every change of a host, of a fleet's newest revision, and of a desired state.
+/// Every change of a host and of a desired state.
 async fn changes(
     records: &Records,
 ) -> Result<impl Stream<Item = Result<(), RecordError>> + use<>, RecordError> {
     let prefix = Prefix::new(HostRecord::PREFIX).expect("the kind's prefix is a prefix");
     let from = records.store().list(&prefix, None, 1).await?.revision;
     let hosts = records.watch::<HostRecord>(from)?.map(|change| change.map(drop)).boxed();
-    let fleets = records.watch::<FleetRecord>(from)?.map(|change| change.map(drop)).boxed();
     let specs = records.watch::<HostSpecRecord>(from)?.map(|change| change.map(drop)).boxed();
-    Ok(stream::select_all([hosts, fleets, specs]))
+    Ok(stream::select_all([hosts, specs]))
 }
 
 /// Writes the desired states whose peers are not as they should be.
@@ -152,20 +167,21 @@ async fn changes(
 /// The store fails, or a record in it is damaged.
 pub(crate) async fn update(records: &Records, live: &Live) -> Result<(), Refusal> {
     let hosts = inventory::hosts(records).await?;
-    let revisions = inventory::newest_revisions(records).await?;
-    let fleets = revisions
-        .iter()
-        .map(|Revision { fleet, hosts: placed, .. }| Seats::new(fleet, placed, &hosts));
-    let fleets: Vec<Seats<'_>> = fleets.collect();
+    let stored = records.list::<HostSpecRecord>().await?.records;
+    let mut specs = BTreeMap::new();
+    for stored in &stored {
+        specs.insert(inventory::host_id(&stored.id)?, inventory::spec(stored)?);
+    }
+    let fleets = seats(&specs, &hosts);
     let by_id: BTreeMap<&str, &Host> = hosts.iter().map(|h| (h.id.as_str(), h)).collect();
-    for stored in records.list::<HostSpecRecord>().await?.records {
+    for stored in &stored {
         let Some(host) = by_id.get(stored.id.as_str()) else { continue };
+        let Some(spec) = specs.get(&host.id) else { continue };
         // With thousands of hosts this takes its time, and others want theirs.
         tokio::task::yield_now().await;
-        let spec = inventory::spec(&stored)?;
-        let peers = wanted(host, &spec, &fleets);
+        let peers = wanted(host, spec, &fleets);
         if peers != spec.peers {
-            tell(records, live, host, &stored, spec, peers).await?;
+            tell(records, live, host, stored, spec.clone(), peers).await?;
         }
     }
     Ok(())
@@ -182,8 +198,7 @@ async fn tell(
     peers: Vec<Peer>,
 ) -> Result<(), Refusal> {
     let seen = live.status(&host.id).map_or(0, |status| status.observed_generation);
-    let instances = before.instances.clone();
-    let after = HostSpec { generation: before.generation + 1, instances, peers };
+    let after = HostSpec { generation: before.generation + 1, peers, ..before.clone() };
     let after = before.followed_by(after, seen);
     let mut batch = Batch::new();
     batch.exists::<HostRecord>(host.id.as_str())?;
@@ -221,7 +236,8 @@ mod tests {
     async fn applied(lab: &Lab, request: ApplyRequest) {
         let fleet = request.spec.as_ref().unwrap().fleet.clone();
         let applied = lab.fleets().apply(request, ADA, NOON).await.unwrap();
-        lab.advance(&fleet, applied.revision, NOON).await;
+        lab.roll(&fleet, applied.revision).await;
+        update(&lab.records, &lab.live).await.unwrap();
     }
 
     /// `INSTANCE@HOST ADDRESS` of each that the host is told of.
@@ -231,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rollout_tells_its_hosts_of_one_another_at_once() {
+    async fn a_rollouts_hosts_are_told_of_one_another() {
         let lab = Lab::new().await;
         address(&lab, "h1", "192.0.2.1").await;
         address(&lab, "h3", "192.0.2.3").await;
@@ -240,13 +256,13 @@ mod tests {
         let all = ["shop/app@h1 192.0.2.1", "shop/db@h3 192.0.2.3"];
         for host in ["h1", "h2", "h3"] {
             assert_eq!(told(&lab, host).await, all, "h2 has not said how it is reached");
-            assert_eq!(lab.spec(host).await.generation, 1);
         }
         applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1")]))).await;
         assert_eq!(told(&lab, "h1").await, ["shop/app@h1 192.0.2.1"]);
         assert_eq!(told(&lab, "h3").await, [""; 0]);
+        let generation = lab.spec("h1").await.generation;
         update(&lab.records, &lab.live).await.unwrap();
-        assert_eq!(lab.spec("h1").await.generation, 2, "there was nothing to say");
+        assert_eq!(lab.spec("h1").await.generation, generation, "there was nothing to say");
     }
 
     #[tokio::test]
@@ -256,18 +272,29 @@ mod tests {
         applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1"), ("db", "app:1", "h3")])))
             .await;
         applied(&lab, request(&fleet("other", &[("app", "app:1", "h2")]))).await;
-        let before = lab.spec("h1").await;
+        let (before, other) = (lab.spec("h1").await, lab.spec("h2").await);
         address(&lab, "h3", "192.0.2.33").await;
         update(&lab.records, &lab.live).await.unwrap();
         let after = lab.spec("h1").await;
         assert_eq!(told(&lab, "h1").await, ["shop/db@h3 192.0.2.33"]);
-        assert_eq!((after.generation, after.instances), (2, before.instances));
-        assert_eq!(lab.spec("h2").await.generation, 1, "another fleet's host is left alone");
-        // What a rollout waits for is still reached: a later generation than the one told.
-        let agents = [lab.connect("h1"), lab.connect("h3")];
-        agents[0].converge(&lab.spec("h1").await);
-        agents[1].converge(&lab.spec("h3").await);
-        assert!(lab.advance("shop", 1, NOON).await);
+        let wanted = (before.generation + 1, before.instances, before.stage);
+        assert_eq!((after.generation, after.instances, after.stage), wanted);
+        assert_eq!(lab.spec("h2").await, other, "another fleet's host is left alone");
+    }
+
+    /// While a rollout is on its way, or has gone back, hosts have two revisions of a fleet.
+    #[tokio::test]
+    async fn instances_are_where_the_hosts_were_told_to_have_them() {
+        let lab = Lab::new().await;
+        address(&lab, "h1", "192.0.2.1").await;
+        address(&lab, "h3", "192.0.2.3").await;
+        applied(&lab, request(&fleet("shop", &[("app", "app:1", "h1"), ("db", "app:1", "h1")])))
+            .await;
+        let moved = request(&fleet("shop", &[("app", "app:1", "h1"), ("db", "app:1", "h3")]));
+        lab.fleets().apply(moved, ADA, NOON).await.unwrap();
+        update(&lab.records, &lab.live).await.unwrap();
+        let wanted = ["shop/app@h1 192.0.2.1", "shop/db@h1 192.0.2.1"];
+        assert_eq!(told(&lab, "h1").await, wanted, "it has moved nowhere yet");
     }
 
     #[tokio::test]
@@ -298,6 +325,7 @@ mod tests {
             name: format!("{n}{}", "x".repeat(60)).parse().unwrap(),
             labels: [].into(),
             facts: Some(facts(Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap()))),
+            cordon: None,
         };
         let hosts: Vec<Host> = (0..100).map(hosts).collect();
         let name = "i".repeat(31).parse().unwrap();

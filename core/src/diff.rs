@@ -178,6 +178,7 @@ fn fields(settings: &Settings) -> BTreeMap<String, Field> {
         mounts,
         root,
         secrets,
+        hooks,
     } = settings;
     let mut fields = BTreeMap::new();
     let mut add = |name: String, value: String| {
@@ -211,6 +212,9 @@ fn fields(settings: &Settings) -> BTreeMap<String, Field> {
     }
     for (name, secret) in secrets {
         add(format!("secrets.{name}"), secret.to_string());
+    }
+    for (name, words) in hooks.named() {
+        add(format!("hooks.{name}"), format!("{words:?}"));
     }
     if !root.is_default() {
         add("root".into(), root.to_string());
@@ -410,7 +414,11 @@ mod tests {
         };
         let instances =
             instances.iter().map(|(name, image)| (name.parse().unwrap(), declared(image)));
-        FleetSpec { fleet: "shop".parse().unwrap(), instances: instances.collect() }
+        FleetSpec {
+            fleet: "shop".parse().unwrap(),
+            instances: instances.collect(),
+            rollout: crate::rollout::Policy::default(),
+        }
     }
 
     fn differences(from: &FleetSpec, to: &FleetSpec) -> Vec<String> {

@@ -34,16 +34,19 @@ pub enum EventKind {
     Failed,
     /// An instance changed its state or health.
     State,
+    /// The agent went back to what had proved healthy.
+    WentBack,
 }
 
 impl EventKind {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Step, Self::Drift, Self::Repaired, Self::Failed, Self::State];
+    pub const ALL: [Self; 6] =
+        [Self::Step, Self::Drift, Self::Repaired, Self::Failed, Self::State, Self::WentBack];
 
     /// Whether it is something to look at.
     #[must_use]
     pub fn is_warning(self) -> bool {
-        matches!(self, Self::Drift | Self::Failed)
+        matches!(self, Self::Drift | Self::Failed | Self::WentBack)
     }
 }
 
@@ -55,6 +58,7 @@ impl fmt::Display for EventKind {
             Self::Repaired => "repaired",
             Self::Failed => "failed",
             Self::State => "state",
+            Self::WentBack => "went-back",
         })
     }
 }

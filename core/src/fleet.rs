@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::ImageRef;
 use crate::label::HostMatch;
 use crate::name::{CredentialName, FleetName, InstanceName};
+use crate::rollout::Policy;
 use crate::secret::SecretName;
 use crate::spec::{EnvName, Settings, Vars};
 
@@ -18,6 +19,9 @@ pub struct FleetSpec {
     pub fleet: FleetName,
     /// Its instances.
     pub instances: BTreeMap<InstanceName, DeclaredInstance>,
+    /// How a new revision gets onto the hosts.
+    #[serde(default)]
+    pub rollout: Policy,
 }
 
 /// One instance of a fleet file.

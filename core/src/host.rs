@@ -1,14 +1,17 @@
 //! A host: who it is, what it is like, and the whole of what it should run.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::PinnedImage;
 use crate::label::Labels;
 use crate::name::{HostId, HostName};
 use crate::peers::Peer;
 use crate::policy::Policy;
 use crate::spec::InstanceSpec;
+use crate::time::Timestamp;
 
 /// An enrolled host, as far as choosing hosts needs to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct Host {
     pub labels: Labels,
     /// What it is like; `None` where its agent has not said so yet.
     pub facts: Option<HostFacts>,
+    /// Why it takes no new instances; `None` where it does.
+    pub cordon: Option<Cordon>,
 }
 
 impl Host {
@@ -28,6 +33,40 @@ impl Host {
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.facts.as_ref()?.address
+    }
+}
+
+/// Why a host takes no new instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cordon {
+    /// Who said so: a SPIFFE id.
+    pub by: String,
+    /// What they said; may be empty.
+    pub reason: String,
+    /// When.
+    pub since: Timestamp,
+    /// Whether those that are there have to go, too.
+    pub drains: bool,
+}
+
+impl Cordon {
+    /// Who said so, in short: `ann` of a person, `ci/deploy` of anything else.
+    #[must_use]
+    pub fn who(&self) -> &str {
+        let path = self.by.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+        let path = path.map_or(self.by.as_str(), |(_, path)| path);
+        path.strip_prefix("user/").unwrap_or(path)
+    }
+}
+
+/// `cordoned (ann: bad disk)`, after "is".
+impl fmt::Display for Cordon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.drains { "drained" } else { "cordoned" };
+        match self.reason.as_str() {
+            "" => write!(f, "{state} ({})", self.who()),
+            reason => write!(f, "{state} ({}: {reason})", self.who()),
+        }
     }
 }
 
@@ -76,6 +115,9 @@ pub struct HostSpec {
     /// Where the instances of its fleets are, on this host and on others, ordered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<Peer>,
+    /// Images that a revision to come needs: to be there, and not to be used yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage: Vec<PinnedImage>,
 }
 
 impl HostSpec {
@@ -142,8 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cordon_says_who_and_why() {
+        let cordon = |by: &str, reason: &str, drains| {
+            let (by, reason, since) = (by.to_owned(), reason.to_owned(), Timestamp(1));
+            Cordon { by, reason, since, drains }.to_string()
+        };
+        let ann = "spiffe://fleet.example.org/user/ann";
+        assert_eq!(cordon(ann, "bad disk", false), "cordoned (ann: bad disk)");
+        assert_eq!(cordon(ann, "", true), "drained (ann)");
+        let ci = "spiffe://fleet.example.org/ci/deploy";
+        assert_eq!(cordon(ci, "", false), "cordoned (ci/deploy)");
+    }
+
+    #[test]
     fn a_generation_is_accepted_once_and_never_backwards() {
-        let spec = |generation, instances| HostSpec { generation, instances, peers: vec![] };
+        let spec =
+            |generation, instances| HostSpec { generation, instances, ..HostSpec::default() };
         let old = spec(3, vec![]);
         assert_eq!(accept(None, &old), Ok(true));
         assert_eq!(accept(Some(&old), &old.clone()), Ok(false));

@@ -35,6 +35,12 @@ pub fn parse_label(text: &str) -> Result<(String, String), InvalidLabel> {
     Ok((part(key, text)?, part(value, text)?))
 }
 
+/// Whether `text` can be the key of a label.
+#[must_use]
+pub fn is_label_key(text: &str) -> bool {
+    part(text, text).is_ok()
+}
+
 fn part(part: &str, whole: &str) -> Result<String, InvalidLabel> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
     if part.is_empty() || part.len() > 63 || !part.chars().all(good) {

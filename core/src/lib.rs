@@ -9,6 +9,7 @@ pub mod cause;
 pub mod diff;
 pub mod drift;
 pub mod event;
+pub mod fallback;
 pub mod fleet;
 pub mod fleetfile;
 pub mod health;

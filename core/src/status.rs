@@ -67,6 +67,9 @@ pub struct InstanceStatus {
     pub drift: Vec<String>,
     /// How it ended the last time that it did without being told to.
     pub last_exit: Option<LastExit>,
+    /// Why the agent took it back to what had proved healthy before; `None` where it runs, or is
+    /// being brought to, what is wanted.
+    pub went_back: Option<String>,
     /// The addresses of its own network, as seen inside.
     pub addresses: Vec<IpAddr>,
 }
@@ -163,6 +166,9 @@ impl InstanceStatus {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         let why = || self.message.clone().unwrap_or_else(|| "no reason was given".into());
+        if let Some(why) = &self.went_back {
+            return Verdict::Failed(format!("the agent went back to what was healthy: {why}"));
+        }
         match (self.state, self.health) {
             (State::Stopped, _) => Verdict::Ready,
             (State::Failed | State::Blocked | State::Degraded, _) => Verdict::Failed(why()),

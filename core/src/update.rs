@@ -1,6 +1,6 @@
 //! How a container gets from one configuration to another: as it runs, or by being made anew.
 //!
-//! What a running container can take: new checks, another order, other limits of its control
+//! What a running container can take: new checks, hooks, another order, other limits of its control
 //! group, and new contents of files whose unit can be reloaded. All else needs a new one.
 
 use std::collections::BTreeSet;
@@ -49,6 +49,7 @@ pub fn update(from: &InstanceConfig, to: &InstanceConfig) -> Update {
 /// Brings `settings` as near to `to` as a running container can get; gives the units to reload.
 fn refresh(settings: &mut Settings, to: &Settings) -> BTreeSet<UnitName> {
     let before = settings.clone();
+    settings.hooks.clone_from(&to.hooks);
     settings.health.clone_from(&to.health);
     settings.after.clone_from(&to.after);
     // The limit of open files is each process's own, given when the container starts.

@@ -41,7 +41,7 @@ impl TryFrom<v1::Event> for EventView {
 impl EventView {
     fn tone(&self) -> Tone {
         match self.kind {
-            EventKind::Failed => Tone::Bad,
+            EventKind::Failed | EventKind::WentBack => Tone::Bad,
             EventKind::Drift => Tone::Waiting,
             EventKind::Repaired => Tone::Good,
             EventKind::Step | EventKind::State => Tone::Plain,

@@ -1,12 +1,14 @@
 //! What an apply would change.
 
 use serde::Serialize;
+use shoal_core::rollout::Policy;
 use shoal_proto::convert::Invalid;
 use shoal_proto::v1::{self, ChangeKind};
 
+use super::policy::PolicyView;
 use crate::output::text::printable;
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PlanView {
     fleet: String,
     /// The revision that the plan starts from; 0 where the fleet is new.
@@ -15,9 +17,13 @@ pub(crate) struct PlanView {
     /// Whether an apply tries the last rollout again, though nothing differs.
     pub(crate) retries: bool,
     changes: Vec<ChangeView>,
+    /// Where instances are not placed, and why.
+    notes: Vec<String>,
+    /// What of how it is rolled out differs from the last time.
+    rollout: Vec<FieldView>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct ChangeView {
     host: String,
     host_online: bool,
@@ -36,19 +42,28 @@ enum Kind {
     Keep,
 }
 
-#[derive(Debug, Clone, Serialize)]
-struct FieldView {
-    field: String,
-    from: Option<String>,
-    to: Option<String>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FieldView {
+    pub(crate) field: String,
+    pub(crate) from: Option<String>,
+    pub(crate) to: Option<String>,
 }
 
 impl PlanView {
     pub(crate) fn read(fleet: &str, wire: v1::PlanResponse) -> Result<Self, Invalid> {
-        let v1::PlanResponse { base_revision, changes, changes_anything, retries } = wire;
+        let v1::PlanResponse { base_revision, changes, changes_anything, retries, notes } = wire;
         let changes: Result<_, _> = changes.into_iter().map(ChangeView::try_from).collect();
         let fleet = fleet.to_owned();
-        Ok(Self { fleet, base_revision, changes_anything, retries, changes: changes? })
+        let (changes, rollout) = (changes?, Vec::new());
+        Ok(Self { fleet, base_revision, changes_anything, retries, changes, notes, rollout })
+    }
+
+    /// The same, with what becomes different of how the fleet is rolled out.
+    pub(crate) fn with_policy(mut self, policy: &Policy, before: Option<&PolicyView>) -> Self {
+        if let Some(before) = before {
+            self.rollout = PolicyView::from(policy.clone()).changes_from(before);
+        }
+        self
     }
 
     /// The plan in words.
@@ -60,6 +75,10 @@ impl PlanView {
         for change in &self.changes {
             change.describe(&mut lines);
         }
+        for field in &self.rollout {
+            lines.push(format!("  ~ rollout: {}", field.text(false)));
+        }
+        lines.extend(self.notes.iter().map(|note| format!("note: {}", printable(note))));
         lines.push(self.summary());
         lines.join("\n")
     }
@@ -128,16 +147,24 @@ impl ChangeView {
         let Self { host, instance, .. } = self;
         let offline = if self.host_online { "" } else { "; the host is offline: when it is back" };
         lines.push(format!("  {mark} {instance} on {host}: {verb}{offline}"));
-        for FieldView { field, from, to } in &self.fields {
-            let change = match (from, to) {
-                (Some(from), Some(to)) => format!("{from} -> {to}"),
-                // All is new where an instance is created; saying so each time is noise.
-                (None, Some(to)) if self.kind == Kind::Create => to.clone(),
-                (None, Some(to)) => format!("{to} (new)"),
-                (Some(from), None) => format!("{from} (removed)"),
-                (None, None) => String::new(),
-            };
-            lines.push(format!("      {}", printable(&format!("{field}: {change}"))));
+        for field in &self.fields {
+            lines.push(format!("      {}", field.text(self.kind == Kind::Create)));
         }
+    }
+}
+
+impl FieldView {
+    /// `image: shop:1 -> shop:2`. All is new where an instance is created; saying so each time is
+    /// noise.
+    fn text(&self, is_creation: bool) -> String {
+        let Self { field, from, to } = self;
+        let change = match (from, to) {
+            (Some(from), Some(to)) => format!("{from} -> {to}"),
+            (None, Some(to)) if is_creation => to.clone(),
+            (None, Some(to)) => format!("{to} (new)"),
+            (Some(from), None) => format!("{from} (removed)"),
+            (None, None) => String::new(),
+        };
+        printable(&format!("{field}: {change}"))
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn read(
     })
 }
 
-fn duration(
+pub(super) fn duration(
     item: Option<Item<'_>>,
     default: Duration,
     allowed: &RangeInclusive<Duration>,
@@ -68,7 +68,9 @@ fn duration(
     if allowed.contains(&duration) {
         return Some(duration);
     }
-    item.wrong(format!("must be from {:?} to 24h", allowed.start()), report);
+    let least = allowed.start();
+    let least = if least.is_zero() { "0s".to_owned() } else { format!("{least:?}") };
+    item.wrong(format!("must be from {least} to 24h"), report);
     None
 }
 

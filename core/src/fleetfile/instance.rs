@@ -18,10 +18,7 @@ use super::paths::Paths;
 use super::problem::short;
 use super::report::Report;
 use super::table::{Item, Section, optional};
-use super::{data, health, hosts, limits, mounts, network, secrets, security};
-
-/// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] = &["hooks"];
+use super::{data, health, hooks, hosts, limits, mounts, network, secrets, security};
 
 /// Hosts that one instance may be picked for.
 const MOST_HOSTS: u32 = 10_000;
@@ -51,7 +48,7 @@ impl Reader<'_, '_> {
         let after = after
             .map(|after| self.order.read(item.name, &after, self.fleet.as_ref(), &mut self.report));
         let read = self.settings(&mut section, item);
-        section.finish(LATER, &mut self.report);
+        section.finish(&[], &mut self.report);
         let Read { mut settings, overrides, templates, secrets } = read?;
         settings.after = optional(after)?.unwrap_or_default();
         let (image, hosts, count) = (image?, hosts?, optional(count)?);
@@ -70,6 +67,7 @@ impl Reader<'_, '_> {
             sub(section, "mounts", report).map(|mounts| mounts::read(&mounts, &mut paths, report));
         let limits = sub(section, "limits", report).map(|limits| limits::read(limits, report));
         let security = sub(section, "security", report).map(|s| security::read(s, report));
+        let hooks = sub(section, "hooks", report).map(|hooks| hooks::read(hooks, report));
         let root = section.take("root").map(|root| root.parsed("\"memory\"", report));
         let health = sub(section, "health", report);
         let health = health.map(|health| health::read(health, start.as_ref(), report));
@@ -107,6 +105,7 @@ impl Reader<'_, '_> {
             mounts: mounts.unwrap_or_default(),
             root: optional(root)?.unwrap_or_default(),
             secrets: BTreeMap::new(),
+            hooks: optional(hooks)?.unwrap_or_default(),
         };
         let templates = Templates { env: env_templates, address };
         let read = Read { settings, overrides, templates, secrets };

@@ -12,6 +12,7 @@ mod data;
 mod files;
 mod format;
 mod health;
+mod hooks;
 mod hosts;
 mod instance;
 mod json;
@@ -22,6 +23,7 @@ mod order;
 mod paths;
 mod problem;
 mod report;
+mod rollout;
 mod schema;
 mod secrets;
 mod security;
@@ -42,15 +44,12 @@ use order::Order;
 pub use problem::{Problem, Problems};
 use report::Report;
 pub use schema::schema;
-use table::{Item, Section};
+use table::{Item, Section, optional};
 use vars::Variables;
 
 /// Bytes that a fleet may have in all: its settings, and the contents of its files, of each
 /// instance again. A revision is one transaction of the store, which has at most 1 MiB.
 pub const LARGEST_SPEC: usize = 768 << 10;
-
-/// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] = &["rollout"];
 
 const INSTANCE: &str = "an instance, such as [instance.main], with image, hosts and boot = true; or \
                         an empty [instance] to take every instance of the fleet away";
@@ -122,7 +121,7 @@ struct Reader<'r, 's> {
 impl Reader<'_, '_> {
     fn document(&mut self, mut top: Section<'_>) -> Option<FleetSpec> {
         let (fleet, vars) = (top.take("fleet"), top.take("vars"));
-        let instances = top.take("instance");
+        let (instances, rollout) = (top.take("instance"), top.take("rollout"));
         if fleet.is_none() {
             top.lacks(&["fleet"], "fleet = \"shop\"");
         }
@@ -130,7 +129,7 @@ impl Reader<'_, '_> {
             top.lacks(&["instance"], INSTANCE);
         }
         let start = top.key().clone();
-        top.finish(LATER, &mut self.report);
+        top.finish(&[], &mut self.report);
         self.fleet = fleet.and_then(|item| item.parsed("\"shop\"", &mut self.report));
         if let Some(item) = vars {
             self.vars = Variables::read(&item, &mut self.report);
@@ -143,7 +142,12 @@ impl Reader<'_, '_> {
             );
             self.report.error(&start, message);
         }
-        Some(FleetSpec { fleet: self.fleet.clone()?, instances })
+        let rollout = rollout.map(|item| {
+            let section = item.section(&mut self.report)?;
+            rollout::read(section, &mut self.report)
+        });
+        let rollout = optional(rollout)?.unwrap_or_default();
+        Some(FleetSpec { fleet: self.fleet.clone()?, instances, rollout })
     }
 
     fn instances(&mut self, item: &Item<'_>) -> BTreeMap<InstanceName, DeclaredInstance> {

@@ -34,6 +34,15 @@ const CREDENTIAL: &str = "^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$";
 const SECRET: &str =
     "^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?(/[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?){0,7}$";
 const SYSTEM_CALLS: &str = "^@?[a-z_][a-z0-9_-]*$";
+const REACH: &str = "^(0*[1-9][0-9]*|0*([1-9][0-9]?|100)%)$";
+const LABEL_KEY: &str = "^[A-Za-z0-9._/-]{1,63}$";
+/// Days, then from when to when; only an end can be 24:00.
+const WINDOW: &str = "^((mon|tue|wed|thu|fri|sat|sun)(-(mon|tue|wed|thu|fri|sat|sun))?\
+                      (,(mon|tue|wed|thu|fri|sat|sun)(-(mon|tue|wed|thu|fri|sat|sun))?)* )?\
+                      ([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$";
+
+/// Batches, and windows, that there may be.
+const MOST_OF_ROLLOUT: u32 = 100;
 
 /// The JSON Schema (draft 2020-12) of a fleet file.
 #[must_use]
@@ -42,7 +51,7 @@ pub fn schema() -> Value {
     let instance = named("The fleet's instances, by name", FLEET_NAME, "main", instance());
     let top = table(
         "A fleet: its instances, their images, hosts and settings",
-        [("fleet", fleet), ("vars", vars()), ("instance", instance)],
+        [("fleet", fleet), ("vars", vars()), ("instance", instance), ("rollout", rollout())],
         &["fleet", "instance"],
     );
     let more = json!({
@@ -147,6 +156,7 @@ fn tables() -> Keys {
         ("limits", limits()),
         ("security", security()),
         ("health", health()),
+        ("hooks", hooks()),
     ]
 }
 
@@ -223,6 +233,48 @@ fn health() -> Value {
     ];
     let checks = ["unit", "tcp", "http", "exec"].map(|check| json!({ "required": [check] }));
     merged(table("What proves that it works", keys, &[]), json!({ "anyOf": checks }))
+}
+
+fn hooks() -> Value {
+    let keys = [
+        ("init", command("Before the first start, where its data is empty")),
+        ("migrate", command("Before it starts with another image or infra version")),
+        ("restore", command("Before it starts on data that was restored from a backup")),
+    ];
+    table("Commands that are run once in the new image, before the start", keys, &[])
+}
+
+fn rollout() -> Value {
+    let duration = |about, default| with_default(text(about, DURATION), default);
+    let batches = "How many hosts are changed after each batch: \"1\" or \"10%\"; they must grow";
+    let batches = with_default(
+        some_of(list(batches, text("A number of hosts, or a share of them", REACH)), 1),
+        json!(["1", "10%", "50%", "100%"]),
+    );
+    let windows = "When a batch may be begun, in UTC: \"sat,sun 22:00-04:00\"";
+    let windows = some_of(list(windows, text("Days and times in UTC", WINDOW)), 0);
+    let on_failure =
+        choice("What becomes of the rollout when too many hosts fail", &["rollback", "pause"]);
+    let promote =
+        choice("Between which batches someone must say `promote`", &["auto", "canary", "each"]);
+    let failures = integer("How many hosts may fail without ending it", 0, Some(u32::MAX));
+    let keys = [
+        ("batches", batches),
+        ("monitor", duration("How long a batch must stay healthy before the next", "0s")),
+        ("max-failures", with_default(failures, 0)),
+        ("on-failure", with_default(on_failure, "rollback")),
+        ("batch-timeout", duration("How long one batch may take until it is healthy", "5m")),
+        ("spread", text("A label: no batch takes all hosts of one of its values", LABEL_KEY)),
+        ("promote", with_default(promote, "auto")),
+        ("windows", windows),
+        ("stage-ahead", flag("Whether all hosts get their images before the first batch", false)),
+    ];
+    table("How a new revision gets onto the hosts", keys, &[])
+}
+
+/// A list of at least so many, and no more than a rollout may have.
+fn some_of(list: Value, least: u32) -> Value {
+    merged(list, json!({ "minItems": least, "maxItems": MOST_OF_ROLLOUT }))
 }
 
 /// A table that has these keys and no others.

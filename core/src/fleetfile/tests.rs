@@ -150,6 +150,8 @@ fn the_reference_is_true() {
         "[instance.main.mounts.\"/x\"]\n",
         "[instance.main.limits]\n",
         "[instance.main.security]\n",
+        "[instance.main.hooks]\n",
+        "[rollout]\n",
     ] {
         let shown = problems(&format!("{section}no-such-key-at-all = 1\n")).to_string();
         let known = shown.split("known here are ").nth(1).and_then(|l| l.lines().next()).unwrap();
@@ -364,13 +366,7 @@ snapshot!(
     ]
 );
 
-snapshot!(
-    later_keys,
-    [booted(
-        "[instance.main.secrets]\ndb = \"db/creator\"\n[instance.main.hooks]\n\
-         [instance.main.data.var]\npath = \"/var/x\"\nbackup = true\n[rollout]\nmonitor = \"30s\""
-    ),]
-);
+snapshot!(later_keys, [booted("[instance.main.data.var]\npath = \"/var/x\"\nbackup = true"),]);
 
 snapshot!(
     bad_secrets,
@@ -443,6 +439,75 @@ snapshot!(
         ),
     ]
 );
+
+snapshot!(
+    bad_hooks,
+    [booted(
+        "[instance.main.hooks]\ninit = \"/bin/app init\"\nmigrate = []\nrestore = [\"\", 1]\nmigrat = []"
+    )]
+);
+
+/// A fleet that is fine but for its rollout.
+fn rolled(lines: &str) -> String {
+    booted(&format!("[rollout]\n{lines}"))
+}
+
+snapshot!(
+    bad_rollouts,
+    [
+        rolled("batches = [\"1\", \"0\", \"101%\", 10, \"some\"]"),
+        rolled("batches = \"1\"\nwindows = \"12:00-13:00\""),
+        rolled("batches = []"),
+        rolled("batches = [\"2\", \"10%\", \"50%\", \"20%\"]"),
+        rolled("batches = [\"4\", \"4\"]"),
+        rolled(&format!(
+            "batches = [{}]",
+            (1..=101).map(|n| format!("\"{n}\",")).collect::<String>()
+        )),
+        rolled("monitor = \"25h\"\nbatch-timeout = \"0s\""),
+        rolled("monitor = 30\nbatch-timeout = \"soon\""),
+        rolled("max-failures = -1"),
+        rolled("max-failures = \"none\""),
+        rolled("on-failure = \"ignore\"\npromote = \"never\""),
+        rolled("on-failure = true\npromote = 1\nstage-ahead = \"yes\""),
+        rolled("spread = \"site=a\""),
+        rolled("windows = [\"22-04\", \"Sat 10:00-12:00\", \"24:00-02:00\", \"mon 12:00\", 3]"),
+        rolled("batch = [\"1\"]\nmax_failures = 1\ncanary = true"),
+        booted("rollout = 1").replace("fleet =", "rollout = []\nfleet ="),
+    ]
+);
+
+#[test]
+fn what_a_rollout_is_not_told_is_as_usual() {
+    use crate::rollout::{OnFailure, Policy, Promote, Reach};
+    assert_eq!(parsed(&booted("")).rollout, Policy::default());
+    assert_eq!(parsed(&rolled("")).rollout, Policy::default());
+    let all = rolled(
+        "batches = [\"2\", \"25%\"]\nmonitor = \"30s\"\nmax-failures = 3\non-failure = \"pause\"\n\
+         batch-timeout = \"10m\"\nspread = \"site\"\npromote = \"each\"\n\
+         windows = [\"sat,sun 22:00-04:00\"]\nstage-ahead = true",
+    );
+    let wanted = Policy {
+        batches: vec![Reach::Hosts(2), Reach::Percent(25)],
+        monitor: Duration::from_secs(30),
+        max_failures: 3,
+        on_failure: OnFailure::Pause,
+        batch_timeout: Duration::from_secs(600),
+        spread: Some("site".into()),
+        promote: Promote::Each,
+        windows: vec!["sat,sun 22:00-04:00".parse().unwrap()],
+        stage_ahead: true,
+    };
+    assert_eq!(parsed(&all).rollout, wanted);
+}
+
+#[test]
+fn hooks_are_commands() {
+    let fleet = parsed(&booted("[instance.main.hooks]\ninit = [\"/bin/app\", \"init\"]"));
+    let hooks = &fleet.instances[&"main".parse().unwrap()].settings.hooks;
+    assert_eq!(hooks.init, ["/bin/app", "init"]);
+    assert!(hooks.migrate.is_empty() && hooks.restore.is_empty());
+}
 
 snapshot!(
     bad_mounts,
@@ -699,6 +764,11 @@ fn piece() -> impl Strategy<Value = String> {
         "instance",
         "vars",
         "rollout = 1\n",
+        "[rollout]\n",
+        "batches = [\"1\"]\n",
+        "windows = [",
+        "[instance.main.hooks]\n",
+        "init = [\"a\"]\n",
     ]);
     prop_oneof![4 => known.prop_map(str::to_owned), 1 => any::<String>()]
 }

@@ -1,6 +1,7 @@
 //! A placed fleet in the desired state of one host, and what that changes there.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::diff::{FieldChange, config_fields};
 use crate::host::HostSpec;
@@ -12,6 +13,7 @@ use crate::update::{Update, update};
 /// The desired state of a host with `fleet`'s instances replaced by `configs`, and with `peers` as
 /// where that fleet's instances are.
 ///
+/// `gate` is how long an instance may take to get ready before its agent takes it back by itself.
 /// What operators asked for (stopped, restarts) stays with the instances that stay. The
 /// generation rises only where something changes; the same spec comes back where nothing does.
 #[must_use]
@@ -21,6 +23,7 @@ pub fn with_fleet(
     revision: u64,
     configs: &BTreeMap<InstanceName, InstanceConfig>,
     peers: &[Peer],
+    gate: Option<Duration>,
 ) -> HostSpec {
     let mut instances: Vec<InstanceSpec> =
         spec.instances.iter().filter(|i| i.id.fleet != *fleet).cloned().collect();
@@ -34,6 +37,7 @@ pub fn with_fleet(
             run: before.map_or(RunState::Running, |i| i.run),
             restarts: before.map_or(0, |i| i.restarts),
             paused: before.is_some_and(|i| i.paused),
+            gate,
         });
     }
     instances.sort_by(|a, b| a.id.cmp(&b.id));
@@ -43,7 +47,7 @@ pub fn with_fleet(
     if instances == spec.instances && peers == spec.peers {
         return spec.clone();
     }
-    HostSpec { generation: spec.generation + 1, instances, peers }
+    HostSpec { generation: spec.generation + 1, instances, peers, stage: spec.stage.clone() }
 }
 
 /// What a new revision does to one instance on one host.
@@ -110,13 +114,14 @@ mod tests {
             generation: 7,
             instances: vec![],
             peers: vec![peer("infra/sql"), peer("shop/old")],
+            stage: vec![],
         };
-        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")]);
+        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
         assert_eq!(
             (after.generation, &after.peers),
             (8, &vec![peer("infra/sql"), peer("shop/new")])
         );
-        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")]);
+        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
         assert_eq!(same, after);
     }
 
@@ -128,10 +133,11 @@ mod tests {
         let spec = HostSpec {
             generation: 7,
             peers: vec![],
+            stage: vec![],
             instances: vec![before, instance("other/x", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
-        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[]);
+        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[], None);
         assert_eq!(after.generation, 8);
         assert_eq!(after.instances.len(), 2);
         let main = after.instances.iter().find(|i| i.id.to_string() == "shop/main").unwrap();
@@ -140,10 +146,14 @@ mod tests {
 
     #[test]
     fn the_same_revision_again_raises_no_generation() {
-        let spec =
-            HostSpec { generation: 7, peers: vec![], instances: vec![instance("shop/main", 1)] };
+        let spec = HostSpec {
+            generation: 7,
+            peers: vec![],
+            stage: vec![],
+            instances: vec![instance("shop/main", 1)],
+        };
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
-        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[]), spec);
+        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[], None), spec);
     }
 
     #[test]
@@ -151,6 +161,7 @@ mod tests {
         let spec = HostSpec {
             generation: 1,
             peers: vec![],
+            stage: vec![],
             instances: ["keep", "gone", "new-image", "reorder"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
                 .into(),

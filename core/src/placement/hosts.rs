@@ -1,4 +1,4 @@
-//! Which hosts get an instance: every match, or as many as it counts.
+//! Which hosts get an instance: every match, or as many as it counts; none that is cordoned.
 //!
 //! Where it counts, those that run it now and still match stay, and the rest go to the hosts with
 //! the fewest instances. Ties are broken by rendezvous hashing (Thaler and Ravishankar, "A
@@ -7,30 +7,60 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
 
-use super::{Surroundings, Unplaceable};
+use super::{Cordoned, Surroundings, Unplaceable};
 use crate::fleet::{DeclaredInstance, FleetSpec};
-use crate::host::Host;
+use crate::host::{Cordon, Host};
 use crate::label::HostMatch;
-use crate::name::{FleetName, HostId, InstanceName};
+use crate::name::{FleetName, HostId, HostName, InstanceName};
 
 /// The hosts of each instance, by id.
 pub(super) type Chosen<'a> = BTreeMap<&'a InstanceName, BTreeMap<&'a HostId, &'a Host>>;
 
-/// Chooses the hosts of every instance of `fleet`; says of which it can't.
+/// A host that is cordoned, and the instances that it would have if it were not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The host.
+    pub host: HostName,
+    /// Why.
+    pub cordon: Cordon,
+    /// The instances, of those that every match should run.
+    pub instances: Vec<InstanceName>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, cordon, instances } = self;
+        let names: Vec<&str> = instances.iter().map(InstanceName::as_str).collect();
+        let (plural, are) = if names.len() == 1 { ("", "is") } else { ("s", "are") };
+        let names = names.join(", ");
+        write!(f, "{host} is {cordon}: instance{plural} {names} {are} not placed there")
+    }
+}
+
+/// Chooses the hosts of every instance of `fleet`; says of which it can't, and which hosts are left
+/// out although they match.
 pub(super) fn choose<'a>(
     fleet: &'a FleetSpec,
     around: &Surroundings<'a>,
     problems: &mut Vec<Unplaceable>,
-) -> Chosen<'a> {
+) -> (Chosen<'a>, Vec<LeftOut>) {
     let mut chooser = Chooser::new(fleet, around);
     let mut matching = BTreeMap::new();
+    let mut left_out = BTreeMap::new();
     for (name, declared) in &fleet.instances {
-        let hosts = matches(name, declared, around.hosts, problems);
-        if declared.count.is_none() {
-            chooser.give(name, &hosts);
+        let found = matches(name, declared, around.hosts, problems);
+        let (open, closed): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|host| closed(host, name, around).is_none());
+        match declared.count {
+            None => {
+                chooser.give(name, &open);
+                leave_out(&mut left_out, name, &closed);
+            }
+            Some(count) => problems.extend(too_few_open(name, declared, count, &open, &closed)),
         }
-        matching.insert(name, hosts);
+        matching.insert(name, open);
     }
     let counted = || fleet.instances.iter().filter_map(|(name, i)| Some((name, i.count?)));
     for (name, count) in counted() {
@@ -44,7 +74,60 @@ pub(super) fn choose<'a>(
         let free = chooser.free(name, &matching[name]);
         chooser.give_some(name, free, missing);
     }
-    chooser.chosen
+    (chooser.chosen, left_out.into_values().collect())
+}
+
+/// Why a host may not have the instance: one that is cordoned keeps it, one that is drained does
+/// not.
+pub(super) fn closed<'a>(
+    host: &'a Host,
+    name: &InstanceName,
+    around: &Surroundings<'_>,
+) -> Option<&'a Cordon> {
+    let is_there = || around.now.get(name).is_some_and(|now| now.contains(&host.id));
+    host.cordon.as_ref().filter(|cordon| cordon.drains || !is_there())
+}
+
+fn leave_out<'a>(
+    left_out: &mut BTreeMap<&'a HostName, LeftOut>,
+    name: &InstanceName,
+    closed: &[&'a Host],
+) {
+    for host in closed {
+        let Some(cordon) = &host.cordon else { continue };
+        let entry = left_out.entry(&host.name).or_insert_with(|| LeftOut {
+            host: host.name.clone(),
+            cordon: cordon.clone(),
+            instances: Vec::new(),
+        });
+        entry.instances.push(name.clone());
+    }
+}
+
+/// That cordons alone keep an instance from having its count. Where there never were hosts enough,
+/// [`matches`] says so.
+fn too_few_open(
+    name: &InstanceName,
+    declared: &DeclaredInstance,
+    count: u32,
+    open: &[&Host],
+    closed: &[&Host],
+) -> Option<Unplaceable> {
+    let missing = size(count).checked_sub(open.len()).filter(|missing| *missing > 0)?;
+    if missing > closed.len() {
+        return None;
+    }
+    let cordoned = closed.iter().filter_map(|host| {
+        let (host, cordon) = (host.name.clone(), host.cordon.clone()?);
+        Some(Cordoned { host, cordon })
+    });
+    Some(Unplaceable::TooFewOpen {
+        instance: name.clone(),
+        hosts: declared.hosts.to_string(),
+        count,
+        open: open.len(),
+        cordoned: cordoned.collect(),
+    })
 }
 
 /// The hosts that match, whatever the count; says where they are too few.
@@ -158,7 +241,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::placement::tests_support::{World, fleet, host, seats};
+    use crate::placement::tests_support::{World, cordoned, fleet, host, seats};
     use crate::spec::tests_support::settings;
 
     /// A fleet of instances, each with its hosts and how many of them.
@@ -212,6 +295,69 @@ mod tests {
         let none = World::new().problems(&counted(&[("main", "role=mail", 2)]));
         assert!(none[0].contains("no host matches"), "{none:?}");
         assert_eq!(World::new().problems(&counted(&[("main", "role=mail", 0)])), [""; 0]);
+    }
+
+    /// The world with one of its hosts cordoned.
+    fn closed(mut world: World, name: &str, drains: bool) -> World {
+        let found = world.hosts.iter_mut().find(|host| host.name.as_str() == name).unwrap();
+        *found = cordoned(found.clone(), drains);
+        world
+    }
+
+    #[test]
+    fn a_cordoned_host_keeps_what_it_has_and_gets_nothing_new() {
+        let spec = fleet("shop", &[("main", "role=web"), ("db", "*")]);
+        let before = ["db@h1", "main@h1", "db@h2", "main@h2", "db@h3"];
+        let there = settled(World::new(), &spec);
+        let table = [
+            ("new", closed(World::new(), "h2", false), &["db@h1", "main@h1", "db@h3"][..]),
+            ("drained", closed(there.clone(), "h2", true), &["db@h1", "main@h1", "db@h3"]),
+            ("there", closed(there, "h2", false), &before),
+        ];
+        for (case, world, wanted) in table {
+            assert_eq!(placed(&world, &spec), wanted, "{case}");
+        }
+    }
+
+    #[test]
+    fn what_every_match_should_run_and_does_not_is_told_by_host() {
+        let world = closed(closed(World::new(), "h2", false), "h1", true);
+        let told = |instances: &[(&str, &str)]| -> Vec<String> {
+            let placed = world.place(&fleet("shop", instances)).unwrap();
+            placed.left_out.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            told(&[("main", "role=web"), ("db", "h2,h3")]),
+            [
+                "h1 is drained (ann: bad disk): instance main is not placed there",
+                "h2 is cordoned (ann: bad disk): instances db, main are not placed there",
+            ]
+        );
+        assert_eq!(told(&[("main", "h2")]).len(), 1, "also where it then is nowhere");
+        assert_eq!(told(&[("db", "h3")]), [""; 0]);
+        let counted = closed(World::new(), "h2", false).place(&counted(&[("main", "*", 2)]));
+        assert_eq!(counted.unwrap().left_out, [], "it has its count");
+    }
+
+    #[test]
+    fn a_count_that_only_cordons_keep_from_being_met_is_refused() {
+        let world = closed(World::new(), "h2", false);
+        assert_eq!(placed(&world, &counted(&[("main", "*", 2)])), ["main@h1", "main@h3"]);
+        assert_eq!(
+            world.problems(&counted(&[("main", "role=web", 2)])),
+            ["instance main: count = 2, and of the hosts that match \"role=web\" only 1 may have \
+              it: h2 is cordoned (ann: bad disk); lower the count, label more hosts, or let them \
+              have it again with `shoal host uncordon`"]
+        );
+        let more = world.problems(&counted(&[("main", "role=web", 3)]));
+        assert!(more[0].contains("only 2 hosts match"), "{more:?}");
+        let there = settled(World::new(), &counted(&[("main", "role=web", 2)]));
+        let kept = closed(there.clone(), "h2", false);
+        assert_eq!(placed(&kept, &counted(&[("main", "role=web", 2)])), ["main@h1", "main@h2"]);
+        assert_eq!(
+            closed(there, "h2", true).problems(&counted(&[("main", "role=web", 2)])).len(),
+            1
+        );
     }
 
     #[test]
@@ -321,6 +467,30 @@ mod tests {
             let gone = format!("@{}", world.hosts.remove(index).name);
             let after: BTreeSet<_> = placed(&world, &spec).into_iter().collect();
             prop_assert!(before.difference(&after).all(|seat| seat.ends_with(&gone)));
+        }
+
+        #[test]
+        fn a_cordon_moves_nothing((world, spec) in worlds(), at in any::<prop::sample::Index>()) {
+            let world = settled(world, &spec);
+            let before = placed(&world, &spec);
+            let name = world.hosts[at.index(world.hosts.len())].name.to_string();
+            prop_assert_eq!(placed(&closed(world, &name, false), &spec), before);
+        }
+
+        #[test]
+        fn a_drain_is_as_a_host_less(
+            (world, mut spec) in worlds(),
+            at in any::<prop::sample::Index>(),
+        ) {
+            for declared in spec.instances.values_mut() {
+                let most = u32::try_from(world.hosts.len()).unwrap() - 1;
+                declared.count = declared.count.map(|count| count.min(most));
+            }
+            let world = settled(world, &spec);
+            let at = at.index(world.hosts.len());
+            let mut less = world.clone();
+            let name = less.hosts.remove(at).name.to_string();
+            prop_assert_eq!(placed(&closed(world, &name, true), &spec), placed(&less, &spec));
         }
 
         #[test]

@@ -4,7 +4,8 @@
 //! The way in is [`place`], which judges everything that can be known before a host is touched:
 //! that there are hosts enough, that what an instance comes after is there, that
 //! no two instances want the same thing of one host, and that each host can do and allows what it
-//! is to do. [`with_fleet`] puts the outcome into a host's desired state, [`host_actions`] says
+//! is to do. A host that is cordoned keeps what it has and gets nothing new, one that is drained
+//! keeps nothing. [`with_fleet`] puts the outcome into a host's desired state, [`host_actions`] says
 //! what that does. Deliberately absent: who asks, and any record of it.
 
 mod conflicts;
@@ -22,8 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::conflicts::Claims;
 pub use self::desired::{Action, host_actions, with_fleet};
-pub use self::order::{Order, misordered, order_of, ranks};
-pub use self::problem::{Hosts, OnHost, Unplaceable};
+pub use self::hosts::LeftOut;
+pub use self::order::{Order, host_places, misordered, order_of, ranks};
+pub use self::problem::{Cordoned, Hosts, OnHost, Unplaceable};
 use self::settings::Instance;
 use crate::fleet::FleetSpec;
 use crate::host::Host;
@@ -54,6 +56,8 @@ pub struct Surroundings<'a> {
 pub struct Placement {
     /// For each host, the configurations of the fleet's instances on it.
     pub hosts: BTreeMap<HostId, BTreeMap<InstanceName, InstanceConfig>>,
+    /// Where instances that every match should run are not, ordered by host.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Places every instance of `fleet`.
@@ -64,7 +68,7 @@ pub fn place(fleet: &FleetSpec, around: &Surroundings<'_>) -> Result<Placement, 
     let mut problems = Vec::new();
     problems.extend(machine_clashes(fleet, around));
     problems.extend(misordered(fleet, Some(around.order)));
-    let chosen = hosts::choose(fleet, around, &mut problems);
+    let (chosen, left_out) = hosts::choose(fleet, around, &mut problems);
     let mut seats = Vec::new();
     let mut on_host = Vec::new();
     for (name, declared) in &fleet.instances {
@@ -90,7 +94,37 @@ pub fn place(fleet: &FleetSpec, around: &Surroundings<'_>) -> Result<Placement, 
     on_host.extend(conflicts(fleet, &seats, around));
     problems.extend(grouped(on_host));
     problems.sort_by(|a, b| a.instance().cmp(b.instance()));
-    if problems.is_empty() { Ok(pinned(fleet, seats, around.images)) } else { Err(problems) }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Placement { left_out, ..pinned(fleet, seats, around.images) })
+}
+
+/// Every reason why `fleet` can't be `placed` as it once was, ordered by instance: what has changed
+/// around it since. Hosts that are not there any more are passed over.
+#[must_use]
+pub fn misplaced(
+    fleet: &FleetSpec,
+    placed: &BTreeMap<HostId, BTreeMap<InstanceName, InstanceConfig>>,
+    around: &Surroundings<'_>,
+) -> Vec<Unplaceable> {
+    let mut problems = machine_clashes(fleet, around);
+    problems.extend(misordered(fleet, Some(around.order)));
+    let mut seats = Vec::new();
+    let mut on_host = Vec::new();
+    for host in around.hosts {
+        for (name, config) in placed.get(&host.id).into_iter().flatten() {
+            let closed = hosts::closed(host, name, around);
+            let closed = closed.map(|cordon| OnHost::Closed { cordon: cordon.clone() });
+            let found = refused(host, &config.settings).into_iter().chain(closed);
+            on_host.extend(found.map(|problem| (name.clone(), &host.name, problem)));
+            seats.push((host, name, config.settings.clone()));
+        }
+    }
+    on_host.extend(conflicts(fleet, &seats, around));
+    problems.extend(grouped(on_host));
+    problems.sort_by(|a, b| a.instance().cmp(b.instance()));
+    problems
 }
 
 /// An instance on a host.

@@ -1,4 +1,4 @@
-//! What comes after what: that it is there, and that there is a first.
+//! What comes after what: that it is there, that there is a first, and which host is before which.
 //!
 //! Also of use without any controller: what a fleet says of its own instances can be judged
 //! alone.
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Unplaceable;
 use crate::fleet::FleetSpec;
-use crate::name::InstanceId;
+use crate::name::{HostId, InstanceId};
 
 /// What each instance comes after.
 pub type Order = BTreeMap<InstanceId, BTreeSet<InstanceId>>;
@@ -99,6 +99,121 @@ pub fn ranks(order: &Order) -> BTreeMap<InstanceId, usize> {
         }
     }
     ranks
+}
+
+/// The places of hosts that are changed one after another: those that have what others come after
+/// are first. `hosts` are given with their instances, those that are preferred first.
+///
+/// Each place has one host, or those that wait for one another. An instance waits for others of
+/// its own host where they are there, as its agent sees it, and else for those on all other hosts.
+/// A host that loses its instances comes last: there is something else then.
+#[must_use]
+pub fn host_places(
+    order: &Order,
+    hosts: &[(HostId, BTreeSet<InstanceId>)],
+) -> BTreeMap<HostId, u32> {
+    let waiting = Waiting::new(order, hosts);
+    let (left, leaving): (BTreeSet<usize>, BTreeSet<usize>) =
+        (0..hosts.len()).partition(|host| !hosts[*host].1.is_empty());
+    let mut groups = waiting.groups(left);
+    groups.extend(leaving.into_iter().map(|host| BTreeSet::from([host])));
+    let place = |(place, group): (usize, BTreeSet<usize>)| {
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        group.into_iter().map(move |host| (hosts[host].0.clone(), place))
+    };
+    groups.into_iter().enumerate().flat_map(place).collect()
+}
+
+/// Which hosts, by their number, wait for what.
+struct Waiting<'a> {
+    /// The instances that each host waits for.
+    awaited: Vec<BTreeSet<&'a InstanceId>>,
+    /// The hosts of each instance.
+    on: BTreeMap<&'a InstanceId, BTreeSet<usize>>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(order: &'a Order, hosts: &'a [(HostId, BTreeSet<InstanceId>)]) -> Self {
+        let mut on: BTreeMap<&InstanceId, BTreeSet<usize>> = BTreeMap::new();
+        for (number, (_, there)) in hosts.iter().enumerate() {
+            there.iter().for_each(|id| {
+                on.entry(id).or_default().insert(number);
+            });
+        }
+        let awaited = |there: &'a BTreeSet<InstanceId>| {
+            let after = there.iter().filter_map(|id| order.get(id)).flatten();
+            after.filter(|id| !there.contains(*id) && on.contains_key(id)).collect()
+        };
+        let awaited = hosts.iter().map(|(_, there)| awaited(there)).collect();
+        Self { awaited, on }
+    }
+
+    /// The hosts that `host` waits for.
+    fn before(&self, host: usize) -> impl Iterator<Item = usize> {
+        self.awaited[host].iter().filter_map(|id| self.on.get(*id)).flatten().copied()
+    }
+
+    /// `left` in an order in which none waits for one that comes later, but for its own group.
+    fn groups(&self, mut left: BTreeSet<usize>) -> Vec<BTreeSet<usize>> {
+        // Instances that are still to come, with the number of their hosts.
+        let mut missing: BTreeMap<&InstanceId, usize> =
+            self.on.iter().map(|(id, on)| (*id, on.len())).collect();
+        let mut followers: BTreeMap<&InstanceId, Vec<usize>> = BTreeMap::new();
+        for (host, awaited) in self.awaited.iter().enumerate() {
+            awaited.iter().for_each(|id| followers.entry(id).or_default().push(host));
+        }
+        let mut awaits: Vec<usize> = self.awaited.iter().map(BTreeSet::len).collect();
+        let mut ready: BTreeSet<usize> = left.iter().copied().filter(|h| awaits[*h] == 0).collect();
+        let mut groups = Vec::new();
+        while let Some(first) = left.first().copied() {
+            let group = match ready.pop_first() {
+                Some(host) => BTreeSet::from([host]),
+                None => self.ring(first, &left),
+            };
+            for host in &group {
+                left.remove(host);
+                for (id, _) in self.on.iter().filter(|(_, on)| on.contains(host)) {
+                    let Some(count) = missing.get_mut(id) else { continue };
+                    *count -= 1;
+                    if *count == 0 {
+                        for follower in followers.get(id).into_iter().flatten() {
+                            awaits[*follower] -= 1;
+                            if awaits[*follower] == 0 && left.contains(follower) {
+                                ready.insert(*follower);
+                            }
+                        }
+                    }
+                }
+            }
+            groups.push(group);
+        }
+        groups
+    }
+
+    /// Hosts of `left` that wait for one another and for no further ones.
+    fn ring(&self, mut host: usize, left: &BTreeSet<usize>) -> BTreeSet<usize> {
+        loop {
+            let all = self.all_before(host, left);
+            // One that does not wait for this one is nearer to the beginning.
+            match all.iter().find(|other| !self.all_before(**other, left).contains(&host)) {
+                Some(nearer) => host = *nearer,
+                None => return all,
+            }
+        }
+    }
+
+    /// `host`, and the hosts of `left` that it waits for, directly or not.
+    fn all_before(&self, host: usize, left: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let (mut all, mut queue) = (BTreeSet::from([host]), VecDeque::from([host]));
+        while let Some(at) = queue.pop_front() {
+            for before in self.before(at).filter(|before| left.contains(before)) {
+                if all.insert(before) {
+                    queue.push_back(before);
+                }
+            }
+        }
+        all
+    }
 }
 
 /// The shortest way from `id` back to itself.
@@ -212,6 +327,70 @@ mod tests {
             ranks.iter().map(|(id, r)| (id.to_string(), *r)).collect();
         let wanted = [("a/app", 2), ("a/cache", 1), ("a/db", 0)];
         assert_eq!(ranks, wanted.map(|(id, rank)| (id.to_owned(), rank)));
+    }
+
+    /// The hosts by place: `h1`, or `h1+h2` where they share one.
+    fn placed(hosts: &[(&str, &[&str])], orders: &[(&str, &[&str])]) -> Vec<String> {
+        let there = |(host, names): &(&str, &[&str])| {
+            (host.parse().unwrap(), names.iter().map(|name| id(name)).collect())
+        };
+        let hosts: Vec<(HostId, BTreeSet<InstanceId>)> = hosts.iter().map(there).collect();
+        let mut places: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (host, place) in host_places(&order(orders), &hosts) {
+            places.entry(place).or_default().push(host.to_string());
+        }
+        assert!(places.keys().copied().eq(0..u32::try_from(places.len()).unwrap()));
+        places.into_values().map(|hosts| hosts.join("+")).collect()
+    }
+
+    #[test]
+    fn hosts_of_what_others_come_after_are_first() {
+        let orders: &[(&str, &[&str])] =
+            &[("a/app", &["a/db"]), ("a/web", &["a/app", "b/else"]), ("a/db", &[])];
+        let hosts: &[(&str, &[&str])] = &[
+            ("w", &["a/web"]),
+            ("gone", &[]),
+            ("x", &["a/app"]),
+            ("d2", &["a/db"]),
+            ("d1", &["a/db"]),
+        ];
+        assert_eq!(placed(hosts, orders), ["d2", "d1", "x", "w", "gone"]);
+    }
+
+    #[test]
+    fn what_is_on_the_same_host_is_waited_for_there() {
+        let orders: &[(&str, &[&str])] = &[("a/app", &["a/db"])];
+        let both: &[&str] = &["a/app", "a/db"];
+        assert_eq!(placed(&[("h1", both), ("h2", both)], orders), ["h1", "h2"]);
+        assert_eq!(placed(&[("h1", &["a/app"]), ("h2", both)], orders), ["h2", "h1"]);
+    }
+
+    #[test]
+    fn hosts_that_wait_for_one_another_share_a_place() {
+        let orders: &[(&str, &[&str])] =
+            &[("a/x", &["a/y"]), ("a/u", &["a/v"]), ("a/late", &["a/x"]), ("a/v", &["a/early"])];
+        let hosts: &[(&str, &[&str])] = &[
+            ("h0", &["a/late"]),
+            ("h1", &["a/x", "a/v"]),
+            ("h2", &["a/u", "a/y"]),
+            ("h3", &["a/early"]),
+            ("h4", &["a/other"]),
+            ("h5", &[]),
+        ];
+        assert_eq!(placed(hosts, orders), ["h3", "h4", "h1+h2", "h0", "h5"]);
+        let ends: &[(&str, &[&str])] =
+            &[("h0", &["a/late"]), ("h1", hosts[1].1), ("h2", hosts[2].1)];
+        assert_eq!(placed(ends, orders), ["h1+h2", "h0"]);
+    }
+
+    #[test]
+    fn many_hosts_are_no_trouble() {
+        let names: Vec<String> = (0..2000).map(|n| format!("h{n:04}")).collect();
+        let kind = |n: usize| -> &[&str] { if n < 1000 { &["a/app"] } else { &["a/db"] } };
+        let hosts: Vec<(&str, &[&str])> =
+            names.iter().enumerate().map(|(n, name)| (name.as_str(), kind(n))).collect();
+        let places = placed(&hosts, &[("a/app", &["a/db"])]);
+        assert_eq!((places[0].as_str(), places[1000].as_str()), ("h1000", "h0000"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::host::Cordon;
 use crate::image::ImageRef;
 use crate::name::{HostName, InstanceId, InstanceName, MachineName};
 use crate::policy::Refused;
@@ -60,6 +61,24 @@ pub enum Unplaceable {
         count: u32,
         /// How many there are.
         matches: usize,
+    },
+    /// Enough match, and too many of them are cordoned.
+    #[error(
+        "instance {instance}: count = {count}, and of the hosts that match {hosts:?} only {open} \
+         may have it: {}; lower the count, label more hosts, or let them have it again with \
+         `shoal host uncordon`", few(.cordoned)
+    )]
+    TooFewOpen {
+        /// The instance.
+        instance: InstanceName,
+        /// Its `hosts`.
+        hosts: String,
+        /// How many it wants.
+        count: u32,
+        /// How many may have it.
+        open: usize,
+        /// Those that match and may not.
+        cordoned: Vec<Cordoned>,
     },
     /// A host is named that is not enrolled.
     #[error("instance {instance}: host {host} is not enrolled; see `shoal host list`")]
@@ -124,6 +143,7 @@ impl Unplaceable {
             | Self::UnknownSecret { instance, .. }
             | Self::NoHost { instance, .. }
             | Self::TooFewHosts { instance, .. }
+            | Self::TooFewOpen { instance, .. }
             | Self::UnknownHost { instance, .. }
             | Self::SameMachine { instance, .. }
             | Self::AfterUnknown { instance, .. }
@@ -181,6 +201,12 @@ pub enum OnHost {
         /// What, and what to do about it.
         problem: Refused,
     },
+    /// It takes no new instances.
+    #[error("the host is {cordon}; let it have them again with `shoal host uncordon`")]
+    Closed {
+        /// Why.
+        cordon: Cordon,
+    },
     /// A port has two owners.
     #[error(
         "port {port}/{protocol} of the host is also that of {other}; give one of them another \
@@ -219,6 +245,21 @@ pub enum OnHost {
     },
 }
 
+/// A host that takes no new instances, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cordoned {
+    /// The host.
+    pub host: HostName,
+    /// Why.
+    pub cordon: Cordon,
+}
+
+impl fmt::Display for Cordoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}", self.host, self.cordon)
+    }
+}
+
 /// One host or several, of which a few are named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hosts(pub Vec<HostName>);
@@ -241,6 +282,14 @@ impl fmt::Display for Hosts {
 
 fn joined<T: fmt::Display>(items: &[T], by: &str) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(by)
+}
+
+fn few(cordoned: &[Cordoned]) -> String {
+    let named = joined(&cordoned[..cordoned.len().min(NAMED)], ", ");
+    match cordoned.len().saturating_sub(NAMED) {
+        0 => named,
+        rest => format!("{named}, and {rest} more"),
+    }
 }
 
 fn matching(hosts: usize) -> String {

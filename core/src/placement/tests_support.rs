@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::fleet::{DeclaredInstance, Templates};
+use crate::host::Cordon;
 use crate::label::HostMatch;
 use crate::spec::tests_support::{instance, settings};
+use crate::time::Timestamp;
 
 pub(super) fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
@@ -31,7 +33,8 @@ pub(super) fn fleet(name: &str, instances: &[(&str, &str)]) -> FleetSpec {
         secrets: BTreeMap::new(),
     };
     let instances = instances.iter().map(|(name, on)| (name.parse().unwrap(), declared(on)));
-    FleetSpec { fleet: name.parse().unwrap(), instances: instances.collect() }
+    let rollout = crate::rollout::Policy::default();
+    FleetSpec { fleet: name.parse().unwrap(), instances: instances.collect(), rollout }
 }
 
 /// A host `NAME`, of id `id-NAME`, whose label `role` is `role`.
@@ -41,7 +44,15 @@ pub(super) fn host(name: &str, role: &str) -> Host {
         name: name.parse().unwrap(),
         labels: [("role".to_owned(), role.to_owned())].into(),
         facts: None,
+        cordon: None,
     }
+}
+
+/// A host, cordoned by ann for its bad disk.
+pub(super) fn cordoned(host: Host, drains: bool) -> Host {
+    let (by, reason) = ("spiffe://x/user/ann".to_owned(), "bad disk".to_owned());
+    let cordon = Some(Cordon { by, reason, since: Timestamp(1), drains });
+    Host { cordon, ..host }
 }
 
 /// All that a fleet is placed among.

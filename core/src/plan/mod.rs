@@ -269,6 +269,8 @@ pub struct Wanted<'a> {
     pub ready_elsewhere: Option<&'a BTreeSet<InstanceId>>,
     /// Machines whose steps have failed lately, and until when they are not taken again.
     pub held: &'a BTreeMap<MachineName, Timestamp>,
+    /// Secrets that are not forgotten although nothing wanted names them.
+    pub kept: &'a BTreeSet<PinnedSecret>,
     /// How many may be on their way up at once.
     pub at_once: usize,
 }
@@ -297,15 +299,26 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         let instance = instance::Instance { spec, machine, found, names, observed, now };
         instance.plan(&mut plan, &mut gate);
     }
+    stage_ahead(&mut plan, wanted.spec, observed);
     for (machine, found) in &observed.machines {
         if !kept.contains(machine) && !observed.unreadable.contains_key(machine) {
             add(&mut plan, machine, removal(found));
         }
     }
     plan.host = unused_mounts(wanted.spec, observed);
-    plan.host.extend(unused_secrets(wanted.spec, observed));
+    plan.host.extend(unused_secrets(wanted, observed));
     plan.hold_back(wanted.held);
     plan
+}
+
+/// Images that a revision to come needs.
+fn stage_ahead(plan: &mut Plan, spec: &HostSpec, observed: &Observed) {
+    for image in spec.stage.iter().filter(|image| !observed.images.contains(&image.digest)) {
+        let same = |s: &Step| matches!(&s.action, Action::Stage(i) if i.digest == image.digest);
+        if !plan.stage.iter().any(same) {
+            plan.stage.push(step(Action::Stage(image.clone()), "a revision to come needs it"));
+        }
+    }
 }
 
 fn add(plan: &mut Plan, machine: &MachineName, steps: Vec<Step>) {
@@ -351,18 +364,18 @@ fn unused_mounts(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
     unused.map(|digest| step(Action::Unmount(*digest), "no instance uses it")).collect()
 }
 
-/// Secrets that neither a wanted instance nor a container's record names.
-fn unused_secrets(spec: &HostSpec, observed: &Observed) -> Vec<Step> {
+/// Secrets that neither a wanted instance nor a container's record names, nor someone else keeps.
+fn unused_secrets(wanted: Wanted<'_>, observed: &Observed) -> Vec<Step> {
     if !observed.unreadable.is_empty() {
         return vec![];
     }
     let applied = observed.machines.values().filter_map(|machine| machine.applied.as_ref());
     let recorded = applied.flat_map(|applied| applied.config.settings.secrets.values().cloned());
-    let mut used = secret::needed(spec);
-    used.extend(recorded);
+    let mut used = secret::needed(wanted.spec);
+    used.extend(recorded.chain(wanted.kept.iter().cloned()));
     let unused = observed.secrets.difference(&used).cloned();
     unused.map(|secret| step(Action::Forget(secret), "no instance here names it")).collect()
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

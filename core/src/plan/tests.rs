@@ -9,7 +9,7 @@ fn facts() -> HostFacts {
     HostFacts { idmapped_squashfs: true, ..HostFacts::default() }
 }
 
-fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
+pub(crate) fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
     let policy = Policy::default();
     plan(wanted(spec, &facts(), &policy), observed, Timestamp(now))
 }
@@ -17,7 +17,17 @@ fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
 fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
     static NONE: BTreeMap<MachineName, Timestamp> = BTreeMap::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
-    Wanted { spec, host: &HOST, facts, policy, ready_elsewhere: None, held: &NONE, at_once: 4 }
+    static KEPT: BTreeSet<PinnedSecret> = BTreeSet::new();
+    Wanted {
+        spec,
+        host: &HOST,
+        facts,
+        policy,
+        ready_elsewhere: None,
+        held: &NONE,
+        kept: &KEPT,
+        at_once: 4,
+    }
 }
 
 /// The hosts file of an instance in a fleet without peers.
@@ -26,7 +36,7 @@ fn no_peers(spec: &InstanceSpec) -> Option<String> {
 }
 
 fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
-    HostSpec { generation: 1, instances, peers: vec![] }
+    HostSpec { generation: 1, instances, ..HostSpec::default() }
 }
 
 fn up(spec: &InstanceSpec) -> Machine {
@@ -368,7 +378,7 @@ fn the_hosts_file_follows_the_peers() {
 }
 
 /// What a host does with a plan: begun starts and stops end later, transfers at once.
-fn carry_out(plan: &Plan, observed: &mut Observed) {
+pub(crate) fn carry_out(plan: &Plan, observed: &mut Observed) {
     for (machine, steps) in &plan.machines {
         for step in steps {
             apply(machine, &step.action, observed);
@@ -427,7 +437,7 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
     }
 }
 
-fn settle(observed: &mut Observed) {
+pub(crate) fn settle(observed: &mut Observed) {
     for machine in observed.machines.values_mut() {
         machine.unit = match machine.unit {
             Unit::Activating => Unit::Active,
@@ -601,7 +611,7 @@ fn nothing_is_disturbed_for_a_secret_that_is_not_here() {
     let spec = |spec: &InstanceSpec| HostSpec {
         generation: 1,
         instances: vec![spec.clone()],
-        peers: vec![],
+        ..HostSpec::default()
     };
     assert!(plan_for(&spec(&old), &observed, 0).machines.is_empty(), "what runs has its own");
     let plan = plan_for(&spec(&new), &observed, 0);
@@ -625,4 +635,13 @@ fn nothing_is_disturbed_for_a_secret_that_is_not_here() {
         carry_out(&plan, &mut observed);
     }
     assert_eq!(observed.secrets, held(&[2]), "what nothing names is forgotten");
+    let (kept, facts, policy) = (held(&[1]), facts(), Policy::default());
+    observed.secrets = held(&[1, 2]);
+    let spec = spec(&new);
+    let keeping = Wanted { kept: &kept, ..wanted(&spec, &facts, &policy) };
+    assert!(
+        super::plan(keeping, &observed, Timestamp(0)).is_empty(),
+        "nor is what someone may go back to"
+    );
+    assert!(!plan_for(&spec, &observed, 0).is_empty());
 }

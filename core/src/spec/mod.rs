@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,12 +60,14 @@ macro_rules! checked_text {
 }
 
 mod health;
+mod hooks;
 mod limits;
 mod mount;
 mod network;
 mod security;
 
 pub use health::{Health, HttpUrl, TcpAddress, UnitName};
+pub use hooks::Hooks;
 pub use limits::{Limits, Memory, TooMuch};
 pub use mount::{HostPath, Mount, Root};
 pub use network::{InterfaceAddress, InterfaceName, Link, Network, Port, Protocol};
@@ -118,6 +121,9 @@ pub struct Settings {
     /// Secrets that it gets as systemd credentials, by the credential's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<CredentialName, PinnedSecret>,
+    /// What is run once before it is started.
+    #[serde(default, skip_serializing_if = "Hooks::is_none")]
+    pub hooks: Hooks,
 }
 
 /// What runs as an instance's first process.
@@ -330,6 +336,10 @@ pub struct InstanceSpec {
     /// Whether an operator has asked the agent to keep its hands off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// How long it may take to get ready, once it is started from a new configuration, before the
+    /// agent goes back to the one that was; `None`: it does not by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Duration>,
 }
 
 /// Whether an instance should run.
@@ -406,6 +416,7 @@ pub(crate) mod tests_support {
             mounts: BTreeMap::new(),
             root: Root::default(),
             secrets: BTreeMap::new(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -423,6 +434,7 @@ pub(crate) mod tests_support {
             run: RunState::Running,
             restarts: 0,
             paused: false,
+            gate: None,
         }
     }
 }

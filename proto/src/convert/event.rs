@@ -34,6 +34,7 @@ fn kind_from(wire: i32) -> Result<EventKind, Invalid> {
         Ok(Wire::Repaired) => EventKind::Repaired,
         Ok(Wire::Failed) => EventKind::Failed,
         Ok(Wire::State) => EventKind::State,
+        Ok(Wire::WentBack) => EventKind::WentBack,
         Ok(Wire::Unspecified) | Err(_) => {
             return Err(Invalid::Unknown { field: "kind", value: wire });
         }
@@ -47,6 +48,7 @@ fn kind_to(kind: EventKind) -> v1::EventKind {
         EventKind::Repaired => v1::EventKind::Repaired,
         EventKind::Failed => v1::EventKind::Failed,
         EventKind::State => v1::EventKind::State,
+        EventKind::WentBack => v1::EventKind::WentBack,
     }
 }
 

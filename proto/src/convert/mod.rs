@@ -1,5 +1,6 @@
 //! Wire messages to core values and back. The way in checks everything once.
 
+mod cordon;
 mod event;
 mod facts;
 mod rollout;
@@ -7,7 +8,7 @@ mod settings;
 mod spec;
 mod status;
 
-pub use rollout::{rollout_record, rollout_state};
+pub use rollout::{offline_from, rollout_record, rollout_state};
 
 /// A message that does not say what it must.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

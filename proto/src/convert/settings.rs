@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::{
-    DataVolume, File, Health, Limits, Link, Memory, Mount, Network, Port, Protocol, Root, Security,
-    Settings, Start, Value,
+    DataVolume, File, Health, Hooks, Limits, Link, Memory, Mount, Network, Port, Protocol, Root,
+    Security, Settings, Start, Value,
 };
 
 use super::spec::{map, unmap};
@@ -34,6 +34,7 @@ impl TryFrom<v1::Settings> for Settings {
             root,
             after,
             secrets,
+            hooks,
         } = wire;
         let link = Link {
             address: address.map(|text| parse("address", &text)).transpose()?,
@@ -54,6 +55,7 @@ impl TryFrom<v1::Settings> for Settings {
             mounts: map("mounts", mounts, Mount::try_from)?,
             root: root_from(root)?,
             secrets: map("secrets", secrets, PinnedSecret::try_from)?,
+            hooks: hooks.map(Hooks::from).unwrap_or_default(),
         })
     }
 }
@@ -76,6 +78,7 @@ impl From<Settings> for v1::Settings {
             mounts,
             root,
             secrets,
+            hooks,
         } = settings;
         let start = match start {
             Start::Boot => Wire::Boot(v1::Boot {}),
@@ -100,7 +103,22 @@ impl From<Settings> for v1::Settings {
             root: root_to(root).into(),
             after: after.iter().map(ToString::to_string).collect(),
             secrets: unmap(secrets, Into::into),
+            hooks: Some(hooks).filter(|hooks| !hooks.is_none()).map(Into::into),
         }
+    }
+}
+
+impl From<v1::Hooks> for Hooks {
+    fn from(wire: v1::Hooks) -> Self {
+        let v1::Hooks { init, migrate, restore } = wire;
+        Self { init, migrate, restore }
+    }
+}
+
+impl From<Hooks> for v1::Hooks {
+    fn from(hooks: Hooks) -> Self {
+        let Hooks { init, migrate, restore } = hooks;
+        Self { init, migrate, restore }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Fleets, instances and desired states.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::host::HostSpec;
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
 use shoal_core::peers::Peer;
+use shoal_core::rollout::Policy;
 use shoal_core::spec::{
     DataVolume, File, FileBody, InstanceConfig, InstanceSpec, Owner, RunState, UIDS_PER_INSTANCE,
     Value,
@@ -39,18 +41,23 @@ impl TryFrom<v1::FleetSpec> for FleetSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::FleetSpec) -> Result<Self, Invalid> {
-        let v1::FleetSpec { fleet, instances } = wire;
+        let v1::FleetSpec { fleet, instances, rollout } = wire;
         Ok(Self {
             fleet: parse("fleet", &fleet)?,
             instances: map("instances", instances, DeclaredInstance::try_from)?,
+            rollout: rollout.map(Policy::try_from).transpose()?.unwrap_or_default(),
         })
     }
 }
 
 impl From<FleetSpec> for v1::FleetSpec {
     fn from(spec: FleetSpec) -> Self {
-        let FleetSpec { fleet, instances } = spec;
-        Self { fleet: fleet.to_string(), instances: unmap(instances, Into::into) }
+        let FleetSpec { fleet, instances, rollout } = spec;
+        Self {
+            fleet: fleet.to_string(),
+            instances: unmap(instances, Into::into),
+            rollout: Some(rollout).filter(|p| *p != Policy::default()).map(Into::into),
+        }
     }
 }
 
@@ -154,20 +161,22 @@ impl TryFrom<v1::HostSpec> for HostSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
-        let v1::HostSpec { generation, instances, peers } = wire;
+        let v1::HostSpec { generation, instances, peers, stage } = wire;
+        let stage: Result<_, Invalid> = stage.into_iter().map(PinnedImage::try_from).collect();
         let peers: Result<_, Invalid> = peers.into_iter().map(Peer::try_from).collect();
         let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
-        Ok(Self { generation, instances: instances?, peers: peers? })
+        Ok(Self { generation, instances: instances?, peers: peers?, stage: stage? })
     }
 }
 
 impl From<HostSpec> for v1::HostSpec {
     fn from(spec: HostSpec) -> Self {
-        let HostSpec { generation, instances, peers } = spec;
+        let HostSpec { generation, instances, peers, stage } = spec;
         Self {
             generation,
             instances: instances.into_iter().map(Into::into).collect(),
             peers: peers.into_iter().map(Into::into).collect(),
+            stage: stage.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -193,26 +202,28 @@ impl TryFrom<v1::InstanceSpec> for InstanceSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::InstanceSpec) -> Result<Self, Invalid> {
-        let v1::InstanceSpec { id, revision, config, run, restarts, paused } = wire;
+        let v1::InstanceSpec { id, revision, config, run, restarts, paused, gate_ms } = wire;
+        let gate = gate_ms.map(Duration::from_millis);
         let run = match v1::RunState::try_from(run) {
             Ok(v1::RunState::Running) => RunState::Running,
             Ok(v1::RunState::Stopped) => RunState::Stopped,
             _ => return Err(Invalid::Unknown { field: "run", value: run }),
         };
         let config = required("config", config)?.try_into()?;
-        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts, paused })
+        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts, paused, gate })
     }
 }
 
 impl From<InstanceSpec> for v1::InstanceSpec {
     fn from(spec: InstanceSpec) -> Self {
-        let InstanceSpec { id, revision, config, run, restarts, paused } = spec;
+        let InstanceSpec { id, revision, config, run, restarts, paused, gate } = spec;
         let run = match run {
             RunState::Running => v1::RunState::Running,
             RunState::Stopped => v1::RunState::Stopped,
         };
         let config = Some(config.into());
-        Self { id: id.to_string(), revision, config, run: run.into(), restarts, paused }
+        let (id, run, gate_ms) = (id.to_string(), run.into(), gate.map(super::millis));
+        Self { id, revision, config, run, restarts, paused, gate_ms }
     }
 }
 
@@ -350,11 +361,9 @@ impl From<Value> for v1::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use shoal_core::secret::PinnedSecret;
     use shoal_core::spec::{
-        Health, Limits, Link, Memory, Mount, Network, Root, Security, Settings, Start,
+        Health, Hooks, Limits, Link, Memory, Mount, Network, Root, Security, Settings, Start,
     };
 
     use super::*;
@@ -425,6 +434,7 @@ mod tests {
             )]
             .into(),
             root: Root::Memory,
+            hooks: Hooks { migrate: vec!["/m".into()], ..Hooks::default() },
             secrets: [(
                 "db-password".parse().unwrap(),
                 PinnedSecret { name: "db/creator".parse().unwrap(), version: 3 },
@@ -446,11 +456,17 @@ mod tests {
                 run: RunState::Stopped,
                 restarts: 2,
                 paused: true,
+                gate: Some(Duration::from_secs(9)),
             }],
             peers: vec![Peer {
                 id: "shop/db".parse().unwrap(),
                 host: "h2".parse().unwrap(),
                 address: "fd00::2".parse().unwrap(),
+            }],
+            stage: vec![PinnedImage {
+                reference: "app:2".parse().unwrap(),
+                digest: [8; 32].into(),
+                size: 8192,
             }],
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
@@ -481,6 +497,7 @@ mod tests {
             let spec = FleetSpec {
                 fleet: "shop".parse().unwrap(),
                 instances: [("main".parse().unwrap(), declared)].into(),
+                rollout: Policy { max_failures: 3, ..Policy::default() },
             };
             assert_eq!(FleetSpec::try_from(v1::FleetSpec::from(spec.clone())), Ok(spec));
         }

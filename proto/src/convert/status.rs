@@ -75,6 +75,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             drift,
             last_exit,
             addresses,
+            went_back,
         } = wire;
         Ok(Self {
             id: parse("id", &id)?,
@@ -92,6 +93,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             paused,
             drift,
             last_exit: last_exit.map(Into::into),
+            went_back,
             addresses: addresses.iter().map(|a| parse("addresses", a)).collect::<Result<_, _>>()?,
         })
     }
@@ -116,6 +118,7 @@ impl From<InstanceStatus> for v1::InstanceStatus {
             drift,
             last_exit,
             addresses,
+            went_back,
         } = status;
         Self {
             id: id.to_string(),
@@ -133,6 +136,7 @@ impl From<InstanceStatus> for v1::InstanceStatus {
             paused,
             drift,
             last_exit: last_exit.map(Into::into),
+            went_back,
             addresses: addresses.iter().map(ToString::to_string).collect(),
         }
     }
@@ -240,6 +244,7 @@ mod tests {
                 paused: at % 2 == 1,
                 drift: vec!["/etc/x was edited".into()],
                 last_exit: Some(LastExit { at: Timestamp(4), reason: "exit code 1".into() }),
+                went_back: (at == 2).then(|| "it failed".to_owned()),
                 addresses: vec!["10.0.0.2".parse().unwrap()],
             };
             let status = HostStatus {

@@ -210,6 +210,8 @@ pub struct Settings {
         ::prost::alloc::string::String,
         PinnedSecret,
     >,
+    #[prost(message, optional, tag = "19")]
+    pub hooks: ::core::option::Option<Hooks>,
     #[prost(oneof = "settings::Start", tags = "1, 2")]
     pub start: ::core::option::Option<settings::Start>,
 }
@@ -222,6 +224,16 @@ pub mod settings {
         #[prost(message, tag = "2")]
         Command(super::Command),
     }
+}
+/// Programs with their arguments, run once before a start; empty: none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hooks {
+    #[prost(string, repeated, tag = "1")]
+    pub init: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub migrate: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub restore: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One version of a secret, without its value.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -254,6 +266,9 @@ pub struct InstanceSpec {
     pub restarts: u64,
     #[prost(bool, tag = "6")]
     pub paused: bool,
+    /// the agent goes back by itself where it is not ready by then
+    #[prost(uint64, optional, tag = "7")]
+    pub gate_ms: ::core::option::Option<u64>,
 }
 /// Where an instance is and how it is reached.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -275,6 +290,9 @@ pub struct HostSpec {
     pub instances: ::prost::alloc::vec::Vec<InstanceSpec>,
     #[prost(message, repeated, tag = "3")]
     pub peers: ::prost::alloc::vec::Vec<Peer>,
+    /// to be there, and not to be used yet
+    #[prost(message, repeated, tag = "4")]
+    pub stage: ::prost::alloc::vec::Vec<PinnedImage>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostNames {
@@ -348,6 +366,34 @@ pub struct FleetSpec {
         ::prost::alloc::string::String,
         DeclaredInstance,
     >,
+    /// absent: the usual
+    #[prost(message, optional, tag = "3")]
+    pub rollout: ::core::option::Option<RolloutPolicy>,
+}
+/// How a new revision gets onto the hosts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolloutPolicy {
+    /// "1" or "10%": hosts that are changed after each
+    #[prost(string, repeated, tag = "1")]
+    pub batches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "2")]
+    pub monitor_ms: u64,
+    #[prost(uint32, tag = "3")]
+    pub max_failures: u32,
+    #[prost(enumeration = "OnFailure", tag = "4")]
+    pub on_failure: i32,
+    #[prost(uint64, tag = "5")]
+    pub batch_timeout_ms: u64,
+    /// key of a label
+    #[prost(string, optional, tag = "6")]
+    pub spread: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(enumeration = "Promote", tag = "7")]
+    pub promote: i32,
+    /// "sat,sun 22:00-04:00", UTC
+    #[prost(string, repeated, tag = "8")]
+    pub windows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "9")]
+    pub stage_ahead: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -480,6 +526,69 @@ impl RunState {
         }
     }
 }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OnFailure {
+    /// as rollback
+    Unspecified = 0,
+    Rollback = 1,
+    Pause = 2,
+}
+impl OnFailure {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_FAILURE_UNSPECIFIED",
+            Self::Rollback => "ON_FAILURE_ROLLBACK",
+            Self::Pause => "ON_FAILURE_PAUSE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_FAILURE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_FAILURE_ROLLBACK" => Some(Self::Rollback),
+            "ON_FAILURE_PAUSE" => Some(Self::Pause),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Promote {
+    /// as auto
+    Unspecified = 0,
+    Auto = 1,
+    Canary = 2,
+    Each = 3,
+}
+impl Promote {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROMOTE_UNSPECIFIED",
+            Self::Auto => "PROMOTE_AUTO",
+            Self::Canary => "PROMOTE_CANARY",
+            Self::Each => "PROMOTE_EACH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROMOTE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROMOTE_AUTO" => Some(Self::Auto),
+            "PROMOTE_CANARY" => Some(Self::Canary),
+            "PROMOTE_EACH" => Some(Self::Each),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceStatus {
     #[prost(string, tag = "1")]
@@ -515,6 +624,9 @@ pub struct InstanceStatus {
     pub last_exit: ::core::option::Option<LastExit>,
     #[prost(string, repeated, tag = "16")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// why the agent went back to what was healthy
+    #[prost(string, optional, tag = "17")]
+    pub went_back: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LastExit {
@@ -748,6 +860,7 @@ pub enum EventKind {
     Repaired = 3,
     Failed = 4,
     State = 5,
+    WentBack = 6,
 }
 impl EventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -762,6 +875,7 @@ impl EventKind {
             Self::Repaired => "EVENT_KIND_REPAIRED",
             Self::Failed => "EVENT_KIND_FAILED",
             Self::State => "EVENT_KIND_STATE",
+            Self::WentBack => "EVENT_KIND_WENT_BACK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -773,6 +887,7 @@ impl EventKind {
             "EVENT_KIND_REPAIRED" => Some(Self::Repaired),
             "EVENT_KIND_FAILED" => Some(Self::Failed),
             "EVENT_KIND_STATE" => Some(Self::State),
+            "EVENT_KIND_WENT_BACK" => Some(Self::WentBack),
             _ => None,
         }
     }
@@ -1782,6 +1897,24 @@ pub struct Host {
     /// the last one reported
     #[prost(message, optional, tag = "11")]
     pub status: ::core::option::Option<HostStatus>,
+    /// absent: it takes new instances
+    #[prost(message, optional, tag = "12")]
+    pub cordon: ::core::option::Option<Cordon>,
+}
+/// Why a host takes no new instances.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cordon {
+    /// SPIFFE id
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    /// one line; may be empty
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    /// nor does it keep those that are there
+    #[prost(bool, tag = "4")]
+    pub drains: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetHostRequest {
@@ -1809,6 +1942,139 @@ pub struct LabelHostRequest {
 pub struct LabelHostResponse {
     #[prost(message, optional, tag = "1")]
     pub host: ::core::option::Option<Host>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTokensRequest {
+    /// also those that were used or have expired
+    #[prost(bool, tag = "1")]
+    pub all: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTokensResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<Token>,
+}
+/// A join token without its secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Token {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub expires_ms: u64,
+    /// only a host of this name may use it
+    #[prost(string, optional, tag = "3")]
+    pub host_name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// SPIFFE id
+    #[prost(string, tag = "5")]
+    pub created_by: ::prost::alloc::string::String,
+    /// the host that joined with it: its name, or its id if it is gone
+    #[prost(string, optional, tag = "6")]
+    pub used_by: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// one line, for people; may be empty
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CordonHostResponse {
+    #[prost(message, optional, tag = "1")]
+    pub host: ::core::option::Option<Host>,
+    /// false: it was so already
+    #[prost(bool, tag = "2")]
+    pub changed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UncordonHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UncordonHostResponse {
+    #[prost(message, optional, tag = "1")]
+    pub host: ::core::option::Option<Host>,
+    /// false: it was not cordoned
+    #[prost(bool, tag = "2")]
+    pub changed: bool,
+    /// whose next apply puts instances there again
+    #[prost(string, repeated, tag = "3")]
+    pub fleets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// one line, for people; may be empty
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// how long it is waited; 0: 10 minutes
+    #[prost(uint64, tag = "3")]
+    pub timeout_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DrainHostResponse {
+    /// all that had instances there, by name
+    #[prost(message, repeated, tag = "1")]
+    pub fleets: ::prost::alloc::vec::Vec<DrainingFleet>,
+    /// data volumes of the host whose instances are gone
+    #[prost(message, repeated, tag = "2")]
+    pub retained: ::prost::alloc::vec::Vec<RetainedData>,
+    /// in the last message
+    #[prost(enumeration = "DrainEnd", tag = "3")]
+    pub end: i32,
+}
+/// What becomes of one fleet's instances on a host that is drained.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DrainingFleet {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// those that are still there
+    #[prost(string, repeated, tag = "2")]
+    pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// what is awaited or, where it is over, why they are still there
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+    /// nothing more is awaited
+    #[prost(bool, tag = "4")]
+    pub over: bool,
+    /// that moves them
+    #[prost(message, optional, tag = "5")]
+    pub rollout: ::core::option::Option<Rollout>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveHostRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// whatever is on it
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveHostResponse {
+    /// FLEET/INSTANCE that it has or was to have
+    #[prost(string, repeated, tag = "1")]
+    pub instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// whose newest revision places instances there
+    #[prost(string, repeated, tag = "2")]
+    pub fleets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// its data volumes whose instances are gone
+    #[prost(message, repeated, tag = "3")]
+    pub retained: ::prost::alloc::vec::Vec<RetainedData>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRequest {
@@ -1850,6 +2116,9 @@ pub struct PlanResponse {
     /// nothing differs, but an apply tries the last rollout again
     #[prost(bool, tag = "4")]
     pub retries: bool,
+    /// where instances are not placed, and why; for people
+    #[prost(string, repeated, tag = "5")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyRequest {
@@ -1864,6 +2133,11 @@ pub struct ApplyRequest {
     /// where the spec comes from, such as a commit
     #[prost(string, tag = "4")]
     pub source: ::prost::alloc::string::String,
+    #[prost(enumeration = "OfflineHosts", tag = "5")]
+    pub offline: i32,
+    /// take the place of a rollout that has not ended
+    #[prost(bool, tag = "6")]
+    pub replace: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyResponse {
@@ -1874,6 +2148,9 @@ pub struct ApplyResponse {
     pub changed: bool,
     #[prost(message, repeated, tag = "3")]
     pub changes: ::prost::alloc::vec::Vec<InstanceChange>,
+    /// as a plan's
+    #[prost(string, repeated, tag = "4")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListFleetsRequest {}
@@ -1892,6 +2169,9 @@ pub struct Fleet {
     /// of that revision
     #[prost(message, optional, tag = "6")]
     pub rollout: ::core::option::Option<Rollout>,
+    /// where someone holds one
+    #[prost(message, optional, tag = "7")]
+    pub lock: ::core::option::Option<Lock>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListFleetsResponse {
@@ -1909,6 +2189,87 @@ pub struct GetFleetStatusResponse {
     pub fleet: ::core::option::Option<Fleet>,
     #[prost(message, repeated, tag = "2")]
     pub instances: ::prost::alloc::vec::Vec<Instance>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ControlRolloutRequest {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    #[prost(enumeration = "RolloutCommand", tag = "2")]
+    pub command: i32,
+    /// one line, for people; may be empty
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// of a pause, at most; 0: 24 hours
+    #[prost(uint64, tag = "4")]
+    pub hold_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ControlRolloutResponse {
+    #[prost(message, optional, tag = "1")]
+    pub rollout: ::core::option::Option<Rollout>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UndoRequest {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    /// 0: the last before the newest that proved healthy
+    #[prost(uint64, tag = "2")]
+    pub to_revision: u64,
+    /// of the rollout; 0: 10 minutes
+    #[prost(uint64, tag = "3")]
+    pub timeout_ms: u64,
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UndoResponse {
+    /// of the rollout to follow
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(uint64, tag = "2")]
+    pub to_revision: u64,
+    /// true: the unfinished rollout goes back
+    #[prost(bool, tag = "3")]
+    pub in_place: bool,
+}
+/// Who keeps others from changing a fleet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lock {
+    #[prost(string, tag = "1")]
+    pub holder: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub until_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LockRequest {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// at most 24 hours; 0: 1 hour
+    #[prost(uint64, tag = "3")]
+    pub for_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LockResponse {
+    #[prost(message, optional, tag = "1")]
+    pub lock: ::core::option::Option<Lock>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnlockRequest {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnlockResponse {
+    #[prost(bool, tag = "1")]
+    pub was_locked: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRolloutsRequest {
@@ -1940,6 +2301,27 @@ pub struct RolloutHost {
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "5")]
     pub generation: ::core::option::Option<u64>,
+    /// 0: in none yet
+    #[prost(uint32, tag = "6")]
+    pub batch: u32,
+    /// nothing is disturbed there
+    #[prost(bool, tag = "7")]
+    pub kept: bool,
+    #[prost(bool, tag = "8")]
+    pub staged: bool,
+}
+/// Why a rollout does not go on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hold {
+    #[prost(enumeration = "HoldKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    /// of its time, once it goes on
+    #[prost(uint64, tag = "4")]
+    pub remaining_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rollout {
@@ -1959,6 +2341,23 @@ pub struct Rollout {
     pub ended_ms: ::core::option::Option<u64>,
     #[prost(string, tag = "8")]
     pub author: ::prost::alloc::string::String,
+    /// that is under way, or was the last; 0: none yet
+    #[prost(uint32, tag = "9")]
+    pub batch: u32,
+    #[prost(message, optional, tag = "10")]
+    pub hold: ::core::option::Option<Hold>,
+    #[prost(uint64, optional, tag = "11")]
+    pub ready_since_ms: ::core::option::Option<u64>,
+    /// the revision that it would go back to
+    #[prost(uint64, optional, tag = "12")]
+    pub back_to: ::core::option::Option<u64>,
+    /// why it goes back, failed or was ended
+    #[prost(string, tag = "13")]
+    pub cause: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "14")]
+    pub policy: ::core::option::Option<RolloutPolicy>,
+    #[prost(enumeration = "OfflineHosts", tag = "15")]
+    pub offline: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Instance {
@@ -2188,6 +2587,40 @@ pub struct RemoveSecretResponse {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum DrainEnd {
+    /// it goes on
+    Unspecified = 0,
+    Empty = 1,
+    /// instances are left, and waiting does not help
+    Left = 2,
+    TimedOut = 3,
+}
+impl DrainEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DRAIN_END_UNSPECIFIED",
+            Self::Empty => "DRAIN_END_EMPTY",
+            Self::Left => "DRAIN_END_LEFT",
+            Self::TimedOut => "DRAIN_END_TIMED_OUT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DRAIN_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "DRAIN_END_EMPTY" => Some(Self::Empty),
+            "DRAIN_END_LEFT" => Some(Self::Left),
+            "DRAIN_END_TIMED_OUT" => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum ChangeKind {
     Unspecified = 0,
     Create = 1,
@@ -2225,6 +2658,74 @@ impl ChangeKind {
         }
     }
 }
+/// What becomes of hosts that are offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum OfflineHosts {
+    /// as wait
+    Unspecified = 0,
+    /// until the deadline, once all others are through
+    Wait = 1,
+    /// the rollout ends once all others are through
+    Skip = 2,
+}
+impl OfflineHosts {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OFFLINE_HOSTS_UNSPECIFIED",
+            Self::Wait => "OFFLINE_HOSTS_WAIT",
+            Self::Skip => "OFFLINE_HOSTS_SKIP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OFFLINE_HOSTS_UNSPECIFIED" => Some(Self::Unspecified),
+            "OFFLINE_HOSTS_WAIT" => Some(Self::Wait),
+            "OFFLINE_HOSTS_SKIP" => Some(Self::Skip),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RolloutCommand {
+    Unspecified = 0,
+    Pause = 1,
+    Resume = 2,
+    Promote = 3,
+    Abort = 4,
+}
+impl RolloutCommand {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROLLOUT_COMMAND_UNSPECIFIED",
+            Self::Pause => "ROLLOUT_COMMAND_PAUSE",
+            Self::Resume => "ROLLOUT_COMMAND_RESUME",
+            Self::Promote => "ROLLOUT_COMMAND_PROMOTE",
+            Self::Abort => "ROLLOUT_COMMAND_ABORT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROLLOUT_COMMAND_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROLLOUT_COMMAND_PAUSE" => Some(Self::Pause),
+            "ROLLOUT_COMMAND_RESUME" => Some(Self::Resume),
+            "ROLLOUT_COMMAND_PROMOTE" => Some(Self::Promote),
+            "ROLLOUT_COMMAND_ABORT" => Some(Self::Abort),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RolloutState {
@@ -2236,6 +2737,13 @@ pub enum RolloutState {
     Failed = 5,
     TimedOut = 6,
     Superseded = 7,
+    Staging = 8,
+    Monitoring = 9,
+    /// for hosts that are offline
+    Waiting = 10,
+    RollingBack = 11,
+    RolledBack = 12,
+    Aborted = 13,
 }
 impl RolloutState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2252,6 +2760,12 @@ impl RolloutState {
             Self::Failed => "ROLLOUT_STATE_FAILED",
             Self::TimedOut => "ROLLOUT_STATE_TIMED_OUT",
             Self::Superseded => "ROLLOUT_STATE_SUPERSEDED",
+            Self::Staging => "ROLLOUT_STATE_STAGING",
+            Self::Monitoring => "ROLLOUT_STATE_MONITORING",
+            Self::Waiting => "ROLLOUT_STATE_WAITING",
+            Self::RollingBack => "ROLLOUT_STATE_ROLLING_BACK",
+            Self::RolledBack => "ROLLOUT_STATE_ROLLED_BACK",
+            Self::Aborted => "ROLLOUT_STATE_ABORTED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2265,6 +2779,12 @@ impl RolloutState {
             "ROLLOUT_STATE_FAILED" => Some(Self::Failed),
             "ROLLOUT_STATE_TIMED_OUT" => Some(Self::TimedOut),
             "ROLLOUT_STATE_SUPERSEDED" => Some(Self::Superseded),
+            "ROLLOUT_STATE_STAGING" => Some(Self::Staging),
+            "ROLLOUT_STATE_MONITORING" => Some(Self::Monitoring),
+            "ROLLOUT_STATE_WAITING" => Some(Self::Waiting),
+            "ROLLOUT_STATE_ROLLING_BACK" => Some(Self::RollingBack),
+            "ROLLOUT_STATE_ROLLED_BACK" => Some(Self::RolledBack),
+            "ROLLOUT_STATE_ABORTED" => Some(Self::Aborted),
             _ => None,
         }
     }
@@ -2278,6 +2798,9 @@ pub enum OutcomeKind {
     Ready = 3,
     Offline = 4,
     Failed = 5,
+    Staging = 6,
+    GoingBack = 7,
+    Back = 8,
 }
 impl OutcomeKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2292,6 +2815,9 @@ impl OutcomeKind {
             Self::Ready => "OUTCOME_KIND_READY",
             Self::Offline => "OUTCOME_KIND_OFFLINE",
             Self::Failed => "OUTCOME_KIND_FAILED",
+            Self::Staging => "OUTCOME_KIND_STAGING",
+            Self::GoingBack => "OUTCOME_KIND_GOING_BACK",
+            Self::Back => "OUTCOME_KIND_BACK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2303,6 +2829,46 @@ impl OutcomeKind {
             "OUTCOME_KIND_READY" => Some(Self::Ready),
             "OUTCOME_KIND_OFFLINE" => Some(Self::Offline),
             "OUTCOME_KIND_FAILED" => Some(Self::Failed),
+            "OUTCOME_KIND_STAGING" => Some(Self::Staging),
+            "OUTCOME_KIND_GOING_BACK" => Some(Self::GoingBack),
+            "OUTCOME_KIND_BACK" => Some(Self::Back),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HoldKind {
+    Unspecified = 0,
+    /// paused
+    Operator = 1,
+    /// paused after a failure
+    Failure = 2,
+    Promotion = 3,
+    Window = 4,
+}
+impl HoldKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "HOLD_KIND_UNSPECIFIED",
+            Self::Operator => "HOLD_KIND_OPERATOR",
+            Self::Failure => "HOLD_KIND_FAILURE",
+            Self::Promotion => "HOLD_KIND_PROMOTION",
+            Self::Window => "HOLD_KIND_WINDOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HOLD_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "HOLD_KIND_OPERATOR" => Some(Self::Operator),
+            "HOLD_KIND_FAILURE" => Some(Self::Failure),
+            "HOLD_KIND_PROMOTION" => Some(Self::Promotion),
+            "HOLD_KIND_WINDOW" => Some(Self::Window),
             _ => None,
         }
     }
@@ -3536,6 +4102,147 @@ pub mod hosts_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Label"));
             self.inner.unary(req, path, codec).await
         }
+        /// Join tokens, without their secrets.
+        pub async fn list_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.Hosts/ListTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "ListTokens"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a join token worthless. NOT_FOUND. FAILED_PRECONDITION: a host has joined with it.
+        pub async fn revoke_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.Hosts/RevokeToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("shoal.v1.Hosts", "RevokeToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps new instances off a host from the next apply on; those that are there stay. Idempotent.
+        pub async fn cordon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CordonHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Cordon");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Cordon"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a cordon or a drain. Nothing comes back before the next apply. Idempotent.
+        pub async fn uncordon(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UncordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UncordonHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Uncordon");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Uncordon"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Cordons a host, and moves or stops what is there: each fleet by a revision and a rollout of its
+        /// own. Tells what is left, at each change, until nothing more can be done or the time is up. The
+        /// host keeps nothing until it is uncordoned, also where the caller goes away; a further call goes
+        /// on. ABORTED: the host was uncordoned meanwhile.
+        pub async fn drain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DrainHostResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Drain");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Drain"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Takes a host out of the fleet for good: its certificate is refused from then on.
+        /// FAILED_PRECONDITION: it has instances, or is to have some, and `force` was not said.
+        pub async fn remove(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveHostResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Hosts/Remove");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Hosts", "Remove"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3577,6 +4284,61 @@ pub mod hosts_server {
             request: tonic::Request<super::LabelHostRequest>,
         ) -> std::result::Result<
             tonic::Response<super::LabelHostResponse>,
+            tonic::Status,
+        >;
+        /// Join tokens, without their secrets.
+        async fn list_tokens(
+            &self,
+            request: tonic::Request<super::ListTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTokensResponse>,
+            tonic::Status,
+        >;
+        /// Makes a join token worthless. NOT_FOUND. FAILED_PRECONDITION: a host has joined with it.
+        async fn revoke_token(
+            &self,
+            request: tonic::Request<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        >;
+        /// Keeps new instances off a host from the next apply on; those that are there stay. Idempotent.
+        async fn cordon(
+            &self,
+            request: tonic::Request<super::CordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CordonHostResponse>,
+            tonic::Status,
+        >;
+        /// Ends a cordon or a drain. Nothing comes back before the next apply. Idempotent.
+        async fn uncordon(
+            &self,
+            request: tonic::Request<super::UncordonHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UncordonHostResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Drain method.
+        type DrainStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DrainHostResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Cordons a host, and moves or stops what is there: each fleet by a revision and a rollout of its
+        /// own. Tells what is left, at each change, until nothing more can be done or the time is up. The
+        /// host keeps nothing until it is uncordoned, also where the caller goes away; a further call goes
+        /// on. ABORTED: the host was uncordoned meanwhile.
+        async fn drain(
+            &self,
+            request: tonic::Request<super::DrainHostRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DrainStream>, tonic::Status>;
+        /// Takes a host out of the fleet for good: its certificate is refused from then on.
+        /// FAILED_PRECONDITION: it has instances, or is to have some, and `force` was not said.
+        async fn remove(
+            &self,
+            request: tonic::Request<super::RemoveHostRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveHostResponse>,
             tonic::Status,
         >;
     }
@@ -3813,6 +4575,269 @@ pub mod hosts_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/ListTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTokensSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::ListTokensRequest>
+                    for ListTokensSvc<T> {
+                        type Response = super::ListTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::list_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTokensSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/RevokeToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeTokenSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::RevokeTokenRequest>
+                    for RevokeTokenSvc<T> {
+                        type Response = super::RevokeTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::revoke_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Cordon" => {
+                    #[allow(non_camel_case_types)]
+                    struct CordonSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::CordonHostRequest>
+                    for CordonSvc<T> {
+                        type Response = super::CordonHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CordonHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::cordon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CordonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Uncordon" => {
+                    #[allow(non_camel_case_types)]
+                    struct UncordonSvc<T: Hosts>(pub Arc<T>);
+                    impl<
+                        T: Hosts,
+                    > tonic::server::UnaryService<super::UncordonHostRequest>
+                    for UncordonSvc<T> {
+                        type Response = super::UncordonHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UncordonHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::uncordon(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UncordonSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Drain" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainSvc<T: Hosts>(pub Arc<T>);
+                    impl<
+                        T: Hosts,
+                    > tonic::server::ServerStreamingService<super::DrainHostRequest>
+                    for DrainSvc<T> {
+                        type Response = super::DrainHostResponse;
+                        type ResponseStream = T::DrainStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DrainHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::drain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Hosts/Remove" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveSvc<T: Hosts>(pub Arc<T>);
+                    impl<T: Hosts> tonic::server::UnaryService<super::RemoveHostRequest>
+                    for RemoveSvc<T> {
+                        type Response = super::RemoveHostResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveHostRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Hosts>::remove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4490,6 +5515,89 @@ pub mod rollouts_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Rollouts", "Watch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What an operator says to the unfinished rollout of a fleet. FAILED_PRECONDITION: it makes no
+        /// sense now.
+        pub async fn control(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ControlRolloutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ControlRolloutResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.Rollouts/Control",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Rollouts", "Control"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Goes back: the unfinished rollout to the revision before it, or, where all is finished, by a
+        /// new revision that says what an older one said.
+        pub async fn undo(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UndoRequest>,
+        ) -> std::result::Result<tonic::Response<super::UndoResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Rollouts/Undo");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Rollouts", "Undo"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps others from changing a fleet for a time. ABORTED: someone else does.
+        pub async fn lock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LockRequest>,
+        ) -> std::result::Result<tonic::Response<super::LockResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Rollouts/Lock");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Rollouts", "Lock"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Idempotent. PERMISSION_DENIED: it is someone else's, and `force` was not said.
+        pub async fn unlock(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnlockRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnlockResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Rollouts/Unlock");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Rollouts", "Unlock"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4524,6 +5632,31 @@ pub mod rollouts_server {
             &self,
             request: tonic::Request<super::WatchRolloutRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// What an operator says to the unfinished rollout of a fleet. FAILED_PRECONDITION: it makes no
+        /// sense now.
+        async fn control(
+            &self,
+            request: tonic::Request<super::ControlRolloutRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ControlRolloutResponse>,
+            tonic::Status,
+        >;
+        /// Goes back: the unfinished rollout to the revision before it, or, where all is finished, by a
+        /// new revision that says what an older one said.
+        async fn undo(
+            &self,
+            request: tonic::Request<super::UndoRequest>,
+        ) -> std::result::Result<tonic::Response<super::UndoResponse>, tonic::Status>;
+        /// Keeps others from changing a fleet for a time. ABORTED: someone else does.
+        async fn lock(
+            &self,
+            request: tonic::Request<super::LockRequest>,
+        ) -> std::result::Result<tonic::Response<super::LockResponse>, tonic::Status>;
+        /// Idempotent. PERMISSION_DENIED: it is someone else's, and `force` was not said.
+        async fn unlock(
+            &self,
+            request: tonic::Request<super::UnlockRequest>,
+        ) -> std::result::Result<tonic::Response<super::UnlockResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct RolloutsServer<T> {
@@ -4688,6 +5821,180 @@ pub mod rollouts_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Rollouts/Control" => {
+                    #[allow(non_camel_case_types)]
+                    struct ControlSvc<T: Rollouts>(pub Arc<T>);
+                    impl<
+                        T: Rollouts,
+                    > tonic::server::UnaryService<super::ControlRolloutRequest>
+                    for ControlSvc<T> {
+                        type Response = super::ControlRolloutResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ControlRolloutRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Rollouts>::control(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ControlSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Rollouts/Undo" => {
+                    #[allow(non_camel_case_types)]
+                    struct UndoSvc<T: Rollouts>(pub Arc<T>);
+                    impl<T: Rollouts> tonic::server::UnaryService<super::UndoRequest>
+                    for UndoSvc<T> {
+                        type Response = super::UndoResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UndoRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Rollouts>::undo(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UndoSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Rollouts/Lock" => {
+                    #[allow(non_camel_case_types)]
+                    struct LockSvc<T: Rollouts>(pub Arc<T>);
+                    impl<T: Rollouts> tonic::server::UnaryService<super::LockRequest>
+                    for LockSvc<T> {
+                        type Response = super::LockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Rollouts>::lock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Rollouts/Unlock" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnlockSvc<T: Rollouts>(pub Arc<T>);
+                    impl<T: Rollouts> tonic::server::UnaryService<super::UnlockRequest>
+                    for UnlockSvc<T> {
+                        type Response = super::UnlockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnlockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Rollouts>::unlock(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnlockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

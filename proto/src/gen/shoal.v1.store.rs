@@ -19,6 +19,8 @@ pub struct HostRecord {
     pub key_sha256: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "7")]
     pub certificate_expires_ms: u64,
+    #[prost(message, optional, tag = "8")]
+    pub cordon: ::core::option::Option<super::Cordon>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostNameRecord {
@@ -144,6 +146,26 @@ pub struct RolloutRecord {
     pub deadline_ms: u64,
     #[prost(uint64, optional, tag = "7")]
     pub ended_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub back_to: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "9")]
+    pub policy: ::core::option::Option<super::RolloutPolicy>,
+    #[prost(enumeration = "super::OfflineHosts", tag = "10")]
+    pub offline: i32,
+    #[prost(uint64, tag = "11")]
+    pub timeout_ms: u64,
+    #[prost(message, optional, tag = "12")]
+    pub hold: ::core::option::Option<super::Hold>,
+    #[prost(uint32, tag = "13")]
+    pub batch: u32,
+    #[prost(uint32, tag = "14")]
+    pub proofs: u32,
+    #[prost(uint32, tag = "15")]
+    pub promoted: u32,
+    #[prost(uint64, optional, tag = "16")]
+    pub ready_since_ms: ::core::option::Option<u64>,
+    #[prost(string, optional, tag = "17")]
+    pub cause: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostProgress {
@@ -155,6 +177,36 @@ pub struct HostProgress {
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "4")]
     pub failing_since_ms: ::core::option::Option<u64>,
+    #[prost(uint32, tag = "5")]
+    pub place: u32,
+    #[prost(string, optional, tag = "6")]
+    pub spread: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, tag = "7")]
+    pub kept: bool,
+    #[prost(uint32, optional, tag = "8")]
+    pub batch: ::core::option::Option<u32>,
+    #[prost(bool, tag = "9")]
+    pub staged: bool,
+    #[prost(uint64, optional, tag = "10")]
+    pub staging: ::core::option::Option<u64>,
+    #[prost(bool, tag = "11")]
+    pub returning: bool,
+    #[prost(uint64, optional, tag = "12")]
+    pub back: ::core::option::Option<u64>,
+    #[prost(bool, tag = "13")]
+    pub lost: bool,
+    #[prost(uint64, optional, tag = "14")]
+    pub since_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "15")]
+    pub offline_since_ms: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "16")]
+    pub restarts: ::core::option::Option<u32>,
+}
+/// Under a fleet's name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LockRecord {
+    #[prost(message, optional, tag = "1")]
+    pub lock: ::core::option::Option<super::Lock>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HostSpecRecord {

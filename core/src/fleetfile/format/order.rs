@@ -25,7 +25,17 @@ const SECURITY: &[&str] = &[
 ];
 const HEALTH: &[&str] = &["unit", "http", "tcp", "exec", "grace", "interval", "timeout", "retries"];
 const HOOKS: &[&str] = &["init", "migrate", "restore"];
-const ROLLOUT: &[&str] = &["batches", "monitor", "max-failures", "on-failure"];
+const ROLLOUT: &[&str] = &[
+    "batches",
+    "monitor",
+    "max-failures",
+    "on-failure",
+    "batch-timeout",
+    "spread",
+    "promote",
+    "windows",
+    "stage-ahead",
+];
 
 /// How the keys of a table are ordered.
 enum Keys {

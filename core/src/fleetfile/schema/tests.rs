@@ -80,6 +80,7 @@ impl Validator {
             "minLength" => value.as_str().is_none_or(|text| text.chars().count() >= number(by)),
             "minimum" => value.as_i64().is_none_or(|n| n >= by.as_i64().unwrap()),
             "maximum" => value.as_i64().is_none_or(|n| n <= by.as_i64().unwrap()),
+            "maxItems" => value.as_array().is_none_or(|list| list.len() <= number(by)),
             "minItems" => value.as_array().is_none_or(|list| list.len() >= number(by)),
             "uniqueItems" => value.as_array().is_none_or(|list| {
                 list.iter().map(Value::to_string).collect::<BTreeSet<_>>().len() == list.len()
@@ -190,7 +191,7 @@ fn the_schema_has_the_keys_that_the_reader_takes() {
     }
     // Every table that the reader knows is one of these: what is a table in the file is an object
     // in the schema, or this test could not have met it.
-    assert_eq!(paths.len(), 9, "{paths:?}");
+    assert_eq!(paths.len(), 11, "{paths:?}");
 }
 
 #[test]
@@ -289,6 +290,22 @@ grace = "0s"
 interval = "100ms"
 timeout = "1h"
 retries = 1000
+
+[instance.main.hooks]
+init = ["/usr/bin/shop", "init"]
+migrate = ["/usr/bin/shop", "migrate", ""]
+restore = ["/usr/bin/shop", "reindex"]
+
+[rollout]
+batches = ["1", "10%", "100%"]
+monitor = "30s"
+max-failures = 2
+on-failure = "pause"
+batch-timeout = "10m"
+spread = "site"
+promote = "canary"
+windows = ["sat,sun 22:00-04:00", "mon-fri 01:00-24:00", "12:00-13:30"]
+stage-ahead = true
 "#;
 
 /// A small fleet that is fine, with a line in it changed.
@@ -303,7 +320,7 @@ fn what_a_schema_can_say_is_wrong_is_wrong_for_both() {
     for (old, new) in [
         ("fleet = \"shop\"", "fleet = \"Shop\""),
         ("fleet = \"shop\"\n", ""),
-        ("fleet = \"shop\"", "fleet = \"shop\"\nrollout = {}"),
+        ("fleet = \"shop\"", "fleet = \"shop\"\ninfra = \"1\""),
         ("list = [1", "list = [1.5"),
         ("domain = \"example.org\"", "my-var = 1"),
         ("[instance.main]\n", "[instance.Main]\n"),
@@ -347,6 +364,22 @@ fn what_a_schema_can_say_is_wrong_is_wrong_for_both() {
         ("grace = \"0s\"", "grace = \"0\""),
         ("retries = 1000", "retries = 1001"),
         ("retries = 1000", "Retries = 1000"),
+        ("init = [\"/usr/bin/shop\", \"init\"]", "init = \"/usr/bin/shop init\""),
+        ("init = [\"/usr/bin/shop\", \"init\"]", "init = []"),
+        ("init = [\"/usr/bin/shop\"", "start = [\"/usr/bin/shop\""),
+        ("[\"1\", \"10%\"", "[\"0\", \"10%\""),
+        ("[\"1\", \"10%\"", "[1, \"10%\""),
+        ("\"100%\"]", "\"101%\"]"),
+        ("batches = [\"1\", \"10%\", \"100%\"]", "batches = []"),
+        ("monitor = \"30s\"", "monitor = 30"),
+        ("max-failures = 2", "max-failures = -1"),
+        ("on-failure = \"pause\"", "on-failure = \"ignore\""),
+        ("promote = \"canary\"", "promote = \"always\""),
+        ("spread = \"site\"", "spread = \"site=a\""),
+        ("\"12:00-13:30\"", "\"12:00-13:60\""),
+        ("\"12:00-13:30\"", "\"24:00-02:00\""),
+        ("\"12:00-13:30\"", "\"Sat 12:00-13:30\""),
+        ("stage-ahead = true", "stage-ahead = 1"),
     ] {
         let text = changed(old, new);
         assert!(read(&text).is_err(), "the reader takes {new}");
@@ -377,6 +410,12 @@ const STRINGS: &[(&str, &str)] = &[
         "http://(127\\.0\\.0\\.1|\\[::1\\]|::1)(:[0-9]{1,3})?[/?a-z&%#-]{0,6}",
     ),
     ("interval = \"100ms\"", "[0-9]{0,4}(ms|s|m|h)"),
+    ("\"10%\"", "[0-9]{1,4}%?"),
+    ("spread = \"site\"", "[a-zA-Z0-9./_-]{0,5}"),
+    (
+        "\"12:00-13:30\"",
+        "((mon|sat)(-(tue|sun))?(,wed)? )?[0-2][0-9]:[0-6][0-9]-[0-2][0-9]:[0-6][0-9]",
+    ),
 ];
 
 proptest! {

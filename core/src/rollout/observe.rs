@@ -1,0 +1,169 @@
+//! What is known of a rollout's hosts, taken in.
+
+use std::time::Duration;
+
+use super::{HostProgress, Outcome, Rollout, State};
+use crate::name::{FleetName, HostId};
+use crate::status::{HostStatus, Verdict};
+use crate::time::Timestamp;
+
+/// What is known of a host at the moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation<'a> {
+    /// Whether its agent is connected.
+    pub online: bool,
+    /// Its last status.
+    pub status: Option<&'a HostStatus>,
+    /// Whether it has all images of the revision there.
+    pub staged: bool,
+}
+
+/// How long after its first failure an instance that fails again is called failed: agents try
+/// again by themselves, and a service that needs two attempts at boot is no failure.
+pub const FAILURE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a host that was told and then went offline holds up its batch: agents reconnect, and
+/// hosts reboot.
+pub const OFFLINE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes in what is known of each host.
+pub(super) fn look<'a>(
+    rollout: &mut Rollout,
+    observe: impl Fn(&HostId) -> Observation<'a>,
+    now: Timestamp,
+) {
+    let watched = matches!(rollout.state, State::Changing | State::Monitoring);
+    let mut disturbed = false;
+    for (id, host) in &mut rollout.hosts {
+        let seen = observe(id);
+        let proving = watched && host.batch == Some(rollout.batch);
+        let worked = matches!(host.outcome, Outcome::Ready | Outcome::Back);
+        connection(host, seen.online, now);
+        host.staged |= seen.staged;
+        let outcome = match (host.generation, host.back) {
+            (Some(_), _) if !seen.online => gone(host, now),
+            (_, Some(back)) => returning(&rollout.fleet, back, seen),
+            // It waits to be told to go back.
+            (Some(_), None) if host.returning => continue,
+            (Some(generation), None) => known(&rollout.fleet, generation, seen),
+            (None, _) if !seen.online => Known::Now(Outcome::Offline),
+            (None, _) if host.staging.is_some() && !host.staged => Known::Now(Outcome::Staging),
+            (None, _) => Known::Now(Outcome::Pending),
+        };
+        note(host, outcome, now);
+        if restarted(host, &rollout.fleet, seen) && proving {
+            host.outcome = Outcome::Changing("an instance was restarted; watched anew".into());
+            disturbed = true;
+        }
+        let works = matches!(host.outcome, Outcome::Ready | Outcome::Back);
+        if worked && !works && !proving {
+            // It has its time anew: it took none of it to get where it was.
+            host.since = Some(now);
+        }
+    }
+    if disturbed {
+        rollout.ready_since = None;
+    }
+}
+
+fn connection(host: &mut HostProgress, online: bool, now: Timestamp) {
+    match (online, host.offline_since) {
+        (true, Some(left)) => {
+            host.offline_since = None;
+            // Its time stood still; one that was given up has it anew.
+            let anew = host.outcome == Outcome::Offline;
+            let shifted = |since: Timestamp| since.after(now.since(left)).min(now);
+            host.since = host.since.map(|since| if anew { now } else { shifted(since) });
+        }
+        (false, None) => host.offline_since = Some(now),
+        _ => {}
+    }
+}
+
+/// What a look says.
+enum Known {
+    /// This, as of now.
+    Now(Outcome),
+    /// A failure, which may pass.
+    Failing(String),
+}
+
+/// A host that was told and is offline: it is waited for a while, unless it was offline then.
+fn gone(host: &mut HostProgress, now: Timestamp) -> Known {
+    let since = host.offline_since.unwrap_or(now);
+    if host.outcome == Outcome::Offline {
+        return Known::Now(Outcome::Offline);
+    }
+    if now.since(since) >= OFFLINE_PATIENCE {
+        host.lost = true;
+        return Known::Now(Outcome::Offline);
+    }
+    let why = "went offline; waits for it to return".to_owned();
+    Known::Now(if host.back.is_some() { Outcome::GoingBack(why) } else { Outcome::Changing(why) })
+}
+
+fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
+    let waiting = |why: &str| Known::Now(Outcome::Changing(why.into()));
+    let Some(status) = seen.status else { return waiting("waits for the agent's first report") };
+    if status.observed_generation < generation {
+        return waiting("waits for the agent");
+    }
+    let mut awaited = None;
+    for instance in status.instances.iter().filter(|i| i.id.fleet == *fleet) {
+        match instance.verdict() {
+            Verdict::Ready => {}
+            Verdict::Failed(why) if instance.went_back.is_some() => {
+                return Known::Now(Outcome::Failed(format!("{}: {why}", instance.id)));
+            }
+            Verdict::Failed(why) => return Known::Failing(format!("{}: {why}", instance.id)),
+            Verdict::Waiting(why) => {
+                awaited.get_or_insert(format!("{}: {why}", instance.id));
+            }
+        }
+    }
+    Known::Now(awaited.map_or(Outcome::Ready, Outcome::Changing))
+}
+
+/// The same, of a host that was told to go back.
+fn returning(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
+    match known(fleet, generation, seen) {
+        Known::Now(Outcome::Ready) => Known::Now(Outcome::Back),
+        Known::Now(Outcome::Changing(why)) => Known::Now(Outcome::GoingBack(why)),
+        other => other,
+    }
+}
+
+/// Takes a host's outcome; a failure counts only when it has lasted. Being started once more is
+/// no end of it: what fails over and over does that all the time.
+fn note(host: &mut HostProgress, known: Known, now: Timestamp) {
+    let outcome = match known {
+        Known::Failing(why) => {
+            let since = *host.failing_since.get_or_insert(now);
+            if now.since(since) >= FAILURE_PATIENCE {
+                Outcome::Failed(why)
+            } else if host.back.is_some() {
+                Outcome::GoingBack(why)
+            } else {
+                Outcome::Changing(why)
+            }
+        }
+        Known::Now(outcome) => outcome,
+    };
+    if matches!(outcome, Outcome::Ready | Outcome::Back) {
+        host.failing_since = None;
+    }
+    // What was called failed is so until it is proved not to be.
+    let proof = matches!(outcome, Outcome::Ready | Outcome::Back | Outcome::Failed(_));
+    if proof || !matches!(host.outcome, Outcome::Failed(_)) {
+        host.outcome = outcome;
+    }
+}
+
+/// Whether a ready host's instances were restarted since they were last seen ready.
+fn restarted(host: &mut HostProgress, fleet: &FleetName, seen: Observation<'_>) -> bool {
+    let (Outcome::Ready, Some(status)) = (&host.outcome, seen.status) else { return false };
+    let instances = status.instances.iter().filter(|i| i.id.fleet == *fleet);
+    let count = instances.map(|i| i.restarts).fold(0, u32::saturating_add);
+    let before = host.restarts.replace(count);
+    before.is_some_and(|before| count > before)
+}
