@@ -94,7 +94,7 @@ impl FleetView {
         fields.extend(rollout.hold.as_ref().zip(rollout.hold_text()).map(|(hold, text)| {
             ("Hold", format!("{text} (since {}, {})", hold.since, hold.since.ago(now)))
         }));
-        fields.extend(rollout.cause.clone().map(|cause| ("Cause", cause)));
+        fields.extend(rollout.other_cause().map(|cause| ("Cause", cause)));
         fields
     }
 

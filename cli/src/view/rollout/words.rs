@@ -174,6 +174,12 @@ impl RolloutView {
         self.hold.as_ref().map(|hold| hold.text(self))
     }
 
+    /// Why it goes back, failed or was ended, where what holds it does not say so already.
+    pub(crate) fn other_cause(&self) -> Option<String> {
+        let held = self.hold.as_ref().map(|hold| hold.why.as_str());
+        self.cause.clone().filter(|cause| held != Some(cause))
+    }
+
     /// `changing`, or what it waits for.
     pub(crate) fn state_cell(&self) -> Cell {
         match &self.hold {
@@ -312,7 +318,7 @@ impl RolloutView {
         fields.extend(self.hold.as_ref().map(|hold| {
             ("Hold", format!("{} (since {}, {})", hold.text(self), hold.since, hold.since.ago(now)))
         }));
-        fields.extend(self.cause.clone().map(|cause| ("Cause", cause)));
+        fields.extend(self.other_cause().map(|cause| ("Cause", cause)));
         fields.push(("Hosts", self.summary()));
         let by = short_identity(&self.author);
         fields.push(("Started", format!("{} ({}) by {by}", self.started, self.started.ago(now))));
