@@ -95,7 +95,10 @@ pub(in crate::commands) fn conclude(
 fn success(rollout: &RolloutView) -> String {
     let RolloutView { fleet, revision, hosts, .. } = rollout;
     if rollout.state != State::RolledBack {
-        return format!("fleet {fleet} is at revision {revision}: {} ready", count(hosts.len(), "host"));
+        return format!(
+            "fleet {fleet} is at revision {revision}: {} ready",
+            count(hosts.len(), "host")
+        );
     }
     let to = rollout.back_to.map_or("before".to_owned(), |to| to.to_string());
     let back = rollout.with(Outcome::Back).count();

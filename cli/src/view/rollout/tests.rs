@@ -16,10 +16,8 @@ fn text(wire: v1::Rollout) -> String {
 fn all_of_a_rollout_is_shown() {
     insta::assert_snapshot!("under-way", text(second_batch(RolloutState::Changing)));
     let why = "user/ada paused it: a look at the graphs";
-    let held = v1::Rollout {
-        hold: hold(HoldKind::Operator, why),
-        ..second_batch(RolloutState::Changing)
-    };
+    let held =
+        v1::Rollout { hold: hold(HoldKind::Operator, why), ..second_batch(RolloutState::Changing) };
     insta::assert_snapshot!("paused", text(held));
     let ended = v1::Rollout {
         cause: "shop/main: exit code 1".into(),

@@ -130,7 +130,9 @@ impl HostProgress {
         let goes_on = !state.is_final() || state == State::Partial;
         match (self.outcome, self.reason.as_str()) {
             (Outcome::Offline, "") if goes_back && is_told => "goes back when it returns",
-            (Outcome::Offline, "") if !goes_back && (goes_on || is_told) => "changes when it is back",
+            (Outcome::Offline, "") if !goes_back && (goes_on || is_told) => {
+                "changes when it is back"
+            }
             (_, reason) => reason,
         }
     }
@@ -211,9 +213,8 @@ impl RolloutView {
 
     /// ` (failed: h2; offline: h3, h4)`, or nothing.
     pub(crate) fn troubled(&self) -> String {
-        let failed = |host: &&HostProgress| {
-            host.outcome == Outcome::Failed || host.had_failed.is_some()
-        };
+        let failed =
+            |host: &&HostProgress| host.outcome == Outcome::Failed || host.had_failed.is_some();
         let failed = names(self.hosts.iter().filter(failed));
         let named = [("failed", failed), ("offline", names(self.with(Outcome::Offline)))];
         let named = named.iter().filter(|(_, names)| !names.is_empty());
