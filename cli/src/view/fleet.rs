@@ -98,6 +98,12 @@ impl FleetView {
         fields
     }
 
+    /// Whether that revision is being rolled out.
+    pub(crate) fn is_under_way(&self, revision: u64) -> bool {
+        let under_way = |it: &RolloutView| it.revision == revision && !it.is_over();
+        self.rollout.as_ref().is_some_and(under_way)
+    }
+
     /// Why nobody else can apply at the moment, and what to do about it.
     pub(crate) fn locked_notes(&self, now: Timestamp) -> Vec<String> {
         let Self { fleet, .. } = self;

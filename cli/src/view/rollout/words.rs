@@ -127,11 +127,12 @@ impl HostProgress {
     fn reason(&self, state: State) -> &str {
         let is_told = self.generation.is_some();
         let goes_back = matches!(state, State::RollingBack | State::RolledBack);
-        let goes_on = !state.is_final() || state == State::Partial;
         match (self.outcome, self.reason.as_str()) {
             (Outcome::Offline, "") if goes_back && is_told => "goes back when it returns",
-            (Outcome::Offline, "") if !goes_back && (goes_on || is_told) => {
-                "changes when it is back"
+            (Outcome::Offline, "") if goes_back => "",
+            (Outcome::Offline, "") if is_told || !state.is_final() => "changes when it is back",
+            (Outcome::Offline, "") if state == State::Partial => {
+                "was not told; apply again when it is back"
             }
             (_, reason) => reason,
         }
@@ -285,7 +286,7 @@ impl RolloutView {
             State::Waiting => Some((
                 Weight::Change,
                 format!(
-                    "all others are through; it waits for {} until {}",
+                    "only hosts that are offline are left: it waits for {} until {}",
                     names(self.with(Outcome::Offline)),
                     self.deadline
                 ),
