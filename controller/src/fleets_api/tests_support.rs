@@ -8,6 +8,7 @@ use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
 use shoal_core::name::HostId;
+use shoal_core::placement::with_fleet;
 use shoal_core::rollout::Policy;
 use shoal_core::spec::{Hooks, Limits, Network, Root, Security, Settings, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
@@ -152,6 +153,18 @@ impl Lab {
             if !told && self.rollout(fleet, revision).await.modified == before {
                 return false;
             }
+        }
+    }
+
+    /// Has all hosts told of a revision at once, without a rollout, and whoever is there.
+    pub(crate) async fn tell(&self, fleet: &str, revision: u64) {
+        let revision = inventory::revision(&self.records, fleet, revision).await.unwrap();
+        for (host, configs) in &revision.hosts {
+            let name = host.as_str().trim_start_matches("id-");
+            let before = self.spec(name).await;
+            let number = revision.number;
+            let after = with_fleet(&before, &revision.fleet, number, configs, &[], None);
+            self.put(host.as_str(), &HostSpecRecord { spec: Some(after.into()) }).await;
         }
     }
 

@@ -249,9 +249,7 @@ fn wider_host() -> HostRecord {
         policy: Some(policy),
         ..v1::HostFacts::default()
     };
-    let cordon =
-        v1::Cordon { by: "a".into(), reason: "disk".into(), since_ms: 3, drains: true };
-    HostRecord { facts: Some(facts), cordon: Some(cordon), ..HostRecord::default() }
+    HostRecord { facts: Some(facts), ..HostRecord::default() }
 }
 
 /// What later versions added to records that were there before.
@@ -401,6 +399,11 @@ fn of_rollouts() -> [String; 4] {
     ]
 }
 
+fn of_a_cordon() -> String {
+    let cordon = v1::Cordon { by: "a".into(), reason: "r".into(), since_ms: 3, drains: true };
+    written("h5", &HostRecord { cordon: Some(cordon), ..HostRecord::default() })
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -410,6 +413,7 @@ fn records_are_written_as_ever() {
         .chain(wider())
         .chain(of_secrets())
         .chain(of_rollouts())
+        .chain([of_a_cordon()])
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

@@ -25,11 +25,7 @@ const MOST_BARS: u32 = 6;
 const MOST_LINES: usize = 10;
 
 impl Bar {
-    fn of<'a>(
-        label: String,
-        done: Outcome,
-        hosts: impl Iterator<Item = &'a HostProgress>,
-    ) -> Self {
+    fn of<'a>(label: String, done: Outcome, hosts: impl Iterator<Item = &'a HostProgress>) -> Self {
         let mut bar = Self { label, done: 0, total: 0 };
         for host in hosts {
             bar.total += 1;
@@ -64,9 +60,8 @@ impl RolloutView {
         }
         let first = self.batch.saturating_sub(MOST_BARS) + 1;
         let numbers = first..=self.batch;
-        let bar = |number| {
-            Bar::of(format!("batch {number}"), Outcome::Ready, self.of_batch(number))
-        };
+        let bar =
+            |number| Bar::of(format!("batch {number}"), Outcome::Ready, self.of_batch(number));
         numbers.map(bar).filter(|bar| bar.total > 0).collect()
     }
 

@@ -127,10 +127,13 @@ impl HostProgress {
     fn reason(&self, state: State) -> &str {
         let is_told = self.generation.is_some();
         let goes_back = matches!(state, State::RollingBack | State::RolledBack);
-        let goes_on = !state.is_final() || state == State::Partial;
         match (self.outcome, self.reason.as_str()) {
             (Outcome::Offline, "") if goes_back && is_told => "goes back when it returns",
-            (Outcome::Offline, "") if !goes_back && (goes_on || is_told) => "changes when it is back",
+            (Outcome::Offline, "") if goes_back => "",
+            (Outcome::Offline, "") if is_told || !state.is_final() => "changes when it is back",
+            (Outcome::Offline, "") if state == State::Partial => {
+                "was not told; apply again when it is back"
+            }
             (_, reason) => reason,
         }
     }
@@ -174,6 +177,12 @@ impl RolloutView {
         self.hold.as_ref().map(|hold| hold.text(self))
     }
 
+    /// Why it goes back, failed or was ended, where what holds it does not say so already.
+    pub(crate) fn other_cause(&self) -> Option<String> {
+        let held = self.hold.as_ref().map(|hold| hold.why.as_str());
+        self.cause.clone().filter(|cause| held != Some(cause))
+    }
+
     /// `changing`, or what it waits for.
     pub(crate) fn state_cell(&self) -> Cell {
         match &self.hold {
@@ -205,9 +214,8 @@ impl RolloutView {
 
     /// ` (failed: h2; offline: h3, h4)`, or nothing.
     pub(crate) fn troubled(&self) -> String {
-        let failed = |host: &&HostProgress| {
-            host.outcome == Outcome::Failed || host.had_failed.is_some()
-        };
+        let failed =
+            |host: &&HostProgress| host.outcome == Outcome::Failed || host.had_failed.is_some();
         let failed = names(self.hosts.iter().filter(failed));
         let named = [("failed", failed), ("offline", names(self.with(Outcome::Offline)))];
         let named = named.iter().filter(|(_, names)| !names.is_empty());
@@ -278,7 +286,7 @@ impl RolloutView {
             State::Waiting => Some((
                 Weight::Change,
                 format!(
-                    "all others are through; it waits for {} until {}",
+                    "only hosts that are offline are left: it waits for {} until {}",
                     names(self.with(Outcome::Offline)),
                     self.deadline
                 ),
@@ -312,7 +320,7 @@ impl RolloutView {
         fields.extend(self.hold.as_ref().map(|hold| {
             ("Hold", format!("{} (since {}, {})", hold.text(self), hold.since, hold.since.ago(now)))
         }));
-        fields.extend(self.cause.clone().map(|cause| ("Cause", cause)));
+        fields.extend(self.other_cause().map(|cause| ("Cause", cause)));
         fields.push(("Hosts", self.summary()));
         let by = short_identity(&self.author);
         fields.push(("Started", format!("{} ({}) by {by}", self.started, self.started.ago(now))));
