@@ -12,6 +12,7 @@ mod hundred;
 mod peer;
 mod ps;
 mod report;
+mod rollout;
 mod stand;
 mod start;
 mod stats;
@@ -45,6 +46,8 @@ pub(crate) enum Name {
     Ps,
     /// A host with a hundred instances
     Hundred,
+    /// A rollout over two hundred simulated agents
+    Rollout,
 }
 
 impl Name {
@@ -59,6 +62,7 @@ impl Name {
             Self::Agent => agent::measure(run),
             Self::Ps => ps::measure(run),
             Self::Hundred => hundred::measure(run),
+            Self::Rollout => rollout::measure(run),
         }
     }
 }

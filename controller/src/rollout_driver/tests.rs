@@ -76,7 +76,6 @@ impl Store for Mortal {
     }
 }
 
-
 fn later(seconds: u64) -> Timestamp {
     NOON.after(Duration::from_secs(seconds))
 }
@@ -170,7 +169,10 @@ async fn a_rollout_goes_batch_by_batch_each_staged_and_proved() {
     }
     assert_eq!(seen, [0, 1, 3, 6], "10 % of six is no more than the canary");
     let record = lab.rollout("shop", 2).await.record;
-    assert_eq!((record.state(), record.back_to, record.batch), (RolloutState::Completed, Some(1), 3));
+    assert_eq!(
+        (record.state(), record.back_to, record.batch),
+        (RolloutState::Completed, Some(1), 3)
+    );
     let staged = record.hosts.values().all(|host| host.staging.is_some() && host.staged);
     assert!(staged, "{record:?}");
 }

@@ -4,8 +4,9 @@ use shoal_controller::store::{Batch, Record, Write};
 use shoal_proto::v1;
 use shoal_proto::v1::store::{
     AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
-    HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PlacedHost, PresenceRecord, RevisionRecord,
-    RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
+    HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PlacedHost, PresenceRecord,
+    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord,
+    TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.

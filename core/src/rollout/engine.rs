@@ -232,9 +232,12 @@ fn too_many_failed(rollout: &Rollout) -> Option<String> {
             count => format!("{count} hosts failed, the first with: {first}"),
         });
     }
-    let lost = changed().filter(|host| host.lost && host.outcome == Outcome::Offline).count();
-    let why = "hosts went offline after they were changed, and none has proved the revision";
-    (lost > 1 && unproved).then(|| format!("{lost} {why}"))
+    // One canary that vanishes may be bad luck. Those that were offline from the start count with
+    // it: nothing is known of them either.
+    let told = |host: &&HostProgress| host.generation.is_some() && host.outcome == Outcome::Offline;
+    let (gone, lost) = (changed().filter(told).count(), changed().filter(told).any(|h| h.lost));
+    let why = "hosts that were changed are offline, and none has proved the revision";
+    (lost && gone > 1 && unproved).then(|| format!("{gone} {why}"))
 }
 
 fn failure(host: &HostProgress) -> Option<&str> {

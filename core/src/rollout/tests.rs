@@ -631,7 +631,23 @@ fn two_canaries_that_vanish_are_no_chance() {
     lab.host("b").online = false;
     assert_eq!(lab.end(), State::RolledBack);
     assert_eq!(lab.told, "a | b | <a <b", "told, for when they return");
-    assert!(lab.cause().contains("2 hosts went offline"), "{}", lab.cause());
+    assert!(lab.cause().contains("2 hosts that were changed are offline"), "{}", lab.cause());
+}
+
+#[test]
+fn a_canary_that_vanishes_after_one_that_was_never_there_is_no_chance() {
+    let mut lab = Lab::of(4);
+    lab.hosts.values_mut().for_each(|host| host.online = false);
+    lab.run(5);
+    lab.host("c").online = true;
+    lab.each("c", |host| host.new = Hangs);
+    lab.run(5);
+    assert_eq!(lab.told, "a | c");
+    lab.host("c").online = false;
+    lab.run(5);
+    lab.host("d").online = true;
+    assert_eq!(lab.end(), State::RolledBack);
+    assert_eq!(lab.told, "a | c | <a <c");
 }
 
 #[test]
