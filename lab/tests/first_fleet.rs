@@ -344,14 +344,14 @@ fn bad_instances_fail_alone_and_by_name(shop: &Deployment) {
     {
         write(shop, &Shop { more, ..SECOND });
         let said = shop.shoal(&["apply", "--wait", "--timeout", "60s"]).unwrap();
-        let said = said.fails_with(3).unwrap();
+        let said = said.fails_with(4).unwrap();
         let said = &said[said.find("error: ").unwrap_or_default()..];
         for part in ["h2", "broken", why] {
             assert!(said.contains(part), "{part:?} is not in: {said}");
         }
         assert!(!said.contains("h1:"), "h1 is blamed: {said}");
         shop.shoal(&["status", "shop"]).unwrap().fails_with(1).unwrap();
-        shop.shoal(&["rollout", "watch", "shop"]).unwrap().fails_with(3).unwrap();
+        shop.shoal(&["rollout", "watch", "shop"]).unwrap().fails_with(4).unwrap();
         assert_eq!(leaders(shop, &[]), before, "a bad instance ({why}) disturbed others");
     }
 }
@@ -362,7 +362,8 @@ fn a_good_revision_takes_a_failing_ones_place(shop: &Deployment) {
     shop.shoal(&["apply"]).unwrap().ok().unwrap();
     let bad = revision(shop);
     write(shop, &SECOND);
-    shop.shoal(&["apply", "--wait"]).unwrap().ok().unwrap();
+    shop.shoal(&["apply", "--wait"]).unwrap().fails_with(13).unwrap();
+    shop.shoal(&["apply", "--wait", "--replace"]).unwrap().ok().unwrap();
     let rollouts = shop.json(&["rollout", "list", "shop"]).unwrap();
     let states: Vec<_> = array(&rollouts, "rollouts")
         .iter()

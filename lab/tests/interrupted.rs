@@ -168,7 +168,8 @@ fn while_the_rollout_goes_on(site: &Deployment) {
     let apply = site.spawn(&["apply", "--wait"], Stdio::piped()).unwrap();
     let is_changing = || {
         let list = site.json(&["rollout", "list", "shop"])?;
-        ensure!(list["rollouts"][0]["state"] == "changing", "{list}");
+        let state = &list["rollouts"][0]["state"];
+        ensure!(state == "staging" || state == "changing", "{list}");
         // It follows the rollout from the moment on at which it says so.
         Ok(site.json(&["ps"])?["instances"][0]["state"] == "running")
     };

@@ -24,6 +24,9 @@ fn sleepers(fleet: &str, count: u32, env: &str) -> String {
 const ORDERED: &str = r#"
 fleet = "shop"
 
+[rollout]
+batches = ["100%"]
+
 [vars]
 motd = "everywhere"
 
