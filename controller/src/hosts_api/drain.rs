@@ -65,6 +65,7 @@ pub(super) async fn start(
         name: host.name,
         timeout,
         known: BTreeMap::new(),
+        revisions: BTreeMap::new(),
     };
     let (outbox, stream) = mpsc::channel(OUTBOX);
     app.tasks.spawn(drain.run(outbox, app.shutdown.clone()));
@@ -90,6 +91,9 @@ pub(super) struct Drain {
     pub(super) timeout: Duration,
     /// Every fleet that had instances there since this call began.
     pub(super) known: BTreeMap<FleetName, Known>,
+    /// The newest revision of each fleet that was looked into, and whether it is placed there:
+    /// revisions never change, and may be large.
+    pub(super) revisions: BTreeMap<String, (u64, bool)>,
 }
 
 /// What is known of a fleet from look to look.
@@ -203,15 +207,14 @@ impl Drain {
         )))
     }
 
-    async fn read(&self) -> Result<Now, Refusal> {
+    async fn read(&mut self) -> Result<Now, Refusal> {
         let spec = self.records.get::<HostSpecRecord>(self.host.as_str()).await?;
         let spec = spec.as_ref().map(inventory::spec).transpose()?.unwrap_or_default();
         let mut placed = BTreeSet::new();
         for stored in self.records.list::<FleetRecord>().await?.records {
-            let number = stored.record.revision;
-            let revision = inventory::revision(&self.records, &stored.id, number).await?;
-            if revision.hosts.get(&self.host).is_some_and(|there| !there.is_empty()) {
-                placed.insert(revision.fleet);
+            if self.is_placed(&stored.id, stored.record.revision).await? {
+                let fleet = stored.id.parse();
+                placed.insert(fleet.map_err(|error| Refusal::Internal(format!("{error}")))?);
             }
         }
         Ok(Now {
@@ -221,6 +224,19 @@ impl Drain {
             placed,
             names: inventory::host_names(&self.records).await?,
         })
+    }
+
+    /// Whether a fleet's revision places instances on the host.
+    async fn is_placed(&mut self, fleet: &str, number: u64) -> Result<bool, Refusal> {
+        if let Some((known, placed)) = self.revisions.get(fleet)
+            && *known == number
+        {
+            return Ok(*placed);
+        }
+        let revision = inventory::revision(&self.records, fleet, number).await?;
+        let placed = revision.hosts.get(&self.host).is_some_and(|there| !there.is_empty());
+        self.revisions.insert(fleet.to_owned(), (number, placed));
+        Ok(placed)
     }
 
     /// What becomes of one fleet, of which `left` is still there.

@@ -74,6 +74,7 @@ fn drain(lab: &Lab, name: &str) -> Drain {
         name: name.to_owned(),
         timeout: Duration::from_secs(60),
         known: BTreeMap::new(),
+        revisions: BTreeMap::new(),
     }
 }
 

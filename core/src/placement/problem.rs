@@ -202,7 +202,7 @@ pub enum OnHost {
         problem: Refused,
     },
     /// It takes no new instances.
-    #[error("the host is {cordon}; let it have them again with `shoal host uncordon`")]
+    #[error("the host is {cordon}; let it have instances again with `shoal host uncordon`")]
     Closed {
         /// Why.
         cordon: Cordon,

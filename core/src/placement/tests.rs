@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::tests_support::{World, fleet, host, matched, seats};
+use super::tests_support::{World, cordoned, fleet, host, matched, seats};
 use super::*;
 use crate::fleet::Override;
 use crate::host::HostFacts;
@@ -43,6 +43,35 @@ fn on<'a>(placement: &'a Placement, host: &str) -> &'a Settings {
 fn every_match_runs_one() {
     let placed = World::new().place(&fleet("shop", &[("main", "role=web"), ("db", "h3")]));
     assert_eq!(seats(&placed.unwrap()), ["main@h1", "main@h2", "db@h3"]);
+}
+
+#[test]
+fn what_was_once_placed_is_not_put_back_onto_a_cordoned_host() {
+    let spec = fleet("shop", &[("main", "role=web")]);
+    let mut world = World::new();
+    let placed = world.place(&spec).unwrap().hosts;
+    let told = |world: &World| -> Vec<String> {
+        let around = Surroundings {
+            hosts: &world.hosts,
+            images: &BTreeMap::new(),
+            secrets: &world.secrets,
+            others: &world.others,
+            order: &world.order,
+            now: &world.now,
+        };
+        misplaced(&spec, &placed, &around).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(told(&world), [""; 0]);
+    world.hosts[1] = cordoned(world.hosts[1].clone(), false);
+    assert_eq!(
+        told(&world),
+        ["instance main on host h2: the host is cordoned (ann: bad disk); let it have \
+          instances again with `shoal host uncordon`"]
+    );
+    world.now.insert("main".parse().unwrap(), ["id-h2".parse().unwrap()].into());
+    assert_eq!(told(&world), [""; 0], "it is there");
+    world.hosts[1] = cordoned(world.hosts[1].clone(), true);
+    assert_eq!(told(&world).len(), 1);
 }
 
 #[test]
