@@ -298,10 +298,11 @@ impl Deployment {
         self.shoal(&["image", "push", &image.display().to_string(), name])?.ok().map(drop)
     }
 
-    /// Writes `fleet.toml`, applies it and waits until all its hosts are ready.
+    /// Writes `fleet.toml`, applies it, whatever is under way, and waits until all its hosts are
+    /// ready.
     pub fn apply(&self, fleet: &str) -> Result<()> {
         self.file("fleet.toml", fleet)?;
-        self.shoal(&["apply", "--wait", "--timeout", "90s"])?.ok().map(drop)
+        self.shoal(&["apply", "--wait", "--replace", "--timeout", "90s"])?.ok().map(drop)
     }
 
     /// The first process of a machine's container, as its host numbers it.

@@ -13,7 +13,7 @@ use shoal_lab::{Deployment, Host, wait_until};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Exit codes, as docs/exit-codes.md has them.
-const FAILED: i32 = 3;
+const HELD: i32 = 14;
 const TIMED_OUT: i32 = 6;
 
 const STATE: &str = "/var/lib/shoal";
@@ -53,7 +53,7 @@ fn empty(host: &Host, place: &str) {
 
 fn apply(site: &Deployment, fleet: &str, timeout: &str) -> Ran {
     site.file("fleet.toml", fleet).unwrap();
-    site.shoal(&["apply", "--wait", "--timeout", timeout]).unwrap()
+    site.shoal(&["apply", "--wait", "--replace", "--timeout", timeout]).unwrap()
 }
 
 /// `shoal status` of a fleet that is not as wanted.
@@ -94,6 +94,9 @@ fn web(image: &str, colour: &str) -> String {
     format!(
         r#"fleet = "shop"
 
+[rollout]
+on-failure = "pause"
+
 [instance.web]
 image   = "{image}"
 hosts   = "role=web"
@@ -129,8 +132,8 @@ fn an_image_that_does_not_fit(site: &Deployment) {
     let before = bytes();
 
     let ran = apply(site, &web("big:1", "blue"), "40s");
-    let words = ["h1", "shop/web", "big:1", "not enough space in", "are needed", "are free"];
-    let said = ran.fails_with(FAILED).unwrap();
+    let words = ["h1", "big:1", "not enough space in", "are needed", "are free"];
+    let said = ran.fails_with(HELD).unwrap();
     says(&said, &words);
     says(&said, &["97.", "64.0 MiB are to stay free"]);
     says(&status(site), &words);
@@ -145,6 +148,7 @@ fn an_image_that_does_not_fit(site: &Deployment) {
     assert!((1..4).contains(&told), "told {told} times");
 
     empty(host, STATE);
+    site.shoal(&["rollout", "resume", "shop"]).unwrap().ok().unwrap();
     wait_until_ready(site);
     assert_eq!(row(site, "shop/web").unwrap()["image"], "big:1");
     assert_ne!(site.container(0, "shop-web").unwrap(), leader);
@@ -243,7 +247,7 @@ fn steps_that_cant_be_taken(site: &Deployment) {
     fill(host, DROP_INS);
 
     let ran = apply(site, &shop("green", "96M", true), "60s");
-    says(&ran.fails_with(FAILED).unwrap(), &["h1", "shop/", FULL]);
+    says(&ran.fails_with(HELD).unwrap(), &["h1", "shop/", FULL]);
     let shown = status(site);
     says(&shown, &[&format!("can't write: can't make the directory {INSTANCES}/shop-db")]);
     says(&shown, &[&drop_in, FULL]);

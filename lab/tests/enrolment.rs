@@ -51,7 +51,8 @@ impl Joined {
     #[track_caller]
     fn refused(self, host: &Host, words: &[&str]) {
         self.said(words);
-        let left = host.sh(&format!("ls -A {IDENTITY} 2>/dev/null || true")).unwrap();
+        let files = format!("find {IDENTITY} -type f -printf '%f\\n' 2>/dev/null || true");
+        let left = host.sh(&files).unwrap();
         assert!(left.is_empty() || left == "key.pem\n", "a refused join left:\n{left}");
     }
 

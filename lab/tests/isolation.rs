@@ -393,7 +393,7 @@ fn what_is_not_allowed_or_not_there_is_named(shop: &Deployment) {
         ("/srv/plain/none", ["/srv/plain/none", "is not there; make it on the host"]),
     ] {
         shop.file("fleet.toml", &with(source)).unwrap();
-        shop.shoal(&["apply"]).unwrap().ok().unwrap();
+        shop.shoal(&["apply", "--replace"]).unwrap().ok().unwrap();
         wait_for_message(shop, "odd", &words);
     }
     let host = shop.lab().host(0);

@@ -333,7 +333,7 @@ fn checks_that_fail_are_told(net: &Deployment) {
         let fleet = fleet.replace(".health]\n", ".health]\ngrace = \"1s\"\n");
         net.file("fleet.toml", &fleet).unwrap();
         let said = net.shoal(&["apply", "--wait", "--timeout", "60s"]).unwrap();
-        let said = said.fails_with(3).unwrap();
+        let said = said.fails_with(4).unwrap();
         assert!(said.contains(told), "{told:?} is not in: {said}");
     }
     net.apply(&whole).unwrap();

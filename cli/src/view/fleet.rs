@@ -27,7 +27,9 @@ pub(crate) struct FleetView {
     pub(crate) rollout: Option<RolloutView>,
     /// Who keeps others from changing it.
     lock: Option<LockView>,
-    /// Whether every instance that is wanted is proven to be as wanted.
+    /// How many instances are wanted as an earlier revision has them.
+    behind: usize,
+    /// Whether every instance that is wanted is proven to be as the newest revision wants it.
     pub(crate) ready: bool,
     #[serde(flatten)]
     pub(crate) instances: InstancesView,
@@ -40,8 +42,12 @@ impl TryFrom<v1::GetFleetStatusResponse> for FleetView {
         let v1::GetFleetStatusResponse { fleet, instances } = wire;
         let v1::Fleet { name, revision, applied_ms, applied_by, source, rollout, lock } =
             fleet.ok_or(Invalid::Missing("fleet"))?;
+        // Where a rollout has not come yet or was taken back all may be well, and is not what was
+        // asked for.
+        let wanted = instances.iter().filter_map(|instance| instance.wanted.as_ref());
+        let behind = wanted.filter(|wanted| wanted.revision != revision).count();
         let instances = InstancesView::read(instances)?;
-        let ready = instances.not_ready().next().is_none();
+        let ready = behind == 0 && instances.not_ready().next().is_none();
         Ok(Self {
             fleet: name,
             revision,
@@ -49,6 +55,7 @@ impl TryFrom<v1::GetFleetStatusResponse> for FleetView {
             applied_by,
             source,
             rollout: rollout.map(TryInto::try_into).transpose()?,
+            behind,
             lock: lock.map(Into::into),
             ready,
             instances,
@@ -84,7 +91,17 @@ impl FleetView {
         fields.extend(self.lock.as_ref().map(|lock| ("Lock", lock.text(now))));
         fields.push(("Ready", self.ready_count()));
         let text = format!("{}\n\n{}", details(&fields), self.instances.table(now, color));
-        with_complaints(text, &self.instances.complaints())
+        let mut complaints = self.instances.complaints();
+        complaints.extend(self.behind_text());
+        with_complaints(text, &complaints)
+    }
+
+    fn behind_text(&self) -> Option<String> {
+        let (count, revision) = (self.behind, self.revision);
+        let over = self.rollout.as_ref().is_none_or(RolloutView::is_over);
+        let what = if over { "is not to reach" } else { "has not reached yet" };
+        let instances = if count == 1 { "instance" } else { "instances" };
+        (count > 0).then(|| format!("{count} {instances} that revision {revision} {what}"))
     }
 
     fn rollout_fields(&self, now: Timestamp) -> Vec<(&'static str, String)> {

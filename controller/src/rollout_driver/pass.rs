@@ -145,7 +145,14 @@ impl<'a> Pass<'a> {
                     let problem = self.driver.live.problems(host).into_iter().next();
                     *why = shortened(&problem.unwrap_or_else(|| std::mem::take(why)));
                 }
-                Outcome::Failed(why) => *why = shortened(why),
+                Outcome::Failed(why) => {
+                    // Its images did not come: the agent says why.
+                    let before = self.rollout.hosts.get(host).map(|before| &before.outcome);
+                    let problems = self.driver.live.problems(host);
+                    let known = problems.first().filter(|_| before == Some(&Outcome::Staging));
+                    known.into_iter().for_each(|problem| why.push_str(&format!(": {problem}")));
+                    *why = shortened(why);
+                }
                 Outcome::Pending
                 | Outcome::Staging
                 | Outcome::Ready

@@ -32,7 +32,8 @@ async fn chosen(client: &Client, hosts: SomeHosts) -> Result<Vec<HostName>, Fail
     let SomeHosts { names, selector } = hosts;
     let Some(selector) = selector else { return Ok(names) };
     let found = fetch(client, Some(selector.clone())).await?.hosts;
-    let names: Vec<HostName> = found.into_iter().filter_map(|host| host.name.parse().ok()).collect();
+    let names: Vec<HostName> =
+        found.into_iter().filter_map(|host| host.name.parse().ok()).collect();
     if names.is_empty() {
         return Err(HostError::NoMatch { selector: selector.to_string() }.into());
     }
@@ -105,10 +106,9 @@ fn said_uncordoned(one: &OneView) -> String {
     };
     match fleets.as_deref().unwrap_or_default() {
         [] => state,
-        fleets => format!(
-            "{state}; they come back with the next `shoal apply` of {}",
-            fleets.join(", ")
-        ),
+        fleets => {
+            format!("{state}; they come back with the next `shoal apply` of {}", fleets.join(", "))
+        }
     }
 }
 

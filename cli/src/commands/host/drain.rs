@@ -139,8 +139,8 @@ impl Drainer<'_> {
                 self.console.note("the controller is back");
             }
             let about = format!("host {}", self.request.name);
-            let view = DrainView::read(&self.request.name, message)
-                .map_err(ReplyError::about(about))?;
+            let view =
+                DrainView::read(&self.request.name, message).map_err(ReplyError::about(about))?;
             self.say(&view);
             if view.state != State::Draining {
                 return Ok(Some(view));

@@ -61,7 +61,9 @@ impl RemovedView {
                 fleets.join(", ")
             ));
         }
-        lines.push(format!("how to clean {host} itself, should it still run: docs/hosts.md, Leaving"));
+        lines.push(format!(
+            "how to clean {host} itself, should it still run: docs/hosts.md, Leaving"
+        ));
         lines.join("\n")
     }
 }

@@ -70,10 +70,8 @@ fn fleet(name: &str, instances: &[&str], why: &str, over: bool) -> v1::DrainingF
 }
 
 fn drain(end: DrainEnd, fleets: Vec<v1::DrainingFleet>) -> DrainView {
-    let retained = v1::RetainedData {
-        machine: "shop-db".into(),
-        volumes: vec!["var".into(), "log".into()],
-    };
+    let retained =
+        v1::RetainedData { machine: "shop-db".into(), volumes: vec!["var".into(), "log".into()] };
     let wire = v1::DrainHostResponse { fleets, retained: vec![retained], end: end.into() };
     DrainView::read("h2", wire).unwrap()
 }
