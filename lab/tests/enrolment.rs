@@ -197,7 +197,7 @@ fn used(site: &Deployment, one: &Host, two: &Host, token: &str) {
 
 /// What identifies the host is there, for root alone, and is nowhere else.
 fn the_key_stays(site: &Deployment, host: &Host, token: &str) {
-    let modes = host.sh(&format!("cd {IDENTITY} && stat -c '%a %U %n' . *")).unwrap();
+    let modes = host.sh(&format!("cd {IDENTITY} && stat -c '%a %U %n' . *.*")).unwrap();
     for line in modes.lines() {
         let wanted = if line.ends_with(" .") { "700 root " } else { "600 root " };
         assert!(line.starts_with(wanted), "{line} in\n{modes}");

@@ -133,8 +133,9 @@ impl<'a> Pass<'a> {
                 online: *online,
                 status: status.as_deref(),
                 staged: self.is_staged(host, status.as_deref()),
+                unstaged: self.unstaged(host, status.as_deref()),
             },
-            None => Observation { online: false, status: None, staged: false },
+            None => Observation { online: false, status: None, staged: false, unstaged: None },
         };
         let mut next = rollout::step(rollout, observe, self.now);
         next.cause = next.cause.map(|why| shortened(&why));
@@ -145,14 +146,7 @@ impl<'a> Pass<'a> {
                     let problem = self.driver.live.problems(host).into_iter().next();
                     *why = shortened(&problem.unwrap_or_else(|| std::mem::take(why)));
                 }
-                Outcome::Failed(why) => {
-                    // Its images did not come: the agent says why.
-                    let before = self.rollout.hosts.get(host).map(|before| &before.outcome);
-                    let problems = self.driver.live.problems(host);
-                    let known = problems.first().filter(|_| before == Some(&Outcome::Staging));
-                    known.into_iter().for_each(|problem| why.push_str(&format!(": {problem}")));
-                    *why = shortened(why);
-                }
+                Outcome::Failed(why) => *why = shortened(why),
                 Outcome::Pending
                 | Outcome::Staging
                 | Outcome::Ready
@@ -167,6 +161,14 @@ impl<'a> Pass<'a> {
     fn is_staged(&self, host: &HostId, status: Option<&HostStatus>) -> bool {
         let there = |image: &Digest| status.is_some_and(|status| status.images.contains(image));
         self.images(host).all(|image| there(&image.digest))
+    }
+
+    /// Why a host can't get one of these images; its agent names the image.
+    fn unstaged<'s>(&self, host: &HostId, status: Option<&'s HostStatus>) -> Option<&'s str> {
+        let about =
+            |problem: &str, image: &PinnedImage| problem.contains(&image.reference.to_string());
+        let mut problems = status?.problems.iter().map(String::as_str);
+        problems.find(|problem| self.images(host).any(|image| about(problem, image)))
     }
 
     /// The images that the revision needs on a host.

@@ -16,6 +16,8 @@ pub struct Observation<'a> {
     pub status: Option<&'a HostStatus>,
     /// Whether it has all images of the revision there.
     pub staged: bool,
+    /// Why it can't get one of them, where its agent says so.
+    pub unstaged: Option<&'a str>,
 }
 
 /// How long after its first failure an instance that fails again is called failed: agents try
@@ -47,7 +49,7 @@ pub(super) fn look<'a>(
             (Some(_), None) if host.returning => continue,
             (Some(generation), None) => known(&rollout.fleet, generation, seen),
             (None, _) if !seen.online => Known::Now(Outcome::Offline),
-            (None, _) if host.staging.is_some() && !host.staged => Known::Now(Outcome::Staging),
+            (None, _) if host.staging.is_some() && !host.staged => staging(seen),
             (None, _) => Known::Now(Outcome::Pending),
         };
         note(host, outcome, now);
@@ -77,6 +79,14 @@ fn connection(host: &mut HostProgress, online: bool, now: Timestamp) {
         }
         (false, None) => host.offline_since = Some(now),
         _ => {}
+    }
+}
+
+/// A host that gets the revision's images.
+fn staging(seen: Observation<'_>) -> Known {
+    match seen.unstaged {
+        Some(why) => Known::Failing(format!("its images do not arrive: {why}")),
+        None => Known::Now(Outcome::Staging),
     }
 }
 
@@ -136,11 +146,14 @@ fn returning(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known
 /// Takes a host's outcome; a failure counts only when it has lasted. Being started once more is
 /// no end of it: what fails over and over does that all the time.
 fn note(host: &mut HostProgress, known: Known, now: Timestamp) {
+    let failing = matches!(known, Known::Failing(_));
     let outcome = match known {
         Known::Failing(why) => {
             let since = *host.failing_since.get_or_insert(now);
             if now.since(since) >= FAILURE_PATIENCE {
                 Outcome::Failed(why)
+            } else if host.generation.is_none() {
+                Outcome::Staging
             } else if host.back.is_some() {
                 Outcome::GoingBack(why)
             } else {
@@ -149,7 +162,8 @@ fn note(host: &mut HostProgress, known: Known, now: Timestamp) {
         }
         Known::Now(outcome) => outcome,
     };
-    if matches!(outcome, Outcome::Ready | Outcome::Back) {
+    let untold = host.generation.is_none() && !failing;
+    if untold || matches!(outcome, Outcome::Ready | Outcome::Back) {
         host.failing_since = None;
     }
     // What was called failed is so until it is proved not to be.

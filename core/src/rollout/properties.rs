@@ -233,6 +233,7 @@ impl World {
             online: self.hosts[id].online,
             status: Some(&statuses[id]),
             staged: self.hosts[id].staged_at.is_some_and(|at| at <= self.real),
+            unstaged: None,
         };
         let before = self.rollout.clone();
         self.rollout = step(before.clone(), observe, Timestamp(self.now));

@@ -180,7 +180,12 @@ impl Lab {
         let statuses = self.statuses();
         let observe = |id: &HostId| {
             let host = &self.hosts[id.as_str()];
-            Observation { online: host.online, status: Some(&statuses[id]), staged: host.staged }
+            Observation {
+                online: host.online,
+                status: Some(&statuses[id]),
+                staged: host.staged,
+                unstaged: None,
+            }
         };
         self.rollout = step(self.rollout.clone(), observe, self.now());
     }
