@@ -98,7 +98,7 @@ async fn what_can_not_be_kept_is_refused() {
         ("db", "", "secret db: the value is empty"),
         ("db", &"x".repeat((64 << 10) + 1), "a secret may have 65536"),
         ("DB", "x", "contains 'D'"),
-        (&long, "x", "a secret's name may have 483 bytes, and this one has 511"),
+        (&long, "x", "is 511 bytes long; 200 are allowed"),
     ] {
         let error = api.set_text(name, text).await.unwrap_err();
         assert!(matches!(&error, Refusal::Invalid(text) if text.contains(wanted)), "{error}");

@@ -354,6 +354,10 @@ async fn a_secret_goes_from_its_setting_to_the_host_and_a_new_one_by_an_apply() 
             (version, users.iter().map(|u| (*u).into()).collect())
         );
         assert!(fleets.apply(request.clone()).await.unwrap().into_inner().changed);
+        if version == 1 {
+            let spec = staged(&mut stream).await;
+            stream.report(running(&spec)).await;
+        }
         assert_eq!(secret(&mut stream).await, (version, text.into()));
         let spec = desired(&mut stream).await;
         stream.report(running(&spec)).await;

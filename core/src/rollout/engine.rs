@@ -294,8 +294,10 @@ fn overdue(rollout: &mut Rollout, now: Timestamp) {
 fn reached_all_it_can(rollout: &Rollout, now: Timestamp) -> bool {
     let monitor = rollout.policy.monitor;
     let watched = |since: Timestamp| now.since(since) >= monitor;
-    let reached =
-        |host: &HostProgress| host.outcome == Outcome::Ready || host.offline_since.is_some();
+    let reached = |host: &HostProgress| {
+        let told = host.generation.is_some();
+        host.outcome == Outcome::Ready || (told && host.offline_since.is_some())
+    };
     rollout.state == State::Waiting
         || (rollout.hosts.values().all(reached)
             && (monitor.is_zero() || rollout.ready_since.is_some_and(watched)))

@@ -266,6 +266,16 @@ fn hosts_of_one_place_go_together() {
 }
 
 #[test]
+fn a_place_that_does_not_fit_into_a_batch_waits_for_the_next() {
+    let mut lab = Lab::of(6).with(|policy| policy.batches = batches(&["3", "100%"]));
+    for (name, place) in [("a", 0), ("b", 0), ("c", 1), ("d", 1), ("e", 2), ("f", 2)] {
+        lab.progress(name).place = place;
+    }
+    assert_eq!(lab.end(), State::Completed);
+    assert_eq!(lab.told, "a b | c d e f");
+}
+
+#[test]
 fn a_batch_never_takes_all_of_a_site() {
     let mut lab = Lab::of(6).with(|policy| policy.batches = batches(&["1", "100%"]));
     for (name, site) in [("a", "x"), ("b", "x"), ("c", "x"), ("d", "y"), ("e", "y"), ("f", "z")] {
@@ -453,11 +463,11 @@ fn a_connection_that_breaks_for_a_moment_fails_nobody() {
 fn a_proved_host_has_its_time_anew_when_it_is_lost() {
     let mut lab = Lab::of(3).with(|policy| policy.monitor = Duration::from_secs(400));
     lab.rollout.deadline = Timestamp(60 * MINUTE);
-    lab.run(450);
-    assert_eq!(lab.told, "a | b");
+    lab.run(850);
+    assert_eq!(lab.told, "a | b | c");
     lab.each("a", |host| host.new = Hangs);
     lab.run(10);
-    assert_eq!(lab.rollout.state, State::Monitoring, "it was told seven minutes ago");
+    assert_eq!(lab.rollout.state, State::Monitoring, "it was told a quarter of an hour ago");
     lab.each("a", |host| host.new = Works);
     assert_eq!(lab.end(), State::Completed);
 }
@@ -743,6 +753,17 @@ fn a_controller_that_was_away_at_the_deadline_takes_nothing_back() {
 }
 
 #[test]
+fn hosts_that_are_not_back_yet_at_the_deadline_are_not_under_way() {
+    let mut lab = Lab::of(3).with(|policy| policy.monitor = Duration::from_secs(400));
+    lab.run(450);
+    assert_eq!(lab.told, "a | b");
+    lab.seconds += 3_600;
+    lab.hosts.values_mut().for_each(|host| host.online = false);
+    assert_eq!(lab.end(), State::TimedOut);
+    assert_eq!(lab.told, "a | b", "nothing is taken back that worked when it was last seen");
+}
+
+#[test]
 fn all_that_are_ready_at_the_deadline_are_there() {
     let mut lab = Lab::of(1);
     lab.pass();
@@ -905,6 +926,18 @@ fn a_pause_ends_by_itself_and_so_does_the_rollout() {
     assert_eq!(lab.end(), State::TimedOut);
     assert_eq!(lab.cause(), "nobody let it go on: ann paused it: lunch");
     assert!((100..105).contains(&lab.seconds), "{} s", lab.seconds);
+}
+
+#[test]
+fn nothing_is_decided_in_a_pause() {
+    let mut lab = Lab::of(10);
+    lab.run(1);
+    lab.say(Command::Pause { hold: None }).unwrap();
+    lab.each("a", |host| host.new = Fails);
+    lab.run(100);
+    assert_eq!((lab.told.as_str(), lab.held()), ("a", Some(HoldKind::Operator)));
+    lab.say(Command::Resume).unwrap();
+    assert_eq!(lab.end(), State::RolledBack);
 }
 
 #[test]
