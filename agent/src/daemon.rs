@@ -1,6 +1,7 @@
 //! `shoal-agent run`: puts the parts together and keeps them going until told to stop.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
 use shoal_core::status::HostStatus;
@@ -21,6 +22,9 @@ use crate::reconcile::{About, Reconciler};
 use crate::secrets::Secrets;
 use crate::sessions::Sessions;
 use crate::stage::Stager;
+
+/// How long looking at the secrets that are kept may hold up the start.
+const CHECKING: Duration = Duration::from_secs(20);
 
 /// Runs the agent until SIGTERM or SIGINT. Instances are not touched when it ends.
 ///
@@ -50,7 +54,9 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let name = identity.about.host_name.clone();
     let secrets = Arc::new(Secrets::open(sealed::vault(&paths), ledger.desired())?);
     let checked = secrets.clone();
-    tokio::task::spawn_blocking(move || checked.check()).await?;
+    let checking = tokio::task::spawn_blocking(move || checked.check());
+    // What takes longer goes on beside the rest.
+    let _ = tokio::time::timeout(CHECKING, checking).await;
     let host =
         RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone(), secrets.clone());
     let host = Arc::new(host);
@@ -61,8 +67,20 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let ledger = Arc::new(Mutex::new(ledger));
     let news = News { status: reported, events };
     let kept = Kept { secrets, bell: bell.clone() };
-    let link =
-        Link { identity, paths, facts, ledger, desired, ready, news, channel, sessions, kept };
+    let haste = host.haste();
+    let link = Link {
+        identity,
+        paths,
+        facts,
+        ledger,
+        desired,
+        ready,
+        news,
+        channel,
+        sessions,
+        kept,
+        haste,
+    };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
     let (scrubbed, told) = (host.clone(), bell.clone());

@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use crate::connect::{connect, reason};
 use crate::events::Events;
 use crate::host::facts::disk;
+use crate::host::haste::Haste;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerError};
 use crate::paths::Paths;
@@ -72,6 +73,8 @@ pub struct Link {
     pub channel: Arc<CurrentChannel>,
     /// What the controller asks for besides.
     pub sessions: Sessions,
+    /// Begun with each new desired state: something will start or stop.
+    pub haste: Haste,
     /// For the secrets that it sends.
     pub kept: Kept,
 }
@@ -366,6 +369,7 @@ impl Link {
         let refused = |reason| NotTaken { reason, later: false };
         let spec = HostSpec::try_from(desired).map_err(|e| refused(e.to_string()))?;
         let generation = spec.generation;
+        self.haste.begin();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let accepted = ledger.accept(spec).map_err(|error| NotTaken {
             reason: crate::chain(&error),

@@ -8,7 +8,7 @@
 pub mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use shoal_core::host::HostSpec;
 use shoal_core::secret::{PinnedSecret, SecretValue, needed};
@@ -59,6 +59,9 @@ impl Secrets {
     /// damaged, is removed: then the controller's next sending is kept. What runs has its own.
     pub fn check(&self) {
         let _alone = lock(&self.writing);
+        if let Err(error) = self.vault.sweep() {
+            warn!(error = %crate::chain(&error), "cannot remove what is left of writing a secret");
+        }
         let opened = self.vault.open_all(&self.kept());
         let bad = opened.into_iter().filter_map(|(secret, value)| Some((secret, value.err()?)));
         let bad: Vec<(PinnedSecret, SecretError)> = bad.collect();
@@ -162,12 +165,17 @@ impl Secrets {
         state.unkept.iter().map(|(secret, unkept)| (secret.clone(), unkept.why.clone())).collect()
     }
 
-    /// Removes one, unless it has come to be needed since that was planned. Says whether it did.
+    /// Removes one, unless it has come to be needed since that was planned, or some are just being
+    /// written: that is waited for by planning again. Says whether it did.
     ///
     /// # Errors
     /// Where its file can't be removed.
     pub fn forget(&self, secret: &PinnedSecret) -> Result<bool, FileError> {
-        let _alone = lock(&self.writing);
+        let _alone = match self.writing.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
         if lock(&self.state).needed.contains(secret) {
             return Ok(false);
         }

@@ -17,8 +17,9 @@ use crate::text::as_text;
 /// Bytes that the value of one secret may have.
 pub const LARGEST_SECRET: usize = 64 << 10;
 
-/// Parts that a secret's name may have.
+/// Parts that a secret's name may have, and bytes in all.
 const MOST_PARTS: usize = 8;
+const LONGEST_NAME: usize = 200;
 
 /// The name of a secret among those of the controller: parts of `a-z0-9._-`, such as `db/creator`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,13 +30,17 @@ impl FromStr for SecretName {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let refused = |problem| {
+            let text = text.chars().take(80).collect();
+            Err(InvalidName { kind: "secret name", text, problem })
+        };
         let parts: Vec<&str> = text.split('/').collect();
+        if text.len() > LONGEST_NAME {
+            let length = text.len();
+            return refused(format!("is {length} bytes long; {LONGEST_NAME} are allowed"));
+        }
         if parts.len() > MOST_PARTS {
-            return Err(InvalidName {
-                kind: "secret name",
-                text: text.chars().take(80).collect(),
-                problem: format!("has {} parts; {MOST_PARTS} are allowed", parts.len()),
-            });
+            return refused(format!("has {} parts; {MOST_PARTS} are allowed", parts.len()));
         }
         Ok(Self(parts.into_iter().map(str::parse).collect::<Result<_, _>>()?))
     }
@@ -136,6 +141,8 @@ mod tests {
         for text in ["", "/", "db/", "a//b", "../etc", "A", "a/b/c/d/e/f/g/h/i", "a b"] {
             assert!(text.parse::<SecretName>().is_err(), "{text}");
         }
+        let long = vec!["a".repeat(60); 4].join("/");
+        assert!(long.parse::<SecretName>().unwrap_err().to_string().contains("200 are allowed"));
     }
 
     #[test]

@@ -36,13 +36,16 @@ impl RealHost {
         names::prepare(&self.paths, &machine, &record)?;
         self.note(&machine, Runs::begin_anew);
         record.save(&self.paths)?;
+        self.machines.wrote(&machine, record);
         self.configure(&machine, &spec.config.settings).await
     }
 
     /// A record for `spec`, with the numbers that its machine has had before.
     fn new_record(&self, spec: &InstanceSpec, isolation: Isolation) -> Result<Record, HostError> {
         let machine = spec.id.machine();
-        let directories = self.machines.look()?;
+        // Only the agent writes records, and the pass that this is a step of has looked at them all:
+        // to look again for each of a hundred would be to read them a hundred times.
+        let directories = self.machines.last()?;
         let mut taken = BTreeSet::new();
         for (machine, directory) in &directories {
             let record = directory.record().map_err(|why| {

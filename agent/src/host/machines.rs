@@ -42,6 +42,16 @@ impl Directory {
         self.volumes.value()
     }
 
+    /// One that was just given `record`.
+    fn written(before: Option<Self>, record: Record) -> Self {
+        let (runs, volumes) = before.map(|before| (before.runs, before.volumes)).unzip();
+        Self {
+            record: Ok(Remembered::unsettled(Some(Arc::new(record)))),
+            runs: runs.unwrap_or_else(|| Remembered::unsettled(Runs::default())),
+            volumes: volumes.unwrap_or_else(|| Remembered::unsettled(Vec::new())),
+        }
+    }
+
     fn read(before: Option<Self>, paths: &Paths, machine: &MachineName) -> Result<Self, FileError> {
         let (record, runs, volumes) = match before {
             Some(Self { record, runs, volumes }) => (record.ok(), Some(runs), Some(volumes)),
@@ -91,11 +101,28 @@ impl Machines {
         }
         Ok(known.clone())
     }
+
+    /// What the last look found, with what was written since.
+    ///
+    /// # Errors
+    /// Where there was none yet, and the directory of them all can't be read.
+    pub fn last(&self) -> Result<Directories, FileError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.is_empty() { self.look() } else { Ok(known) }
+    }
+
+    /// Notes the record that was just written for a machine, until the next look.
+    pub fn wrote(&self, machine: &MachineName, record: Record) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = Directory::written(known.remove(machine), record);
+        known.insert(machine.clone(), written);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shoal_core::policy::Isolation;
     use std::fs;
 
     #[test]
@@ -122,5 +149,29 @@ mod tests {
 
         fs::remove_dir_all(paths.instance(&machine)).unwrap();
         assert!(machines.look().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_written_is_known_without_a_look_and_the_disk_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { state: dir.path().into(), ..Paths::default() };
+        let machines = Machines::new(paths.clone());
+        let spec = serde_json::json!({
+            "id": "shop/main", "revision": 1, "run": "running", "restarts": 0,
+            "config": {
+                "image": {"reference": "app:1", "digest": "07".repeat(32), "size": 1},
+                "settings": {"start": "boot", "network": "host"},
+            },
+        });
+        let (host, spec) = ("h1".parse().unwrap(), serde_json::from_value(spec).unwrap());
+        let record = Record::new(host, spec, Isolation::Shared, 524_288, "0".repeat(32));
+        let machine = record.spec.id.machine();
+        fs::create_dir_all(paths.data(&machine).join("var")).unwrap();
+        assert_eq!(machines.last().unwrap()[&machine].record(), Ok(None));
+        machines.wrote(&machine, record.clone());
+        let known = machines.last().unwrap();
+        assert_eq!(known[&machine].record(), Ok(Some(&record)));
+        assert_eq!(known[&machine].volumes(), ["var".parse().unwrap()]);
+        assert_eq!(machines.look().unwrap()[&machine].record(), Ok(None), "it is not on the disk");
     }
 }

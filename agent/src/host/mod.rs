@@ -13,6 +13,7 @@ pub mod drift;
 pub mod ending;
 pub mod enter;
 pub mod facts;
+pub mod haste;
 pub mod hostbind;
 pub mod idmap;
 pub mod inplace;

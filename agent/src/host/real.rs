@@ -14,6 +14,7 @@ use shoal_core::status::RetainedData;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::haste::Haste;
 use super::machines::{Directories, Directory, Machines};
 use super::probe::Probe;
 use super::runs::Runs;
@@ -39,6 +40,7 @@ pub struct RealHost {
     pub(super) facts: HostFacts,
     pub(super) unit_files: UnitFiles,
     pub(super) reread: Reread,
+    haste: Haste,
     drift: drift::Watch,
     images: Arc<Images>,
     secrets: Arc<Secrets>,
@@ -58,7 +60,7 @@ impl RealHost {
         let unit_files = UnitFiles::new("/", paths.units_changed());
         let drift = drift::Watch::new(paths.clone(), unit_files.clone());
         let images = Arc::new(Images::new(paths.images()));
-        let reread = Reread::new(paths.units_changed());
+        let (reread, haste) = (Reread::new(paths.units_changed()), Haste::default());
         Self {
             paths,
             systemd,
@@ -68,10 +70,17 @@ impl RealHost {
             facts,
             unit_files,
             reread,
+            haste,
             drift,
             images,
             secrets,
         }
+    }
+
+    /// What makes starts and stops quick, for whoever knows before the loop that there will be some.
+    #[must_use]
+    pub fn haste(&self) -> Haste {
+        self.haste.clone()
     }
 
     /// Reads image files again for as long as it is not dropped, so that damage is found; rings
@@ -168,7 +177,11 @@ impl Host for RealHost {
         let directories = self.machines.look()?;
         let enabled = systemd::enabled()?;
         let mut observation = recorded(&directories, &enabled);
-        for found in self.units.all().await? {
+        let units = self.units.all().await?;
+        if !units.iter().any(|found| matches!(found.unit, Unit::Activating | Unit::Deactivating)) {
+            self.haste.end();
+        }
+        for found in units {
             note_unit(&mut observation, found, &enabled);
         }
         note_addresses(&mut observation);
@@ -186,6 +199,10 @@ impl Host for RealHost {
     }
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
+        self.units.expect_changes();
+        if matches!(action, Action::Write(_) | Action::Enable | Action::Start | Action::Stop) {
+            self.haste.begin();
+        }
         match action {
             Action::Write(spec) => self.write(spec).await,
             Action::Refresh(spec, units) => self.refresh(machine, spec, units).await,
@@ -226,10 +243,7 @@ impl Host for RealHost {
     }
 
     async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError> {
-        let (secrets, secret) = (self.secrets.clone(), secret.clone());
-        // It waits for whoever is writing one.
-        let forgotten = tokio::task::spawn_blocking(move || secrets.forget(&secret));
-        Ok(forgotten.await.expect("forgetting does not panic")?)
+        Ok(self.secrets.forget(secret)?)
     }
 
     async fn check(&self, wanted: &Probe) -> Result<(), String> {

@@ -73,6 +73,12 @@ impl<T> Remembered<T> {
         }
     }
 
+    /// What is known to be there now, and is read anew the next time.
+    #[must_use]
+    pub fn unsettled(value: T) -> Self {
+        Self { stamp: None, value }
+    }
+
     /// What was read.
     #[must_use]
     pub fn value(&self) -> &T {

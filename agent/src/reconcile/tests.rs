@@ -288,6 +288,29 @@ async fn sickness_is_noticed_and_recovery_too() {
 }
 
 #[tokio::test]
+async fn a_secret_that_nothing_names_is_removed_and_another_is_waited_for() {
+    let mut bench = bench();
+    let secret = |version| PinnedSecret { name: "db".parse().unwrap(), version };
+    bench.host.change(|state| {
+        state.images.insert([1; 32].into());
+        state.secrets = [secret(1), secret(2)].into();
+    });
+    let mut spec = instance("a", 1, false);
+    spec.config.settings.secrets = [("password".parse().unwrap(), secret(3))].into();
+    bench.want(1, vec![spec]);
+    let status = bench.until(|status| status.observed_generation == 1).await;
+    let why = of(&status, "f/a").message.clone().unwrap();
+    assert_eq!(why, "waits for the controller to send secret db version 3");
+    bench.host.change(|state| {
+        assert_eq!((state.secrets.len(), state.starts), (0, 0));
+        state.secrets.insert(secret(3));
+    });
+    bench.bell.notify_one();
+    bench.until(|status| ready(status, 1)).await;
+    bench.host.change(|state| assert_eq!(state.secrets, [secret(3)].into()));
+}
+
+#[tokio::test]
 async fn drift_is_repaired() {
     let mut bench = bench();
     bench.host.change(|s| s.images.insert([1; 32].into()));

@@ -90,14 +90,24 @@ impl Vault {
         Self { dir, key }
     }
 
-    /// Those that have a file. Removes what an interrupted writing left.
+    /// Those that have a file.
     ///
     /// # Errors
     /// Where a directory can't be read.
     pub fn list(&self) -> Result<BTreeSet<PinnedSecret>, FileError> {
-        let mut found = BTreeSet::new();
-        list(&self.dir, "", &mut found)?;
-        Ok(found)
+        let mut found = Found::default();
+        found.look(&self.dir, "")?;
+        Ok(found.secrets)
+    }
+
+    /// Removes what an interrupted writing left. For the one who writes.
+    ///
+    /// # Errors
+    /// Where it is there and can't be removed.
+    pub fn sweep(&self) -> Result<(), FileError> {
+        let mut found = Found::default();
+        found.look(&self.dir, "")?;
+        found.strays.iter().try_for_each(|path| remove_file(path))
     }
 
     /// Whether one has a file.
@@ -192,29 +202,40 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// What is bound to a secret's value. A digest, since a name may be longer than a label.
+/// What is bound to a secret's value: its name as systemd takes one, of at most 255 bytes and
+/// without a slash. No name has a plus.
 fn label(secret: &PinnedSecret) -> String {
-    let text = format!("{}@{}", secret.name, secret.version);
-    let digest = shoal_image::Sha256Sum::of(text.as_bytes());
-    let hex: String = digest.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("shoal-{hex}")
+    format!("{}@{}", secret.name.to_string().replace('/', "+"), secret.version)
 }
 
-fn list(dir: &Path, above: &str, found: &mut BTreeSet<PinnedSecret>) -> Result<(), FileError> {
-    for entry in names(dir)? {
-        let path = dir.join(&entry);
-        let Some(file) = entry.strip_prefix(MARK) else {
-            let name = if above.is_empty() { entry } else { format!("{above}/{entry}") };
-            list(&path, &name, found)?;
-            continue;
-        };
-        let version = file.strip_suffix(KIND).and_then(|number| number.parse().ok());
-        match (version, above.parse()) {
-            (Some(version), Ok(name)) => drop(found.insert(PinnedSecret { name, version })),
-            _ => remove_file(&path)?,
+/// What is below a directory.
+#[derive(Debug, Default)]
+struct Found {
+    secrets: BTreeSet<PinnedSecret>,
+    /// What is none.
+    strays: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Looks into `dir`, which is that of the secrets whose names begin with `above`.
+    fn look(&mut self, dir: &Path, above: &str) -> Result<(), FileError> {
+        for entry in names(dir)? {
+            let path = dir.join(&entry);
+            let Some(file) = entry.strip_prefix(MARK) else {
+                let name = if above.is_empty() { entry } else { format!("{above}/{entry}") };
+                self.look(&path, &name)?;
+                continue;
+            };
+            let version = file.strip_suffix(KIND).and_then(|number| number.parse().ok());
+            match (version, above.parse()) {
+                (Some(version), Ok(name)) => {
+                    self.secrets.insert(PinnedSecret { name, version });
+                }
+                _ => self.strays.push(path),
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Makes a directory, and those above it, so that they are there after a crash.
@@ -296,9 +317,10 @@ pub(super) mod tests {
     fn each_version_has_a_file_of_its_own_for_root_only() {
         let dir = tempfile::tempdir().unwrap();
         let vault = vault(dir.path());
-        let long = ["a"; 8].map(|part| part.repeat(63)).join("/");
+        let long = ["a"; 8].map(|part| part.repeat(24)).join("/");
         let all = [secret("db", 1), secret("db", 2), secret("db/1", 1), secret(&long, u64::MAX)];
         for secret in &all {
+            assert!(label(secret).len() < 256 && !label(secret).contains('/'));
             vault.put(secret, &value(&format!("of {secret}"))).unwrap();
         }
         assert_eq!(vault.list().unwrap(), all.clone().into());
@@ -336,6 +358,9 @@ pub(super) mod tests {
         let half = dir.path().join("secrets/db/@2.new");
         fs::write(&half, "half").unwrap();
         assert_eq!(vault.list().unwrap(), [secret("db", 1)].into());
+        assert!(half.exists(), "whoever writes it may not be done");
+        vault.sweep().unwrap();
         assert!(!half.exists());
+        assert_eq!(vault.list().unwrap(), [secret("db", 1)].into());
     }
 }

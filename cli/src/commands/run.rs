@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(400));
 /// In between, it is this part of what they have been waited for already: so what is seen late is
 /// hardly later than it is.
-const PART: u32 = 24;
+const PART: u32 = 32;
 
 /// Why an instance is not as the operator wants it.
 #[derive(Debug, thiserror::Error)]

@@ -127,15 +127,16 @@ impl World {
                 }
             }
         }
-        for (host, spec) in std::mem::take(&mut self.specs) {
+        let specs = std::mem::take(&mut self.specs);
+        for (host, spec) in &specs {
             for instance in spec.instances.iter().filter(|i| i.id.fleet != *fleet) {
-                let known = self.others.get(&host).is_some_and(|on| on.contains_key(&instance.id));
+                let known = self.others.get(host).is_some_and(|on| on.contains_key(&instance.id));
                 if !known {
-                    self.add_other(&host, &instance.id, &instance.config.settings);
+                    self.add_other(host, &instance.id, &instance.config.settings);
                 }
             }
-            self.specs.insert(host, spec);
         }
+        self.specs = specs;
         Ok(())
     }
 

@@ -17,12 +17,14 @@ use shoal_proto::v1::fleets_client::FleetsClient;
 use shoal_proto::v1::images_client::ImagesClient;
 use shoal_proto::v1::instances_client::InstancesClient;
 use shoal_proto::v1::rollouts_client::RolloutsClient;
+use shoal_proto::v1::secrets_client::SecretsClient;
 use shoal_proto::v1::{
     self, ApplyRequest, BeginPushRequest, DeclaredInstance, ExecRequest, ExecStart,
     FetchImageRequest, FleetSpec, HostMatch, HostSpec, HostStatus, InstanceHealth, InstanceState,
-    InstanceStatus, LogEntry, LogsRequest, Network, PushHeader, PushRequest, RolloutState,
-    SessionDown, SessionUp, Settings, WatchRolloutRequest, controller_message, exec_request,
-    exec_response, host_match, push_request, session_down, session_up, settings,
+    InstanceStatus, LogEntry, LogsRequest, Network, PushHeader, PushRequest, RemoveSecretRequest,
+    RolloutState, SessionDown, SessionUp, SetSecretRequest, Settings, WatchRolloutRequest,
+    controller_message, exec_request, exec_response, host_match, push_request, session_down,
+    session_up, settings,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -291,4 +293,62 @@ async fn logs_and_exec_reach_the_instance() {
     }
     let out = exec_response::Message::Stdout(Bytes::from_static(b"out"));
     assert_eq!(said, [out, exec_response::Message::ExitCode(7)]);
+}
+
+/// The version and value of the one secret that comes next.
+async fn secret(stream: &mut Stream) -> (u64, Bytes) {
+    let controller_message::Message::Secrets(secrets) = stream.hear().await else {
+        panic!("no values")
+    };
+    let [value] = secrets.values.as_slice() else { panic!("{secrets:?}") };
+    (value.secret.as_ref().unwrap().version, value.value.clone())
+}
+
+#[tokio::test]
+async fn a_secret_goes_from_its_setting_to_the_host_and_a_new_one_by_an_apply() {
+    let mut stand = Stand::new().await;
+    let (admin, agent, idle) =
+        (stand.admin().await, stand.host("h1").await, stand.host("h2").await);
+    let (mut stream, mut other) = (agent.connect(&stand).await, idle.connect(&stand).await);
+    push(&admin, &squashfs(), "app:1").await;
+    let mut spec = shop("app:1");
+    let declared = spec.instances.get_mut("main").unwrap();
+    declared.hosts = Some(HostMatch {
+        r#match: Some(host_match::Match::Names(v1::HostNames { names: vec!["h1".into()] })),
+    });
+    declared.secrets.insert("password".into(), "db/creator".into());
+    let mut fleets = FleetsClient::new(admin.clone());
+    let mut secrets = SecretsClient::new(admin.clone());
+    let request = ApplyRequest { spec: Some(spec), ..ApplyRequest::default() };
+    let status = fleets.apply(request.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("secret db/creator is not known"), "{status:?}");
+
+    for (version, text) in [(1, "one"), (2, "two")] {
+        let value = SetSecretRequest { name: "db/creator".into(), value: text.into() };
+        let set = secrets.set(value).await.unwrap().into_inner();
+        let users: &[&str] = if version == 1 { &[] } else { &["shop"] };
+        assert_eq!(
+            (set.version, set.used_by),
+            (version, users.iter().map(|u| (*u).into()).collect())
+        );
+        assert!(fleets.apply(request.clone()).await.unwrap().into_inner().changed);
+        assert_eq!(secret(&mut stream).await, (version, text.into()));
+        let spec = desired(&mut stream).await;
+        stream.report(running(&spec)).await;
+        assert_eq!(outcome(&admin).await.state(), RolloutState::Completed);
+    }
+    assert!(!fleets.apply(request).await.unwrap().into_inner().changed);
+    let remove = RemoveSecretRequest { name: "db/creator".into() };
+    let status = secrets.remove(remove).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    let hearing = async {
+        let mut heard = Vec::new();
+        while let Ok(Some(message)) = other.down.message().await {
+            heard.push(message);
+        }
+        heard
+    };
+    let (heard, ()) = tokio::join!(timeout(PATIENCE, hearing), stand.stop());
+    assert_eq!(heard.expect("its stream ends with the controller"), [], "it names no secret");
 }

@@ -369,6 +369,34 @@ snapshot!(
 snapshot!(later_keys, [booted("[instance.main.data.var]\npath = \"/var/x\"\nbackup = true"),]);
 
 snapshot!(
+    bad_secrets,
+    [
+        booted("[instance.main.secrets]\n\"db password\" = \"db\"\nkey = \"../etc\"\nother = 1"),
+        booted(
+            "env = { A = { template = \"{{ secret('db') }}\" } }\n[instance.main.secrets]\ndb = \"db\""
+        ),
+    ]
+);
+
+#[test]
+fn a_template_asks_for_the_secrets_of_its_instance() {
+    let instance = |template: &str| {
+        let file = "[instance.main.secrets]\ndb-password = \"db/creator\"\n\
+                    [instance.main.files.\"/etc/app.conf\"]\ntemplate = \"app.conf\"";
+        let text = booted(file);
+        let template = template.to_owned();
+        let mut read = move |_: &str| Ok(template.clone().into_bytes());
+        parse(Source { name: "fleet.toml", text: &text }, &mut read)
+    };
+    let fleet = instance("p={{ secret('db-password') }}").unwrap();
+    let main = fleet.instances.values().next().unwrap();
+    let named: Vec<String> = main.secrets.iter().map(|(c, s)| format!("{c}={s}")).collect();
+    assert_eq!(named, ["db-password=db/creator"]);
+    let why = instance("\n{{ secret('db') }}").unwrap_err().to_string();
+    assert!(why.contains("line 2") && why.contains("names no `db`"), "{why}");
+}
+
+snapshot!(
     bad_networks,
     [
         booted("address = \"10.0.0.2/24\""),

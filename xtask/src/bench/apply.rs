@@ -1,9 +1,11 @@
 //! A one-line change of a running instance, from `shoal apply --wait` to its end, which comes
 //! when the new container is proven healthy.
 //!
-//! An apply stops the old container first, so there are two peers: `systemctl start` of the same
-//! systemd-nspawn command (the target is set against it), and `systemctl restart`, which does the
-//! same work as an apply.
+//! There are two peers: `systemctl start` of the same systemd-nspawn command, and `systemctl
+//! restart`, which does the work that an apply does: it stops the old container first. The same
+//! target is set against both.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use shoal_lab::{Deployment, Suite};
@@ -15,8 +17,10 @@ use super::stand;
 use super::stats::Sample;
 
 const ROUNDS: usize = 10;
-/// Of the time that a bare start takes.
+/// Of the time that the peer takes.
 const MOST: f64 = 1.2;
+/// Where the web server of [`FLEET`] answers.
+const PORT: u16 = 8080;
 
 const FLEET: &str = r#"
 fleet = "bench"
@@ -46,10 +50,8 @@ pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
     stand::push_debian(&deployment)?;
     stand::apply(&deployment, FLEET)?;
     let mut rows = Vec::new();
-    let instances = [("system", "a Debian that boots"), ("web", "a command, busybox's web server")];
-    for (instance, what) in instances {
-        rows.extend(of(&deployment, instance, what)?);
-    }
+    rows.extend(of(&deployment, "system", None, "a Debian that boots")?);
+    rows.extend(of(&deployment, "web", Some(PORT), "a command, busybox's web server")?);
     rows.extend(in_place(&deployment)?);
     Ok(rows)
 }
@@ -57,22 +59,24 @@ pub(super) fn measure(run: &mut Run<'_>) -> Result<Vec<Row>> {
 /// A changed line of a file that a unit inside is told to read again.
 fn in_place(deployment: &Deployment) -> Result<[Row; 2]> {
     let change = |round| FLEET.replace("@line", &format!("round {round}"));
-    measured(deployment, "system", "a changed line of a file with `reload`, of a Debian", change)
+    let what = "a changed line of a file with `reload`, of a Debian";
+    measured(deployment, "system", None, what, change)
 }
 
-fn of(deployment: &Deployment, instance: &str, what: &str) -> Result<[Row; 2]> {
+fn of(deployment: &Deployment, instance: &str, port: Option<u16>, what: &str) -> Result<[Row; 2]> {
     let mark = format!("@{instance}");
     let change = |round| FLEET.replace(&mark, &format!("round {round}"));
-    measured(deployment, instance, &format!("a changed variable to {what}"), change)
+    measured(deployment, instance, port, &format!("a changed variable to {what}"), change)
 }
 
 fn measured(
     deployment: &Deployment,
     instance: &str,
+    port: Option<u16>,
     what: &str,
     change: impl Fn(usize) -> String,
 ) -> Result<[Row; 2]> {
-    let bare = Bare::beside(deployment.lab().host(0), &format!("bench-{instance}"))?;
+    let bare = Bare::beside(deployment.lab().host(0), &format!("bench-{instance}"), port)?;
     let (mut applies, mut starts, mut restarts) = (Vec::new(), Vec::new(), Vec::new());
     // The first round warms caches up and does not count.
     for round in 0..=ROUNDS {
@@ -87,11 +91,10 @@ fn measured(
         }
     }
     let applies = Sample::of_times(&applies)?;
-    let start = ("`systemctl start`", &Sample::of_times(&starts)?);
-    let restart = ("`systemctl restart`", &Sample::of_times(&restarts)?);
-    let what = format!("apply of {what}");
-    Ok([
-        Row::times(what.clone(), &applies, start, Some(MOST))?,
-        Row::times(what, &applies, restart, None)?,
-    ])
+    let until = if port.is_some() { " until it answers" } else { "" };
+    let against = |verb: &str, times: &[Duration]| {
+        let peer = (&*format!("`systemctl {verb}`{until}"), &Sample::of_times(times)?);
+        Row::times(format!("apply of {what}"), &applies, peer, Some(MOST))
+    };
+    Ok([against("start", &starts)?, against("restart", &restarts)?])
 }

@@ -34,19 +34,37 @@ fi
 for point; do mkdir -p "$files/root$(dirname "$point")"; done
 "#;
 
+/// Runs a command on a unit, then waits until something answers inside its container on a port,
+/// where one is named: arguments UNIT PORT COMMAND…
+const UNTIL_READY: &str = r#"
+unit=$1 port=$2; shift 2
+"$@" "$unit"
+[ "$port" != 0 ] || exit 0
+read -r leader <"/sys/fs/cgroup/machine.slice/$unit/payload/cgroup.procs"
+nsenter --target "$leader" --net bash -c '
+    for try in $(seq 2000); do
+        ! (exec 3<>"/dev/tcp/127.0.0.1/$0") 2>/dev/null || exit 0
+        sleep 0.005
+    done
+    exit 1' "$port"
+"#;
+
 /// The copy of an instance's container, not running.
 #[derive(Debug)]
 pub(super) struct Bare<'a> {
     host: &'a Host,
     unit: String,
+    /// Where it answers when it is ready; 0 where it tells systemd by itself.
+    port: String,
 }
 
 impl<'a> Bare<'a> {
-    /// Of the machine's container, which must be running.
+    /// Of the machine's container, which must be running. It is ready when it says so, or where
+    /// it has a `port`, when that answers: of a command, systemd-nspawn says so before it runs.
     ///
     /// # Errors
     /// Where it is not, or was started in a way that is not known here.
-    pub(super) fn beside(host: &'a Host, machine: &str) -> Result<Self> {
+    pub(super) fn beside(host: &'a Host, machine: &str, port: Option<u16>) -> Result<Self> {
         let service = format!("shoal-instance@{machine}.service");
         let pid = host.sh(&format!("systemctl show {service} --property=MainPID --value"))?;
         let words = host.sh(&format!("tr '\\0' '\\n' </proc/{}/cmdline", pid.trim()))?;
@@ -58,17 +76,22 @@ impl<'a> Bare<'a> {
         let text = unit_file(&settings, &copy.words);
         host.put_file(&format!("/run/systemd/system/{unit}"), text.as_bytes(), 0o644)?;
         host.sh("systemctl daemon-reload")?;
-        Ok(Self { host, unit })
+        Ok(Self { host, unit, port: port.unwrap_or(0).to_string() })
     }
 
-    /// How long `systemctl start` takes, which ends when the container says that it is ready.
+    /// How long `systemctl start` takes until the container is ready.
     pub(super) fn start(&self) -> Result<Duration> {
-        timed_in(self.host, &["systemctl", "start", &self.unit])
+        self.until_ready("start")
     }
 
-    /// How long `systemctl restart` takes.
+    /// How long `systemctl restart` takes until it is ready again.
     pub(super) fn restart(&self) -> Result<Duration> {
-        timed_in(self.host, &["systemctl", "restart", &self.unit])
+        self.until_ready("restart")
+    }
+
+    fn until_ready(&self, verb: &str) -> Result<Duration> {
+        let words = ["bash", "-euc", UNTIL_READY, "bench", &self.unit, &self.port];
+        timed_in(self.host, &[&words[..], &["systemctl", verb]].concat())
     }
 
     /// Stops it.

@@ -3,10 +3,12 @@
 //!
 //! Each is set up as its own documentation says, with its defaults.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use shoal_lab::{Deployment, Host};
 
 use super::stand::bash;
@@ -52,6 +54,9 @@ until up; do
 done
 echo "$began $(date +%s%N)"
 "#;
+
+/// Has a shell wait to be told before it goes on.
+const WHEN_TOLD: &str = "echo there; read -r told";
 
 /// One of them, with its container made and not running.
 #[derive(Debug)]
@@ -112,18 +117,33 @@ impl Peer {
     }
 }
 
-/// Starts an instance by `shoal start`; how long that takes until the system inside is up.
+/// Starts an instance by `shoal start`; how long that takes until the system inside is up. The shell
+/// that asks is there before, as is that of the peers, which runs their commands.
 pub(super) fn shoal_start(deployment: &Deployment, instance: &str) -> Result<Duration> {
     let machine = instance.replace('/', "-");
+    let script = format!("{WHEN_TOLD}\n{UNTIL_UP}");
+    let mut shell =
+        deployment.lab().host(0).command(&["bash", "-euc", &script, "bench", &machine])?;
+    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(shell.stdout.take().context("its output")?);
+    let mut text = String::new();
+    said.read_line(&mut text)?;
     let began = super::now()?;
     super::stand::timed(deployment, &["start", instance])?;
-    let (_, up) = until_up(deployment.lab().host(0), &machine, &[])?;
+    writeln!(shell.stdin.take().context("its input")?)?;
+    text.clear();
+    said.read_to_string(&mut text)?;
+    ensure!(shell.wait()?.success(), "{instance} was started and is not up");
+    let (_, up) = times(&text)?;
     Ok(up.saturating_sub(began))
 }
 
 /// When waiting began and when the machine's system was up, since 1970.
 fn until_up(host: &Host, machine: &str, words: &[&str]) -> Result<(Duration, Duration)> {
-    let text = bash(host, UNTIL_UP, &[&[machine], words].concat())?;
+    times(&bash(host, UNTIL_UP, &[&[machine], words].concat())?)
+}
+
+fn times(text: &str) -> Result<(Duration, Duration)> {
     let times: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
     match times.ok().as_deref() {
         Some([began, up]) => Ok((Duration::from_nanos(*began), Duration::from_nanos(*up))),

@@ -14,6 +14,10 @@ use shoal_core::time::Timestamp;
 /// How long what was read is believed, whatever the signals say.
 const BELIEVED: Duration = Duration::from_secs(240);
 
+/// How long the list itself is, where no signal came since: most looks at a host at rest then cost
+/// neither systemd nor the bus anything.
+const LISTED: Duration = Duration::from_secs(30);
+
 /// What the list of units tells of one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
@@ -28,6 +32,11 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Whether it is where it was going: what is not is looked at each time.
+    fn is_at_rest(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "inactive" | "failed")
+    }
+
     /// Whether its container is up, so that machined should know it.
     pub(super) fn is_running(&self) -> bool {
         self.sub == "running"
@@ -53,6 +62,10 @@ pub(super) struct Cache {
     /// Whether someone marks what changes. Nothing is believed otherwise.
     listening: bool,
     all_read: Option<Instant>,
+    /// The list, with when it was asked for.
+    rows: Option<(Vec<Row>, Instant)>,
+    /// Whether something has changed, or was told to, since it was asked for.
+    moved: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +95,30 @@ impl Cache {
     /// Something about this machine has changed.
     pub(super) fn mark(&mut self, machine: MachineName) {
         self.marked.insert(machine);
+        self.moved = true;
+    }
+
+    /// Something will change: a signal of it may come later than the next look.
+    pub(super) fn expect_changes(&mut self) {
+        self.moved = true;
+    }
+
+    /// The list, where it is known to be as it was; otherwise it is to be asked for, and
+    /// [given](Self::listed).
+    pub(super) fn list(&mut self, now: Instant) -> Option<Vec<Row>> {
+        let moved = std::mem::take(&mut self.moved);
+        let (rows, at) = self.rows.take()?;
+        let rest = rows.iter().all(Row::is_at_rest);
+        let believed = self.listening && rest && !moved && now.duration_since(at) < LISTED;
+        believed.then(|| {
+            self.rows = Some((rows.clone(), at));
+            rows
+        })
+    }
+
+    /// Keeps the list that was asked for at `at`.
+    pub(super) fn listed(&mut self, rows: &[Row], at: Instant) {
+        self.rows = Some((rows.to_vec(), at));
     }
 
     /// Those of `rows`, which are all units, that must be read. They are forgotten until they are
@@ -223,6 +260,32 @@ mod tests {
         }
         cache.listen();
         assert_eq!(cache.stale(&rows, now), rows);
+    }
+
+    #[test]
+    fn the_list_is_asked_for_where_something_moved_and_once_in_a_while() {
+        let (rows, now) = ([running("a-x")], Instant::now());
+        let mut cache = Cache::default();
+        cache.listed(&rows, now);
+        assert_eq!(cache.list(now), None, "nobody listens");
+        cache.listen();
+        for told in [Cache::expect_changes, |cache: &mut Cache| cache.mark("a-x".parse().unwrap())]
+        {
+            assert_eq!(cache.list(now), None);
+            assert_eq!(cache.list(now), None, "nobody gave it");
+            cache.listed(&rows, now);
+            assert_eq!(cache.list(now + LISTED / 2).as_deref(), Some(&rows[..]));
+            assert_eq!(cache.list(now + LISTED / 2).as_deref(), Some(&rows[..]));
+            told(&mut cache);
+        }
+        assert_eq!(cache.list(now), None);
+        cache.mark("a-x".parse().unwrap());
+        cache.listed(&rows, now);
+        assert_eq!(cache.list(now), None, "it came while the list was on its way");
+        cache.listed(&rows, now);
+        assert_eq!(cache.list(now + LISTED), None);
+        cache.listed(&[row("a-x", "deactivating", "stop-sigterm")], now);
+        assert_eq!(cache.list(now), None, "it is on its way");
     }
 
     #[test]

@@ -54,8 +54,17 @@ impl Units {
     /// # Errors
     /// Where systemd does not answer.
     pub async fn all(&self) -> Result<Vec<FoundUnit>, HostError> {
-        let rows = self.systemd.list().await?;
-        let stale = self.cache().stale(&rows, Instant::now().into_std());
+        let now = Instant::now().into_std();
+        let known = self.cache().list(now);
+        let rows = match known {
+            Some(rows) => rows,
+            None => {
+                let rows = self.systemd.list().await?;
+                self.cache().listed(&rows, now);
+                rows
+            }
+        };
+        let stale = self.cache().stale(&rows, now);
         let reading = stream::iter(stale).map(async |row| {
             let reading = self.systemd.read(&row).await;
             reading.map(|reading| (row, reading))
@@ -67,6 +76,12 @@ impl Units {
         }
         let cache = self.cache();
         Ok(rows.into_iter().map(|row| found(row, &cache)).collect())
+    }
+
+    /// Tells that systemd is being told to change something: the next look must not go by what it
+    /// said before.
+    pub fn expect_changes(&self) {
+        self.cache().expect_changes();
     }
 
     /// Marks what changes and rings `bell`, until the bus goes away. Never waits for the bus but

@@ -85,7 +85,10 @@ async fn typed(name: &SecretName) -> Result<SecretValue, ValueError> {
 async fn line(prompt: &str) -> Result<Vec<u8>, ValueError> {
     // A prompt that can't be shown is no reason not to read.
     let _ = write!(io::stderr(), "{prompt}");
-    let read = unless_interrupted(one_line).await?;
+    let read = unless_interrupted(one_line).await.inspect_err(|_| {
+        // What is said next begins a line.
+        let _ = writeln!(io::stderr());
+    })?;
     read.map_err(|source| ValueError::Read { what: "the terminal".into(), source })
 }
 
