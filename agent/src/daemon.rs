@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::events::Events;
+use crate::fallback::Fallback;
 use crate::host::real::RealHost;
 use crate::host::{facts, sealed, systemd::Systemd};
 use crate::identity::Identity;
@@ -61,8 +62,15 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone(), secrets.clone());
     let host = Arc::new(host);
     let about = About { name, facts: facts.clone(), ready_elsewhere };
-    let reconciler =
-        Reconciler::new(host.clone(), about, stager, bell.clone(), status, events.clone());
+    let reconciler = Reconciler::new(
+        host.clone(),
+        about,
+        stager,
+        Fallback::open(&paths)?,
+        bell.clone(),
+        status,
+        events.clone(),
+    );
     let sessions = Sessions::new(paths.clone(), systemd);
     let ledger = Arc::new(Mutex::new(ledger));
     let news = News { status: reported, events };

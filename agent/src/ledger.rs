@@ -178,7 +178,7 @@ mod tests {
         let fuller = HostSpec {
             generation: 2,
             instances: vec![serde_json::from_value(instance).unwrap()],
-            peers: vec![],
+            ..HostSpec::default()
         };
         let mut same = Ledger::open(&paths).unwrap();
         assert!(matches!(same.accept(fuller.clone()), Err(LedgerError::Refused(_))));

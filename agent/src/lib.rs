@@ -8,6 +8,7 @@ pub mod clock;
 pub mod connect;
 pub mod daemon;
 pub mod events;
+pub mod fallback;
 pub mod files;
 pub mod host;
 pub mod identity;

@@ -36,7 +36,15 @@ impl Paths {
     pub fn prepare(&self) -> Result<(), FileError> {
         let parent = fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.state);
         parent.map_err(failed("make the directory", &self.state))?;
-        for dir in [self.agent(), self.secrets(), self.images(), self.instances(), self.mounts()] {
+        let dirs = [
+            self.agent(),
+            self.secrets(),
+            self.fallback(),
+            self.images(),
+            self.instances(),
+            self.mounts(),
+        ];
+        for dir in dirs {
             make_private_dir(&dir)?;
             let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
             closed.map_err(failed("close", &dir))?;
@@ -54,6 +62,12 @@ impl Paths {
     #[must_use]
     pub fn secrets(&self) -> PathBuf {
         self.agent().join("secrets")
+    }
+
+    /// What each fleet can go back to.
+    #[must_use]
+    pub fn fallback(&self) -> PathBuf {
+        self.agent().join("fallback")
     }
 
     /// Image files.

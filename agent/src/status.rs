@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_core::host::HostSpec;
-use shoal_core::image::Digest;
-use shoal_core::name::MachineName;
+use shoal_core::image::{Digest, PinnedImage};
+use shoal_core::name::{FleetName, MachineName};
 use shoal_core::plan::{Attempts, Machine, Plan, Unit};
 use shoal_core::spec::{InstanceSpec, RunState, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
@@ -33,7 +33,12 @@ pub enum Transfer {
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     /// What is wanted.
+    pub desired: &'a HostSpec,
+    /// What the host is being brought to: what is wanted or, of fleets that went back, what had
+    /// proved healthy.
     pub spec: &'a HostSpec,
+    /// The fleets that went back, with why.
+    pub back: &'a BTreeMap<FleetName, String>,
     /// What is there.
     pub observation: &'a Observation,
     /// What was planned from it.
@@ -58,6 +63,7 @@ const LONGEST_MESSAGE: usize = 500;
 pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostStatus {
     let mut instances: Vec<InstanceStatus> =
         inputs.spec.instances.iter().map(|spec| wanted(inputs, spec, now)).collect();
+    instances.extend(inputs.desired.instances.iter().filter_map(|spec| taken_away(inputs, spec)));
     instances.extend(unwanted(inputs));
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     for instance in &mut instances {
@@ -65,7 +71,7 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         instance.message = instance.message.take().map(shortened);
     }
     HostStatus {
-        observed_generation: inputs.spec.generation,
+        observed_generation: inputs.desired.generation,
         instances,
         images: inputs.observation.observed.images.iter().copied().collect(),
         retained: retained(inputs),
@@ -75,7 +81,24 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
 
 fn problems(inputs: Inputs<'_>) -> Vec<String> {
     let unreadable = inputs.observation.observed.unreadable.values();
-    unreadable.chain(&inputs.observation.problems).cloned().collect()
+    let known = unreadable.chain(&inputs.observation.problems).cloned();
+    known.chain(inputs.desired.stage.iter().filter_map(|image| unstaged(inputs, image))).collect()
+}
+
+/// Why an image that a revision to come needs can't come. What an instance needs already is told
+/// with the instance.
+fn unstaged(inputs: Inputs<'_>, image: &PinnedImage) -> Option<String> {
+    let mut used = inputs.spec.instances.iter().map(|spec| spec.config.image.digest);
+    let is_here = inputs.observation.observed.images.contains(&image.digest);
+    if is_here || used.any(|digest| digest == image.digest) {
+        return None;
+    }
+    match inputs.transfers.get(&image.digest)? {
+        Transfer::Failed(why) | Transfer::NoRoom(why) => {
+            Some(format!("image {}, which a revision to come needs: {why}", image.reference))
+        }
+        Transfer::Going { .. } => None,
+    }
 }
 
 /// Messages may come from inside an instance, which may say anything.
@@ -111,7 +134,8 @@ fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec, now: Timestamp) -> InstanceSt
     let (state, message) = state(inputs, spec, &machine, found, current);
     let mut status = base(inputs, spec, &machine);
     status.state = state;
-    status.current = current;
+    status.went_back = inputs.back.get(&spec.id.fleet).cloned();
+    status.current = current && status.went_back.is_none();
     status.message = message;
     let up = found.filter(|found| found.unit == Unit::Active);
     if let Some(found) = up {
@@ -121,6 +145,20 @@ fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec, now: Timestamp) -> InstanceSt
         status.message = status.message.or(why.filter(|_| health != Health::Healthy));
     }
     status
+}
+
+/// An instance that is wanted and was not there when its fleet last proved healthy, which is what
+/// the fleet went back to.
+fn taken_away(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<InstanceStatus> {
+    let went_back = Some(inputs.back.get(&spec.id.fleet)?.clone());
+    if inputs.spec.instances.iter().any(|other| other.id == spec.id) {
+        return None;
+    }
+    let machine = spec.id.machine();
+    let there = inputs.observation.observed.machines.contains_key(&machine);
+    let state = if there { State::Stopping } else { State::Pending };
+    let message = inputs.errors.get(&machine).cloned();
+    Some(InstanceStatus { state, message, went_back, ..base(inputs, spec, &machine) })
 }
 
 /// What is known of the health of a container that is up, and why it is not well.
@@ -174,6 +212,7 @@ fn base(inputs: Inputs<'_>, spec: &InstanceSpec, machine: &MachineName) -> Insta
         paused: spec.paused,
         drift: drift.map(ToString::to_string).collect(),
         last_exit: details.last_exit.clone(),
+        went_back: None,
         addresses: details.addresses.clone(),
     }
 }
@@ -300,10 +339,8 @@ fn transfer(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
 
 /// Machines that are still there and that nothing wants.
 fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
-    let is_wanted =
-        |machine: &MachineName| inputs.spec.instances.iter().any(|i| i.id.machine() == *machine);
     let machines = inputs.observation.observed.machines.iter();
-    let rest = machines.filter(|(machine, _)| !is_wanted(machine));
+    let rest = machines.filter(|(machine, _)| !is_wanted(inputs, machine));
     rest.filter_map(|(machine, found)| {
         let applied = found.applied.as_ref()?;
         let spec = InstanceSpec {
@@ -313,6 +350,7 @@ fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
             run: RunState::Stopped,
             restarts: applied.restarts,
             paused: false,
+            gate: None,
         };
         let message = inputs.errors.get(machine).cloned();
         Some(InstanceStatus { state: State::Stopping, message, ..base(inputs, &spec, machine) })
@@ -320,12 +358,17 @@ fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
     .collect()
 }
 
+fn is_wanted(inputs: Inputs<'_>, machine: &MachineName) -> bool {
+    let mut specs = inputs.desired.instances.iter().chain(&inputs.spec.instances);
+    specs.any(|spec| spec.id.machine() == *machine)
+}
+
 /// Data of machines that have no record any more.
 fn retained(inputs: Inputs<'_>) -> Vec<RetainedData> {
     let machines = &inputs.observation.observed.machines;
-    let wanted = |m: &MachineName| inputs.spec.instances.iter().any(|i| i.id.machine() == *m);
-    let volumes = inputs.observation.volumes.iter();
-    volumes.filter(|v| !machines.contains_key(&v.machine) && !wanted(&v.machine)).cloned().collect()
+    let left =
+        |machine: &MachineName| !machines.contains_key(machine) && !is_wanted(inputs, machine);
+    inputs.observation.volumes.iter().filter(|v| left(&v.machine)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -375,8 +418,12 @@ mod tests {
         if case.staged {
             observation.observed.images.insert(digest);
         }
+        let instances = vec![case.spec.clone()];
+        let host = HostSpec { generation: 4, instances, ..HostSpec::default() };
         let inputs = Inputs {
-            spec: &HostSpec { generation: 4, instances: vec![case.spec.clone()], peers: vec![] },
+            desired: &host,
+            spec: &host,
+            back: &BTreeMap::new(),
             observation: &observation,
             plan: &Plan::default(),
             transfers: &case.transfer.clone().map(|t| (digest, t)).into_iter().collect(),
@@ -447,8 +494,11 @@ mod tests {
         observation.observed.machines.insert(machine.clone(), found);
         let since = Some(Timestamp(10_000));
         observation.details.insert(machine, Details { since, ..Details::default() });
+        let host = HostSpec { generation: 1, instances: vec![spec], ..HostSpec::default() };
         let inputs = Inputs {
-            spec: &HostSpec { generation: 1, instances: vec![spec], peers: vec![] },
+            desired: &host,
+            spec: &host,
+            back: &BTreeMap::new(),
             observation: &observation,
             plan: &Plan::default(),
             transfers: &BTreeMap::new(),
@@ -464,11 +514,14 @@ mod tests {
     #[test]
     fn time_in_a_state_is_kept_until_the_state_changes() {
         let observation = Observation::default();
-        let host = HostSpec { generation: 1, instances: vec![spec("running")], peers: vec![] };
+        let host =
+            HostSpec { generation: 1, instances: vec![spec("running")], ..HostSpec::default() };
         let empty = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let plan = Plan::default();
         let inputs = Inputs {
+            desired: &host,
             spec: &host,
+            back: &BTreeMap::new(),
             observation: &observation,
             plan: &plan,
             transfers: &empty.0,
@@ -488,9 +541,12 @@ mod tests {
             let machine = machine.parse().unwrap();
             observation.volumes.push(RetainedData { machine, volumes });
         }
-        let host = HostSpec { generation: 1, instances: vec![spec("running")], peers: vec![] };
+        let host =
+            HostSpec { generation: 1, instances: vec![spec("running")], ..HostSpec::default() };
         let inputs = Inputs {
+            desired: &host,
             spec: &host,
+            back: &BTreeMap::new(),
             observation: &observation,
             plan: &Plan::default(),
             transfers: &BTreeMap::new(),

@@ -8,6 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod rollout;
 pub(crate) mod secret;
 
 use std::path::PathBuf;
@@ -101,15 +102,16 @@ pub(crate) enum Command {
     Plan(fleet::PlanArgs),
     /// Make a fleet as its file says
     ///
-    /// Shows the plan, then makes a revision and its rollout. Applying the same again changes
-    /// nothing and restarts nothing. If someone else applies in between, nothing is changed and it
-    /// exits 7.
+    /// Shows the plan, then makes a revision and its rollout, which changes the hosts batch by
+    /// batch. Applying the same again changes nothing and restarts nothing. If someone else applies
+    /// in between, nothing is changed and it exits 7; where a rollout is under way or someone holds
+    /// a lock, it says who and exits 13.
     Apply(fleet::ApplyArgs),
     /// Show how a fleet is, or all of them; exits 1 where something is not as wanted
     Status(fleet::StatusArgs),
-    /// Rollouts: list, watch
+    /// Rollouts: list, show, watch, pause, resume, abort, promote, undo, lock, unlock
     #[command(subcommand)]
-    Rollout(fleet::RolloutCommand),
+    Rollout(rollout::RolloutCommand),
     /// List instances on all hosts, or some of them; with --watch, live
     Ps(instance::PsArgs),
     /// Start an instance; it stays started, also after a reboot

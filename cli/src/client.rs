@@ -20,6 +20,10 @@ use tonic::{Code, Request, Status};
 use crate::connect::{Address, Connection};
 use crate::output::text::printable;
 
+/// How the controller says that someone keeps others from changing a fleet; its code, ABORTED, is
+/// that of every conflict.
+const LOCKED: &str = "is locked:";
+
 /// Why the controller did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteError {
@@ -51,6 +55,11 @@ impl RemoteError {
     /// Whether a host that is needed is not there, so that the same may work when it is back.
     pub(crate) fn is_offline(&self) -> bool {
         matches!(self, Self::Refused { code: Code::Unavailable, .. })
+    }
+
+    /// Whether someone keeps others from changing the fleet, so that the same may work later.
+    pub(crate) fn is_locked(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::Aborted, message, .. } if message.contains(LOCKED))
     }
 
     /// Whether someone else was faster.

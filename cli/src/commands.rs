@@ -1,6 +1,7 @@
 //! What each command does. Each takes its arguments and a [`Shell`], and ends with an [`Exit`] or
 //! a [`Failure`].
 
+mod apply;
 mod audit;
 pub(crate) mod chosen;
 mod context;
@@ -13,6 +14,7 @@ mod host;
 mod image;
 pub(crate) mod import;
 mod instance;
+pub(crate) mod locked;
 pub(crate) mod logs;
 pub(crate) mod man;
 mod outage;
@@ -88,8 +90,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Fmt(args) => fmt::run(shell, &args),
         Command::Import(args) => import::run(shell, &args),
         Command::Schema => schema::run(shell),
-        Command::Plan(args) => fleet::plan(shell, &args).await,
-        Command::Apply(args) => fleet::apply(shell, args).await,
+        Command::Plan(args) => apply::plan(shell, &args).await,
+        Command::Apply(args) => apply::apply(shell, args).await,
         Command::Status(args) => fleet::status(shell, args).await,
         Command::Rollout(command) => rollout::run(shell, command).await,
         Command::Ps(args) => instance::ps(shell, args).await,

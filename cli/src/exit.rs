@@ -11,6 +11,7 @@ use crate::commands::chosen::ChoiceError;
 use crate::commands::exec::NoTerminal;
 use crate::commands::fleet_file::FleetFileError;
 use crate::commands::import::ImportError;
+use crate::commands::locked::LockError;
 use crate::commands::logs::LogsError;
 use crate::commands::man::ManError;
 use crate::commands::push::PushError;
@@ -38,6 +39,9 @@ pub(crate) enum Exit {
     NotFound,
     Precondition,
     HostOffline,
+    Locked,
+    Aborted,
+    Held,
     Internal,
     ExecFailed,
     Interrupted,
@@ -48,7 +52,7 @@ pub(crate) enum Exit {
 
 impl Exit {
     /// Every ending with a code of its own, in the order of the codes.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Done,
         Self::Differs,
         Self::Usage,
@@ -62,6 +66,9 @@ impl Exit {
         Self::NotFound,
         Self::Precondition,
         Self::HostOffline,
+        Self::Locked,
+        Self::Aborted,
+        Self::Held,
         Self::Internal,
         Self::ExecFailed,
         Self::Interrupted,
@@ -84,6 +91,9 @@ impl Exit {
             Self::NotFound => 10,
             Self::Precondition => 11,
             Self::HostOffline => 12,
+            Self::Locked => 13,
+            Self::Aborted => 14,
+            Self::Held => 15,
             Self::Internal => 70,
             Self::ExecFailed => 125,
             Self::Interrupted => 130,
@@ -101,15 +111,18 @@ impl Exit {
             }
             Self::Usage => "usage, or a bad input file",
             Self::RolloutFailed => "the rollout failed",
-            Self::RolledBack => "the rollout failed and was rolled back",
-            Self::Partial => "the rollout is partial: hosts that are offline catch up later",
+            Self::RolledBack => "the rollout was rolled back: its hosts are as before",
+            Self::Partial => "the rollout is partial: not all hosts, which are named",
             Self::TimedOut => "timed out",
-            Self::Conflict => "conflict: locked, superseded, or someone else was faster",
+            Self::Conflict => "conflict: superseded, or someone else was faster; plan again",
             Self::Unreachable => "the controller is unreachable",
             Self::Refused => "refused: not allowed, or a certificate is not accepted",
             Self::NotFound => "not found",
             Self::Precondition => "not possible as things stand, such as an image in use",
             Self::HostOffline => "a host is offline",
+            Self::Locked => "the fleet is locked; says by whom",
+            Self::Aborted => "the rollout was aborted, or is paused after a failure",
+            Self::Held => "the rollout waits for someone, or for its window; nothing failed",
             Self::Internal => "an internal fault, or an answer that makes no sense",
             Self::ExecFailed => "exec itself failed; its other codes are the command's own",
             Self::Interrupted => "interrupted",
@@ -149,6 +162,8 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Value(#[from] ValueError),
@@ -180,6 +195,7 @@ impl Failure {
             Self::Reply(_) => Exit::Internal,
             Self::Push(error) => push(error),
             Self::Watch(error) => watch(error),
+            Self::Lock(LockError::Interrupted { .. }) => Exit::Interrupted,
             Self::Run(error) => run(error),
             Self::Value(ValueError::Interrupted) => Exit::Interrupted,
             Self::Value(_) => Exit::Usage,
@@ -233,6 +249,7 @@ pub(crate) fn remote(error: &RemoteError) -> Exit {
         RemoteError::Lost { .. } | RemoteError::Away { .. } => Exit::Unreachable,
         RemoteError::Certificate { .. } => Exit::Refused,
         RemoteError::Slow { .. } => Exit::TimedOut,
+        refused if refused.is_locked() => Exit::Locked,
         RemoteError::Refused { code, .. } => status(*code),
     }
 }
@@ -266,9 +283,12 @@ fn push(error: &PushError) -> Exit {
 fn watch(error: &WatchError) -> Exit {
     match error {
         WatchError::Failed { .. } => Exit::RolloutFailed,
+        WatchError::RolledBack { .. } => Exit::RolledBack,
         WatchError::Partial { .. } => Exit::Partial,
         WatchError::TimedOut { .. } | WatchError::StillRunning { .. } => Exit::TimedOut,
         WatchError::Superseded { .. } => Exit::Conflict,
+        WatchError::Aborted { .. } | WatchError::PausedByFailure { .. } => Exit::Aborted,
+        WatchError::Held { .. } => Exit::Held,
         WatchError::Interrupted { .. } => Exit::Interrupted,
     }
 }

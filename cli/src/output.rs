@@ -3,6 +3,7 @@
 //! Results go to standard output: a table, or with `-o json` one document. All else (plans in the
 //! making, progress, hints, errors) goes to standard error, so that a pipe gets results only.
 
+pub(crate) mod board;
 pub(crate) mod progress;
 pub(crate) mod reader;
 pub(crate) mod screen;

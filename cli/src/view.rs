@@ -10,7 +10,9 @@ pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod lock;
 pub(crate) mod plan;
+pub(crate) mod policy;
 pub(crate) mod rollout;
 pub(crate) mod secret;
 

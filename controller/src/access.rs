@@ -96,12 +96,23 @@ const RULES: &[(&str, Needs)] = &[
     ("/shoal.v1.Hosts/List", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Hosts/Get", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Hosts/Label", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Hosts/ListTokens", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Hosts/RevokeToken", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Hosts/Cordon", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Hosts/Uncordon", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Hosts/Drain", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Hosts/Remove", Needs::AtLeast(Role::Admin)),
     ("/shoal.v1.Fleets/Plan", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Fleets/Apply", Needs::AtLeast(Role::Deployer)),
     ("/shoal.v1.Fleets/List", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Fleets/GetStatus", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Rollouts/List", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Rollouts/Watch", Needs::AtLeast(Role::Viewer)),
+    ("/shoal.v1.Rollouts/Control", Needs::AtLeast(Role::Deployer)),
+    ("/shoal.v1.Rollouts/Undo", Needs::AtLeast(Role::Deployer)),
+    ("/shoal.v1.Rollouts/Lock", Needs::AtLeast(Role::Deployer)),
+    // Of a lock that is someone else's: an operator, which is looked at where that is known.
+    ("/shoal.v1.Rollouts/Unlock", Needs::AtLeast(Role::Deployer)),
     ("/shoal.v1.Instances/List", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Instances/Watch", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Instances/SetRun", Needs::AtLeast(Role::Operator)),
@@ -285,8 +296,8 @@ async fn standing(records: &Records, client: &CertificateInfo) -> Result<Standin
 
 fn unknown_host(identity: &Identity) -> Refusal {
     Refusal::Denied(format!(
-        "{identity} is no host of this controller, or has enrolled again with another key; to \
-         enrol it anew, make a token with `shoal host token create` and run `shoal-agent join`"
+        "{identity} is no host of this controller: it was removed, or has enrolled again with \
+         another key; to enrol it anew, make a token with `shoal host token create` and run `shoal-agent join`"
     ))
 }
 
@@ -343,6 +354,10 @@ mod tests {
         let mutating = [
             "CreateToken",
             "Label",
+            "RevokeToken",
+            "Cordon",
+            "Uncordon",
+            "Drain",
             "Push",
             "SetTag",
             "Remove",
@@ -351,6 +366,10 @@ mod tests {
             "Exec",
             "Set",
             "Generate",
+            "Control",
+            "Undo",
+            "Lock",
+            "Unlock",
         ];
         for path in rpcs() {
             if mutating.iter().any(|verb| path.ends_with(&format!("/{verb}"))) {
@@ -374,6 +393,18 @@ mod tests {
             ("operator", "/shoal.v1.Secrets/Set", true),
             ("operator", "/shoal.v1.Secrets/Generate", true),
             ("operator", "/shoal.v1.Secrets/Remove", true),
+            ("viewer", "/shoal.v1.Rollouts/Watch", true),
+            ("deployer", "/shoal.v1.Rollouts/Control", true),
+            ("deployer", "/shoal.v1.Rollouts/Undo", true),
+            ("deployer", "/shoal.v1.Rollouts/Lock", true),
+            ("deployer", "/shoal.v1.Rollouts/Unlock", true),
+            ("deployer", "/shoal.v1.Hosts/Cordon", false),
+            ("deployer", "/shoal.v1.Hosts/ListTokens", false),
+            ("operator", "/shoal.v1.Hosts/Uncordon", true),
+            ("operator", "/shoal.v1.Hosts/Drain", true),
+            ("operator", "/shoal.v1.Hosts/RevokeToken", true),
+            ("operator", "/shoal.v1.Hosts/Remove", false),
+            ("admin", "/shoal.v1.Hosts/Remove", true),
             ("operator", "/shoal.v1.Controller/ListAudit", false),
             ("admin", "/shoal.v1.Controller/ListAudit", true),
             ("admin", "/shoal.v1.Hosts/Nothing", false),

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use shoal_core::cause::chain;
 use shoal_proto::v1::store::EpochRecord;
@@ -18,7 +18,9 @@ use crate::blobs::Blobs;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::events::Events;
+use crate::fleets_api::Applying;
 use crate::link::desired::Told;
+use crate::listener::Connections;
 use crate::live::Live;
 use crate::secrets::{Vault, VaultError};
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
@@ -64,6 +66,10 @@ pub struct App {
     pub told: watch::Sender<Told>,
     /// What agents did and noticed.
     pub events: Events,
+    /// Who makes a revision holds this.
+    pub applying: Applying,
+    /// Who is connected to the main port, once that is served.
+    pub connections: OnceLock<Connections>,
     /// The image files.
     pub blobs: Blobs,
     /// The secrets.
@@ -102,6 +108,8 @@ impl App {
             live,
             told: watch::Sender::new(Told::default()),
             events,
+            applying: Applying::default(),
+            connections: OnceLock::new(),
             blobs: Blobs::new(&dir.join(IMAGES)),
             secrets: Arc::new(secrets),
             authority,

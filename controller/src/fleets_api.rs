@@ -7,7 +7,8 @@
 //! ended without success (failed, timed out, or partial), the same spec makes a new revision. A
 //! person or a CI job that applies again then asks for another try, and gets one with a deadline
 //! and a verdict of its own; instances that are as they should be are not disturbed by it. While a
-//! rollout of the same spec is under way, an apply joins it.
+//! rollout of the same spec is under way, an apply joins it; while another one is, or while
+//! someone else holds the fleet's lock (`locks`), it is refused.
 //!
 //! Deliberately absent: reading fleet files. What arrives is complete in itself.
 
@@ -18,9 +19,11 @@ pub mod revision;
 mod tests;
 #[cfg(test)]
 pub(crate) mod tests_support;
+pub(crate) mod undo;
 pub mod world;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use shoal_core::name::{HostId, HostName};
 use shoal_core::placement::Action;
@@ -40,6 +43,7 @@ use self::world::{Newest, World};
 use crate::access;
 use crate::app::App;
 use crate::live::Live;
+use crate::locks::Held;
 use crate::refusal::Refusal;
 use crate::store::Records;
 use crate::{clock, instances_api, inventory, rollouts_api};
@@ -49,20 +53,24 @@ use crate::{clock, instances_api, inventory, rollouts_api};
 pub struct Fleets {
     records: Records,
     live: Live,
-    /// One apply at a time: two new fleets could otherwise take one machine name, each before it
-    /// sees the other. What one fleet's appliers do to each other the store decides.
-    applying: Mutex<()>,
+    applying: Applying,
 }
+
+/// One apply at a time: two new fleets could otherwise take one machine name, each before it sees
+/// the other. What one fleet's appliers do to each other the store decides.
+pub type Applying = Arc<Mutex<()>>;
 
 impl Fleets {
     /// The service over a controller's parts.
     #[must_use]
     pub fn new(app: &App) -> Self {
-        Self::over(app.records.clone(), app.live.clone())
+        let (records, live) = (app.records.clone(), app.live.clone());
+        Self { records, live, applying: Arc::clone(&app.applying) }
     }
 
+    #[cfg(test)]
     pub(crate) fn over(records: Records, live: Live) -> Self {
-        Self { records, live, applying: Mutex::new(()) }
+        Self { records, live, applying: Applying::default() }
     }
 
     async fn plan(&self, request: PlanRequest) -> Result<PlanResponse, Refusal> {
@@ -76,6 +84,7 @@ impl Fleets {
             base_revision: world.revision(),
             changes_anything: disturbs || (plan.need == Need::Change && !same_spec),
             retries: plan.need == Need::Retry,
+            notes: plan.notes,
             changes: self.changes(plan.changes),
         })
     }
@@ -92,22 +101,25 @@ impl Fleets {
         Ok(ApplyResponse {
             revision: applied.revision,
             changed: applied.changed,
+            notes: applied.notes,
             changes: self.changes(applied.changes),
         })
     }
 
-    async fn list(&self) -> Result<ListFleetsResponse, Refusal> {
+    pub(crate) async fn list(&self, now: Timestamp) -> Result<ListFleetsResponse, Refusal> {
         let names = inventory::host_names(&self.records).await?;
         let mut fleets = Vec::new();
         for stored in self.records.list::<FleetRecord>().await?.records {
-            fleets.push(fleet(&known(&self.records, &stored.id).await?, &names));
+            let held = Held::load(&self.records, &stored.id).await?;
+            fleets.push(fleet(&known(&self.records, &stored.id).await?, &names, held.lock(now)));
         }
         Ok(ListFleetsResponse { fleets })
     }
 
-    async fn status(
+    pub(crate) async fn status(
         &self,
         request: GetFleetStatusRequest,
+        now: Timestamp,
     ) -> Result<GetFleetStatusResponse, Refusal> {
         let GetFleetStatusRequest { fleet: name } = request;
         let newest = known(&self.records, &name).await?;
@@ -115,7 +127,9 @@ impl Fleets {
         let of = |id: &shoal_core::name::InstanceId| id.fleet == newest.revision.fleet;
         let hosts = instances_api::listing::load(&self.records, &self.live).await?;
         let instances = instances_api::listing::instances(&hosts, of);
-        Ok(GetFleetStatusResponse { fleet: Some(fleet(&newest, &names)), instances })
+        let held = Held::load(&self.records, &name).await?;
+        let fleet = Some(fleet(&newest, &names, held.lock(now)));
+        Ok(GetFleetStatusResponse { fleet, instances })
     }
 
     fn changes(&self, changes: Vec<Change>) -> Vec<v1::InstanceChange> {
@@ -150,7 +164,11 @@ fn instance_change(change: Change, host_online: bool) -> v1::InstanceChange {
     }
 }
 
-fn fleet(newest: &Newest, names: &BTreeMap<HostId, HostName>) -> v1::Fleet {
+fn fleet(
+    newest: &Newest,
+    names: &BTreeMap<HostId, HostName>,
+    lock: Option<&v1::Lock>,
+) -> v1::Fleet {
     let Newest { revision, rollout, .. } = newest;
     v1::Fleet {
         name: revision.fleet.to_string(),
@@ -159,6 +177,7 @@ fn fleet(newest: &Newest, names: &BTreeMap<HostId, HostName>) -> v1::Fleet {
         applied_by: revision.author.clone(),
         source: revision.source.clone(),
         rollout: Some(rollouts_api::wire(rollout, names, &revision.author)),
+        lock: lock.cloned(),
     }
 }
 
@@ -181,13 +200,13 @@ impl fleets_server::Fleets for Fleets {
         &self,
         _request: Request<ListFleetsRequest>,
     ) -> Result<Response<ListFleetsResponse>, Status> {
-        Ok(Response::new(Self::list(self).await?))
+        Ok(Response::new(Self::list(self, clock::now()).await?))
     }
 
     async fn get_status(
         &self,
         request: Request<GetFleetStatusRequest>,
     ) -> Result<Response<GetFleetStatusResponse>, Status> {
-        Ok(Response::new(self.status(request.into_inner()).await?))
+        Ok(Response::new(self.status(request.into_inner(), clock::now()).await?))
     }
 }

@@ -1,20 +1,32 @@
-//! The `Hosts` service: join tokens, and hosts as people see them.
+//! The `Hosts` service: join tokens, and hosts as people see and drive them.
 //!
-//! Way in: [`HostsApi`]; [`find`] is for every other service that takes a host's name.
+//! Way in: [`HostsApi`]; [`find`] is for every other service that takes a host's name. Everything
+//! that makes, moves or removes anything is in a module of its own: [`tokens`], [`cordon`],
+//! [`drain`], [`removal`].
+
+mod cordon;
+mod drain;
+mod removal;
+#[cfg(test)]
+mod tests;
+mod tokens;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use shoal_core::label::{Labels, Selector, parse_label};
 use shoal_core::name::{HostId, HostName};
 use shoal_proto::v1::hosts_server::Hosts;
-use shoal_proto::v1::store::{HostNameRecord, HostRecord, HostSpecRecord, TokenRecord};
+use shoal_proto::v1::store::{HostNameRecord, HostRecord, HostSpecRecord};
 use shoal_proto::v1::{
-    CreateTokenRequest, CreateTokenResponse, GetHostRequest, GetHostResponse, Host, HostStatus,
-    LabelHostRequest, LabelHostResponse, ListHostsRequest, ListHostsResponse,
+    CordonHostRequest, CordonHostResponse, CreateTokenRequest, CreateTokenResponse,
+    DrainHostRequest, DrainHostResponse, GetHostRequest, GetHostResponse, Host, HostStatus,
+    LabelHostRequest, LabelHostResponse, ListHostsRequest, ListHostsResponse, ListTokensRequest,
+    ListTokensResponse, RemoveHostRequest, RemoveHostResponse, RevokeTokenRequest,
+    RevokeTokenResponse, UncordonHostRequest, UncordonHostResponse,
 };
-use shoal_tls::JoinToken;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::access::{Caller, caller};
@@ -23,10 +35,6 @@ use crate::refusal::Refusal;
 use crate::store::{Batch, Records, Stored};
 use crate::{audit, clock};
 
-/// How long a join token is good where nothing is said.
-const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
-/// The longest that one can be.
-const LONGEST_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Labels that a host can have.
 const MOST_LABELS: usize = 64;
 /// How often a change is tried again that someone else's came before.
@@ -40,12 +48,32 @@ pub struct HostsApi {
 
 #[tonic::async_trait]
 impl Hosts for HostsApi {
+    type DrainStream = ReceiverStream<Result<DrainHostResponse, Status>>;
+
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let caller = caller(&request)?;
-        Ok(Response::new(self.make_token(&caller, request.into_inner()).await?))
+        Ok(Response::new(tokens::create(&self.app, &caller, request.into_inner()).await?))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        let ListTokensRequest { all } = request.into_inner();
+        Ok(Response::new(tokens::list(&self.app.records, all, clock::now()).await?))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Result<Response<RevokeTokenResponse>, Status> {
+        let caller = caller(&request)?;
+        let RevokeTokenRequest { id } = request.into_inner();
+        tokens::revoke(&self.app.records, &caller, &id, clock::now()).await?;
+        Ok(Response::new(RevokeTokenResponse {}))
     }
 
     async fn list(
@@ -76,6 +104,48 @@ impl Hosts for HostsApi {
         let host = Some(self.show(changed).await?);
         Ok(Response::new(LabelHostResponse { host }))
     }
+
+    async fn cordon(
+        &self,
+        request: Request<CordonHostRequest>,
+    ) -> Result<Response<CordonHostResponse>, Status> {
+        let caller = caller(&request)?;
+        let CordonHostRequest { name, reason } = request.into_inner();
+        let what = cordon::Wanted { name: &name, reason: &reason, drains: false };
+        let (record, changed) = cordon::set(&self.app.records, &caller, &what, clock::now()).await?;
+        let host = Some(self.show(record).await?);
+        Ok(Response::new(CordonHostResponse { host, changed }))
+    }
+
+    async fn uncordon(
+        &self,
+        request: Request<UncordonHostRequest>,
+    ) -> Result<Response<UncordonHostResponse>, Status> {
+        let caller = caller(&request)?;
+        let UncordonHostRequest { name } = request.into_inner();
+        let (record, changed) = cordon::end(&self.app.records, &caller, &name).await?;
+        let fleets = cordon::coming_back(&self.app.records, &record).await?;
+        let host = Some(self.show(record).await?);
+        Ok(Response::new(UncordonHostResponse { host, changed, fleets }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<DrainHostRequest>,
+    ) -> Result<Response<Self::DrainStream>, Status> {
+        let caller = caller(&request)?;
+        let stream = drain::start(&self.app, &caller, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveHostRequest>,
+    ) -> Result<Response<RemoveHostResponse>, Status> {
+        let caller = caller(&request)?;
+        let removed = removal::remove(&self.app, &caller, &request.into_inner()).await?;
+        Ok(Response::new(removed))
+    }
 }
 
 impl HostsApi {
@@ -83,52 +153,6 @@ impl HostsApi {
     #[must_use]
     pub fn new(app: Arc<App>) -> Self {
         Self { app }
-    }
-
-    async fn make_token(
-        &self,
-        caller: &Caller,
-        request: CreateTokenRequest,
-    ) -> Result<CreateTokenResponse, Refusal> {
-        let CreateTokenRequest { host_name, labels, ttl_ms } = request;
-        let labels = checked(labels)?;
-        let life = lifetime(ttl_ms)?;
-        if let Some(name) = &host_name {
-            self.must_be_free(name).await?;
-        }
-        let token = JoinToken::generate(self.app.authority.ca().spki_sha256())
-            .map_err(|error| Refusal::Internal(error.to_string()))?;
-        let now = clock::now();
-        let expires_ms = now.after(life).0;
-        let detail = format!(
-            "for {}, good for {} s",
-            host_name.as_deref().unwrap_or("any host"),
-            life.as_secs()
-        );
-        let record = TokenRecord {
-            secret_sha256: token.secret_hash().to_vec().into(),
-            expires_ms,
-            host_name,
-            labels,
-            created_by: caller.to_string(),
-            used: None,
-        };
-        let (id, entry) = audit::entry(caller, "Hosts/CreateToken", token.id(), &detail, now);
-        let mut batch = Batch::new();
-        batch.create(token.id(), &record)?.create(&id, &entry)?;
-        self.app.records.commit(batch).await?;
-        let enrol_port = self.app.config.enrol_listen.port().into();
-        Ok(CreateTokenResponse { token: token.to_string(), expires_ms, enrol_port })
-    }
-
-    async fn must_be_free(&self, name: &str) -> Result<(), Refusal> {
-        let name: HostName = parse_name(name)?;
-        match self.app.records.get::<HostNameRecord>(name.as_str()).await? {
-            None => Ok(()),
-            Some(_) => Err(Refusal::AlreadyExists(format!(
-                "host {name} is enrolled already; `shoal host show {name}` shows it"
-            ))),
-        }
     }
 
     async fn select(&self, selector: &str) -> Result<Vec<Host>, Refusal> {
@@ -167,6 +191,7 @@ impl HostsApi {
             enrolled_ms,
             key_sha256: _,
             certificate_expires_ms,
+            cordon,
         } = host;
         let live = &self.app.live;
         let host_id: Option<HostId> = id.parse().ok();
@@ -195,45 +220,68 @@ impl HostsApi {
             generation,
             certificate_expires_ms,
             status,
+            cordon,
         }
     }
 
-    /// Repeated where the host's agent changed the record in between.
     async fn set_labels(
         &self,
         caller: &Caller,
         request: &LabelHostRequest,
     ) -> Result<HostRecord, Refusal> {
-        for _ in 1..TRIES {
-            match self.try_set_labels(caller, request).await {
-                Err(Refusal::Conflict(_)) => {}
-                outcome => return outcome,
-            }
-        }
-        self.try_set_labels(caller, request).await
-    }
-
-    async fn try_set_labels(
-        &self,
-        caller: &Caller,
-        request: &LabelHostRequest,
-    ) -> Result<HostRecord, Refusal> {
         let LabelHostRequest { name, set, remove } = request;
-        let found = find(&self.app.records, name).await?;
-        let mut labels = found.record.labels.clone();
-        labels.extend(set.clone());
-        labels.retain(|key, _| !remove.contains(key));
-        let record = HostRecord { labels: checked(labels)?, ..found.record.clone() };
-        if record == found.record {
-            return Ok(record);
-        }
-        let detail = written(set, remove);
-        let (id, entry) = audit::entry(caller, "Hosts/Label", name, &detail, clock::now());
-        let mut batch = Batch::new();
-        batch.replace(&found, &record)?.create(&id, &entry)?;
-        self.app.records.commit(batch).await?;
-        Ok(record)
+        let edit = |before: &HostRecord| {
+            let mut labels = before.labels.clone();
+            labels.extend(set.clone());
+            labels.retain(|key, _| !remove.contains(key));
+            Ok(HostRecord { labels: checked(labels)?, ..before.clone() })
+        };
+        let what = Audited { who: caller, what: "Hosts/Label", detail: written(set, remove) };
+        Ok(change(&self.app.records, name, &what, edit).await?.0)
     }
+}
+
+/// What the audit log says of a change.
+struct Audited<'a, W> {
+    who: &'a W,
+    what: &'static str,
+    detail: String,
+}
+
+/// Changes a host's record; says what it is then, and whether that is new. Repeated where the
+/// host's agent changed it in between.
+async fn change<W: fmt::Display>(
+    records: &Records,
+    name: &str,
+    what: &Audited<'_, W>,
+    edit: impl Fn(&HostRecord) -> Result<HostRecord, Refusal>,
+) -> Result<(HostRecord, bool), Refusal> {
+    for _ in 1..TRIES {
+        match try_change(records, name, what, &edit).await {
+            Err(Refusal::Conflict(_)) => {}
+            outcome => return outcome,
+        }
+    }
+    try_change(records, name, what, &edit).await
+}
+
+async fn try_change<W: fmt::Display>(
+    records: &Records,
+    name: &str,
+    what: &Audited<'_, W>,
+    edit: impl Fn(&HostRecord) -> Result<HostRecord, Refusal>,
+) -> Result<(HostRecord, bool), Refusal> {
+    let found = find(records, name).await?;
+    let record = edit(&found.record)?;
+    if record == found.record {
+        return Ok((record, false));
+    }
+    let Audited { who, what, detail } = what;
+    let (id, entry) = audit::entry(who, what, name, detail, clock::now());
+    let mut batch = Batch::new();
+    batch.replace(&found, &record)?.create(&id, &entry)?;
+    records.commit(batch).await?;
+    Ok((record, true))
 }
 
 /// The host of that name.
@@ -287,17 +335,6 @@ fn checked(labels: Labels) -> Result<Labels, Refusal> {
         parse_label(&format!("{key}={value}")).map_err(|e| Refusal::Invalid(e.to_string()))?;
     }
     Ok(labels)
-}
-
-fn lifetime(ttl_ms: u64) -> Result<Duration, Refusal> {
-    let life = if ttl_ms == 0 { DEFAULT_TTL } else { Duration::from_millis(ttl_ms) };
-    if life > LONGEST_TTL {
-        return Err(Refusal::Invalid(format!(
-            "a join token can be good for 7 days at most, not {} h; make it when it is needed",
-            life.as_secs() / 3600
-        )));
-    }
-    Ok(life)
 }
 
 fn written(set: &Labels, remove: &[String]) -> String {

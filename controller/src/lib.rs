@@ -27,6 +27,7 @@ pub mod inventory;
 pub mod link;
 pub mod listener;
 pub mod live;
+pub mod locks;
 pub mod peers;
 mod random;
 pub mod records;

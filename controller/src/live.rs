@@ -94,7 +94,7 @@ pub(crate) struct Attached {
     live: Live,
     host: HostId,
     id: u64,
-    /// Cancelled when another stream of the same host takes over.
+    /// Cancelled when another stream of the same host takes over, or the host is removed.
     pub(crate) replaced: CancellationToken,
     /// Notified when the host's desired state may have changed.
     pub(crate) spec_changed: Arc<Notify>,
@@ -256,6 +256,16 @@ impl Live {
         self.changed(&mut state, host);
         drop(state);
         Attached { live: self.clone(), host: host.clone(), id, replaced, spec_changed }
+    }
+
+    /// Ends the host's stream and drops what is known of it: it was removed.
+    pub(crate) fn forget(&self, host: &HostId) {
+        let mut state = self.state();
+        state.dirty.remove(host);
+        if let Some(link) = state.hosts.remove(host).and_then(|entry| entry.link) {
+            link.ended.cancel();
+        }
+        self.shared.changes.send_modify(|count| *count += 1);
     }
 
     fn detach(&self, host: &HostId, id: u64) {

@@ -13,6 +13,7 @@
 //! | `fleets/<fleet>` | [`FleetRecord`]: the newest revision |
 //! | `revisions/<fleet>/<number>` | [`RevisionRecord`], never changed |
 //! | `rollouts/<fleet>/<number>` | [`RolloutRecord`] |
+//! | `locks/<fleet>` | [`LockRecord`]: who keeps others from changing it; may have expired |
 //! | `secret-heads/<name>` | [`SecretHeadRecord`]; stays when the secret is removed |
 //! | `secrets/<name>@<version>` | [`SecretRecord`], never changed |
 //! | `users/<name>` | [`UserRecord`] |
@@ -24,7 +25,7 @@
 
 use shoal_proto::v1::store::{
     AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostRecord, HostSpecRecord,
-    HostStatusRecord, ImageRecord, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord,
+    HostStatusRecord, ImageRecord, LockRecord, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord,
     SecretRecord, TagRecord, TokenRecord, UserRecord,
 };
 
@@ -50,6 +51,7 @@ records! {
     FleetRecord under "fleets/",
     RevisionRecord under "revisions/",
     RolloutRecord under "rollouts/",
+    LockRecord under "locks/",
     SecretHeadRecord under "secret-heads/",
     SecretRecord under "secrets/",
     UserRecord under "users/",

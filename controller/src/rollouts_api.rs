@@ -1,19 +1,24 @@
-//! The service `Rollouts`: what rollouts there are, and following one until it ends.
+//! The service `Rollouts`: what rollouts there are, following one until it ends, and what people
+//! say to it: [`control`], `fleets_api::undo`, `locks`.
 //!
-//! Deliberately absent: changing one. A rollout is made by an apply and moved by
-//! `rollout_driver`; what is seen here is what the store has.
+//! Deliberately absent: moving one. A rollout is made by an apply and moved by `rollout_driver`;
+//! what is seen here is what the store has.
+
+pub mod control;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use shoal_core::name::{FleetName, HostId, HostName};
 use shoal_core::rollout::Rollout;
-use shoal_proto::convert::rollout_state;
+use shoal_core::time::Timestamp;
 use shoal_proto::v1::store::{RevisionRecord, RolloutRecord};
 use shoal_proto::v1::{
-    self, ListRolloutsRequest, ListRolloutsResponse, RolloutHost, WatchRolloutRequest,
-    rollouts_server,
+    self, ControlRolloutRequest, ControlRolloutResponse, ListRolloutsRequest, ListRolloutsResponse,
+    LockRequest, LockResponse, RolloutHost, UndoRequest, UndoResponse, UnlockRequest,
+    UnlockResponse, WatchRolloutRequest, rollouts_server,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::app::App;
+use crate::fleets_api::Applying;
+use crate::fleets_api::undo::undo;
 use crate::fleets_api::world::rollout;
-use crate::inventory;
 use crate::records::revision_id;
 use crate::refusal::Refusal;
 use crate::store::{RecordError, RecordWatch, Records, Stored, WatchError};
+use crate::{access, clock, inventory, locks};
 
 /// The most rollouts that a listing has. Older ones stay in the store.
 const MOST_LISTED: usize = 100;
@@ -37,6 +44,7 @@ const WAITING: usize = 2;
 #[derive(Debug, Clone)]
 pub struct Rollouts {
     records: Records,
+    applying: Applying,
     shutdown: CancellationToken,
 }
 
@@ -44,11 +52,13 @@ impl Rollouts {
     /// The service over a controller's parts.
     #[must_use]
     pub fn new(app: &App) -> Self {
-        Self::over(app.records.clone(), app.shutdown.clone())
+        let (records, applying) = (app.records.clone(), Arc::clone(&app.applying));
+        Self { records, applying, shutdown: app.shutdown.clone() }
     }
 
+    #[cfg(test)]
     pub(crate) fn over(records: Records, shutdown: CancellationToken) -> Self {
-        Self { records, shutdown }
+        Self { records, applying: Applying::default(), shutdown }
     }
 
     pub(crate) async fn list(
@@ -72,6 +82,17 @@ impl Rollouts {
             rollouts.push(wire(&rollout(stored)?, &names, &author));
         }
         Ok(ListRolloutsResponse { rollouts })
+    }
+
+    async fn control(
+        &self,
+        request: ControlRolloutRequest,
+        who: &str,
+        now: Timestamp,
+    ) -> Result<ControlRolloutResponse, Refusal> {
+        let (author, rollout) = control::control(&self.records, request, who, now).await?;
+        let names = inventory::host_names(&self.records).await?;
+        Ok(ControlRolloutResponse { rollout: Some(wire(&rollout, &names, &author)) })
     }
 
     /// A fleet's rollouts, of which there must be one, and where to watch from.
@@ -199,24 +220,14 @@ impl Watched {
 /// A rollout for the wire.
 #[must_use]
 pub fn wire(rollout: &Rollout, names: &BTreeMap<HostId, HostName>, author: &str) -> v1::Rollout {
-    let Rollout { fleet, revision, state, hosts, started, deadline, ended } = rollout;
-    let hosts = hosts.iter().map(|(id, progress)| {
+    let hosts = rollout.hosts.iter().map(|(id, progress)| {
         // A host that was removed has only its id left.
         let name = names.get(id).map_or(id.as_str(), HostName::as_str);
         RolloutHost::from((id.as_str(), name, progress))
     });
     let mut hosts: Vec<RolloutHost> = hosts.collect();
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    v1::Rollout {
-        fleet: fleet.to_string(),
-        revision: *revision,
-        state: rollout_state(*state).into(),
-        hosts,
-        started_ms: started.0,
-        deadline_ms: deadline.0,
-        ended_ms: ended.map(|at| at.0),
-        author: author.to_owned(),
-    }
+    v1::Rollout { hosts, author: author.to_owned(), ..v1::Rollout::of(rollout) }
 }
 
 #[async_trait]
@@ -236,6 +247,37 @@ impl rollouts_server::Rollouts for Rollouts {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let stream = Self::watch(self, request.into_inner()).await?;
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn control(
+        &self,
+        request: Request<ControlRolloutRequest>,
+    ) -> Result<Response<ControlRolloutResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let done = Self::control(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(done))
+    }
+
+    async fn undo(&self, request: Request<UndoRequest>) -> Result<Response<UndoResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let request = request.into_inner();
+        let done = undo(&self.records, &self.applying, &request, &who, clock::now()).await?;
+        Ok(Response::new(done))
+    }
+
+    async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
+        let caller = access::caller(&request)?;
+        let request = request.into_inner();
+        Ok(Response::new(locks::lock(&self.records, request, &caller, clock::now()).await?))
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<UnlockRequest>,
+    ) -> Result<Response<UnlockResponse>, Status> {
+        let caller = access::caller(&request)?;
+        let request = request.into_inner();
+        Ok(Response::new(locks::unlock(&self.records, request, &caller, clock::now()).await?))
     }
 }
 

@@ -131,6 +131,8 @@ impl Running {
         let enrol = enrol_port(&app, &server)?;
         let (address, enrol_address) = (main.local_addr(), enrol.local_addr());
         let connections = [main.connections(), enrol.connections()];
+        // An app is served once; were it again, it would be through the same port.
+        let _ = app.connections.set(main.connections());
         // Before anyone can push: a file that is being pushed has no record either.
         if let Err(error) = images_api::remove_orphans(&app.records, &app.blobs).await {
             tracing::error!(%error, "cannot remove image files that have no record");

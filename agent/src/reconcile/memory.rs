@@ -44,8 +44,13 @@ impl Memory {
     /// Notes which generation is wanted. What could not be done for another one is tried at once.
     pub(super) fn new_wish(&mut self, generation: u64) {
         if std::mem::replace(&mut self.generation, generation) != generation {
-            self.stuck.clear();
+            self.try_again();
         }
+    }
+
+    /// What could not be done is tried at once: something else is to be done.
+    pub(super) fn try_again(&mut self) {
+        self.stuck.clear();
     }
 
     /// The machines whose steps have failed, and until when they are not tried again: what can't be

@@ -3,7 +3,8 @@
 //! One task owns it. It wakes at a new desired state, at each change of an instance's unit, when a
 //! transfer, a check or the controller has news, and on a timer, which is what finds other drift. What it does is
 //! decided in `shoal_core::plan`; what no observation can show is in [`memory`], what people are told
-//! in [`news`].
+//! in [`news`]. Where what is wanted does not get ready, what did before is planned in its place
+//! ([`crate::fallback`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use shoal_core::event::{Event, EventKind};
+use shoal_core::fallback::{Seen, WentBack};
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::name::{HostName, InstanceId, MachineName};
 use shoal_core::plan::{Action, Plan, Step, Unit, Wanted, plan};
-use shoal_core::spec::RunState;
+use shoal_core::spec::{InstanceSpec, RunState};
 use shoal_core::status::{Health, HostStatus, State, Verdict};
 use shoal_core::time::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -23,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::events::Events;
+use crate::fallback::Fallback;
 use crate::host::enter::Container;
 use crate::host::probe::Probe;
 use crate::host::{Host, Observation};
@@ -66,6 +69,7 @@ pub struct Reconciler<H> {
     host: Arc<H>,
     about: About,
     stager: Stager,
+    fallback: Fallback,
     monitor: Monitor,
     bell: Arc<Notify>,
     memory: Memory,
@@ -81,13 +85,14 @@ impl<H: Host + 'static> Reconciler<H> {
         host: Arc<H>,
         about: About,
         stager: Stager,
+        fallback: Fallback,
         bell: Arc<Notify>,
         report: watch::Sender<HostStatus>,
         events: Events,
     ) -> Self {
         let monitor = Monitor::new(host.clone(), bell.clone());
         let memory = Memory::default();
-        Self { host, about, stager, monitor, bell, memory, report, events }
+        Self { host, about, stager, fallback, monitor, bell, memory, report, events }
     }
 
     /// Runs until `stop`. A `desired` of `None` means that nothing was ever wanted: then nothing
@@ -97,8 +102,16 @@ impl<H: Host + 'static> Reconciler<H> {
         mut desired: watch::Receiver<Option<HostSpec>>,
         stop: CancellationToken,
     ) {
+        let mut is_new = true;
         loop {
-            let spec = desired.borrow_and_update().clone();
+            let spec = {
+                let wanted = desired.borrow_and_update();
+                is_new |= wanted.has_changed();
+                wanted.clone()
+            };
+            if let Some(spec) = spec.as_ref().filter(|_| std::mem::take(&mut is_new)) {
+                self.fallback.want(spec);
+            }
             let pause = match &spec {
                 Some(spec) => self.pass(spec).await,
                 None => AT_REST,
@@ -107,7 +120,10 @@ impl<H: Host + 'static> Reconciler<H> {
             // value, a bell its ring, and the rest is looked up anew.
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = desired.changed() => if changed.is_err() { return },
+                changed = desired.changed() => match changed {
+                    Ok(()) => is_new = true,
+                    Err(_) => return,
+                },
                 // Its sender lives as long as the link, which ends only with the agent.
                 Ok(()) = self.about.ready_elsewhere.changed() => {},
                 () = self.bell.notified() => {},
@@ -117,9 +133,10 @@ impl<H: Host + 'static> Reconciler<H> {
     }
 
     /// One pass. Gives how long to wait for the next, if nothing else calls for one.
-    async fn pass(&mut self, spec: &HostSpec) -> Duration {
+    async fn pass(&mut self, desired: &HostSpec) -> Duration {
         let Some(before) = self.observe().await else { return AT_REST };
-        self.memory.new_wish(spec.generation);
+        self.memory.new_wish(desired.generation);
+        let spec = &*self.fallback.effective(desired);
         let (steps, _) = self.plan(spec, &before);
         self.memory.unstick(&steps);
         self.stager.want(&steps.stage);
@@ -131,8 +148,13 @@ impl<H: Host + 'static> Reconciler<H> {
         self.note_failures(&after).await;
         self.watch_health(spec, &after);
         let (rest, again) = self.plan(spec, &after);
-        let settling = self.publish(spec, &after, &rest);
-        if settling { again.min(ON_THE_WAY) } else { again }
+        let settling = self.publish(desired, spec, &after, &rest);
+        self.judge(desired, &after, &rest);
+        match (settling, self.fallback.is_trying()) {
+            (true, _) => again.min(ON_THE_WAY),
+            (false, true) => again.min(MOVING),
+            (false, false) => again,
+        }
     }
 
     async fn observe(&mut self) -> Option<Observation> {
@@ -169,6 +191,7 @@ impl<H: Host + 'static> Reconciler<H> {
             policy: &self.about.facts.policy,
             ready_elsewhere: ready.as_ref(),
             held: &self.memory.held(now),
+            kept: &self.fallback.secrets(),
             at_once: self.at_once(),
         };
         let steps = plan(wanted, &observation.observed, now);
@@ -291,10 +314,18 @@ impl<H: Host + 'static> Reconciler<H> {
     }
 
     /// Reports; gives whether an instance is up and not yet known to be well.
-    fn publish(&mut self, spec: &HostSpec, observation: &Observation, plan: &Plan) -> bool {
+    fn publish(
+        &mut self,
+        desired: &HostSpec,
+        spec: &HostSpec,
+        observation: &Observation,
+        plan: &Plan,
+    ) -> bool {
         let (transfers, health) = (self.stager.transfers(), self.monitor.verdicts());
         let inputs = Inputs {
+            desired,
             spec,
+            back: &self.fallback.back(desired),
             observation,
             plan,
             transfers: &transfers,
@@ -324,6 +355,23 @@ impl<H: Host + 'static> Reconciler<H> {
         settling
     }
 
+    /// Goes back where what is wanted has failed for good.
+    fn judge(&mut self, desired: &HostSpec, observation: &Observation, plan: &Plan) {
+        let at = clock::now();
+        let back = {
+            let report = self.report.borrow();
+            let see = |spec: &InstanceSpec| seen(spec, &report, observation, plan);
+            self.fallback.look(desired, see, at)
+        };
+        for WentBack { instance, from, to, why } in back {
+            let message = format!("went back from revision {from} to {to}: {why}");
+            let (instance, kind) = (Some(instance), EventKind::WentBack);
+            self.events.record(Event { at, instance, kind, message });
+            self.memory.try_again();
+            self.bell.notify_one();
+        }
+    }
+
     /// Says of what was put right that it is well again.
     fn tell_mended(&mut self, status: &HostStatus, at: Timestamp) {
         for instance in &status.instances {
@@ -339,6 +387,20 @@ impl<H: Host + 'static> Reconciler<H> {
                 });
             }
         }
+    }
+}
+
+/// How an instance is getting on with what is wanted of it.
+fn seen(spec: &InstanceSpec, report: &HostStatus, observation: &Observation, plan: &Plan) -> Seen {
+    let (machine, observed) = (spec.id.machine(), &observation.observed);
+    let place = report.instances.binary_search_by(|status| status.id.cmp(&spec.id));
+    let status = place.ok().and_then(|place| report.instances.get(place));
+    let held_up = plan.waiting.contains_key(&machine) || plan.blocked.contains_key(&machine);
+    let lacks = !observed.images.contains(&spec.config.image.digest) || observed.no_room.is_some();
+    Seen {
+        begun: status.is_some_and(|status| status.current),
+        verdict: status.map_or(Verdict::Waiting("is not reported yet".into()), |s| s.verdict()),
+        waits: held_up || lacks,
     }
 }
 

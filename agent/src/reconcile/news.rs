@@ -105,6 +105,7 @@ mod tests {
             paused: false,
             drift: vec![],
             last_exit: None,
+            went_back: None,
             addresses: vec![],
         }
     }

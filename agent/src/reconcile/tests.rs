@@ -16,6 +16,7 @@ use shoal_proto::v1;
 
 use super::*;
 use crate::host::{Details, HostError};
+use crate::paths::Paths;
 
 #[derive(Debug, Default)]
 struct State_ {
@@ -27,6 +28,8 @@ struct State_ {
     broken: BTreeSet<MachineName>,
     /// Machines whose checks fail.
     sick: BTreeSet<MachineName>,
+    /// Images with which every check fails.
+    bad: BTreeSet<Digest>,
     next_leader: u32,
     starts: u32,
 }
@@ -103,7 +106,11 @@ impl Host for FakeHost {
         self.change(|state| {
             let machine =
                 state.leaders.iter().find(|(_, leader)| **leader == probe.container.leader);
-            let sick = machine.is_some_and(|(machine, _)| state.sick.contains(machine));
+            let sick = machine.is_some_and(|(machine, _)| {
+                let applied = state.machines.get(machine).and_then(|found| found.applied.as_ref());
+                let image = applied.map(|applied| applied.config.image.digest);
+                state.sick.contains(machine) || image.is_some_and(|i| state.bad.contains(&i))
+            });
             if sick { Err("connection refused".into()) } else { Ok(()) }
         })
     }
@@ -135,7 +142,7 @@ struct Bench {
     stop: CancellationToken,
     events: Events,
     _ready: watch::Sender<Option<BTreeSet<InstanceId>>>,
-    _dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Bench {
@@ -145,8 +152,12 @@ impl Drop for Bench {
 }
 
 fn bench() -> Bench {
-    let dir = tempfile::tempdir().unwrap();
-    let (host, bell) = (Arc::new(FakeHost::default()), Arc::new(Notify::new()));
+    bench_on(Arc::default(), Arc::new(tempfile::tempdir().unwrap()))
+}
+
+/// An agent that has just started on this host, with what it keeps in `dir`.
+fn bench_on(host: Arc<FakeHost>, dir: Arc<tempfile::TempDir>) -> Bench {
+    let bell = Arc::new(Notify::new());
     let stop = CancellationToken::new();
     let stager =
         Stager::start(Arc::new(NoSource), dir.path().join("images"), bell.clone(), stop.clone());
@@ -155,15 +166,26 @@ fn bench() -> Bench {
     let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere };
     let (report, status) = watch::channel(HostStatus::default());
     let events = Events::default();
-    let loop_ = Reconciler::new(host.clone(), about, stager, bell.clone(), report, events.clone());
+    let paths = Paths { state: dir.path().into(), run: dir.path().join("run"), ..Paths::default() };
+    paths.prepare().unwrap();
+    let fallback = Fallback::open(&paths).unwrap();
+    let loop_ = Reconciler::new(
+        host.clone(),
+        about,
+        stager,
+        fallback,
+        bell.clone(),
+        report,
+        events.clone(),
+    );
     let (desired, wanted) = watch::channel(None);
     tokio::spawn(loop_.run(wanted, stop.clone()));
-    Bench { host, desired, status, bell, stop, events, _ready: ready, _dir: dir }
+    Bench { host, desired, status, bell, stop, events, _ready: ready, dir }
 }
 
 impl Bench {
     fn want(&self, generation: u64, instances: Vec<InstanceSpec>) {
-        self.desired.send_replace(Some(HostSpec { generation, instances, peers: vec![] }));
+        self.desired.send_replace(Some(HostSpec { generation, instances, ..HostSpec::default() }));
     }
 
     async fn until(&mut self, wanted: impl Fn(&HostStatus) -> bool) -> HostStatus {
@@ -381,4 +403,100 @@ async fn a_paused_instance_stays_as_it_is_and_says_so() {
     assert!(!matches!(of(&status, "f/a").verdict(), Verdict::Ready));
     bench.want(3, vec![instance("a", 1, false)]);
     bench.until(|s| ready(s, 3)).await;
+}
+
+/// A host on which `f/a` and `f/b` run image 1, with image 2 there, too, and bad.
+async fn bench_with_a_past() -> Bench {
+    let mut bench = bench();
+    bench.host.change(|s| {
+        s.images = [[1; 32].into(), [2; 32].into()].into();
+        s.bad = [[2; 32].into()].into();
+    });
+    bench.want(1, vec![gated("a", 1), gated("b", 1)]);
+    bench.until(|s| s.instances.len() == 2 && s.instances.iter().all(is_ready_now)).await;
+    bench
+}
+
+fn gated(name: &str, image: u8) -> InstanceSpec {
+    let gate = Some(Duration::from_secs(2));
+    InstanceSpec { revision: u64::from(image), gate, ..instance(name, image, true) }
+}
+
+fn is_ready_now(status: &InstanceStatus) -> bool {
+    status.verdict() == Verdict::Ready
+}
+
+/// Whether it runs image 1 and is well, though something else is wanted.
+fn is_back(status: &HostStatus, id: &str) -> bool {
+    let Some(found) = status.instances.iter().find(|i| i.id.to_string() == id) else {
+        return false;
+    };
+    let well = found.state == State::Running && found.health == Health::Healthy;
+    found.went_back.is_some() && !found.current && well && found.digest == [1; 32].into()
+}
+
+#[tokio::test]
+async fn what_does_not_get_ready_goes_back_as_a_whole_and_stays_back() {
+    let mut bench = bench_with_a_past().await;
+    let b = bench.host.change(|s| s.leaders[&"f-b".parse().unwrap()]);
+    bench.want(2, vec![gated("a", 2), gated("b", 1), gated("c", 1)]);
+    bench.until(|s| is_back(s, "f/a") && is_back(s, "f/b")).await;
+    let status = bench.until(|s| of(s, "f/c").state == State::Pending).await;
+    assert!(of(&status, "f/c").went_back.is_some());
+    let why = of(&status, "f/a").went_back.as_deref();
+    assert_eq!(why, Some("f/a was not ready within 2s: connection refused"));
+    assert!(matches!(of(&status, "f/a").verdict(), Verdict::Failed(_)));
+    assert_eq!((status.observed_generation, of(&status, "f/a").revision), (2, 2));
+    let told = bench.events.next_batch().await.events;
+    let told = told.into_iter().find(|event| event.kind() == v1::EventKind::WentBack).unwrap();
+    assert!(told.message.starts_with("went back from revision 2 to 1: f/a was not"), "{told:?}");
+    let starts = bench.host.change(|s| {
+        assert_eq!(s.leaders[&"f-b".parse().unwrap()], b, "what did not change is not disturbed");
+        s.starts
+    });
+
+    // Another agent on the host goes on where this one was.
+    bench.stop.cancel();
+    let mut again = bench_on(bench.host.clone(), bench.dir.clone());
+    again.want(2, vec![gated("a", 2), gated("b", 1), gated("c", 1)]);
+    again.until(|s| is_back(s, "f/a") && is_back(s, "f/b")).await;
+    assert_eq!(again.host.change(|s| s.starts), starts);
+
+    // The controller goes back, too: both agree, and nothing is touched.
+    again.want(3, vec![gated("a", 1), gated("b", 1)]);
+    let agreed =
+        |s: &HostStatus| s.observed_generation == 3 && s.instances.iter().all(is_ready_now);
+    again.until(agreed).await;
+    assert_eq!(again.host.change(|s| s.starts), starts);
+}
+
+#[tokio::test]
+async fn what_was_rejected_is_tried_again_once_someone_asks_for_it() {
+    let mut bench = bench_with_a_past().await;
+    bench.want(2, vec![gated("a", 2), gated("b", 1)]);
+    bench.until(|s| is_back(s, "f/a")).await;
+    bench.host.change(|s| s.bad.clear());
+    bench.want(3, vec![gated("a", 2), gated("b", 1)]);
+    bench.until(|s| s.observed_generation == 3 && is_back(s, "f/a")).await;
+    bench.want(4, vec![InstanceSpec { restarts: 1, ..gated("a", 2) }, gated("b", 1)]);
+    let status = bench.until(|s| s.instances.iter().all(is_ready_now)).await;
+    assert_eq!(of(&status, "f/a").digest, [2; 32].into());
+}
+
+#[tokio::test]
+async fn images_of_a_revision_to_come_are_brought_and_used_by_nothing() {
+    let mut bench = bench_with_a_past().await;
+    let stage = serde_json::json!([{"reference": "app:3", "digest": "03".repeat(32), "size": 10}]);
+    let stage = serde_json::from_value(stage).unwrap();
+    let instances = vec![gated("a", 1), gated("b", 1)];
+    let starts = bench.host.change(|s| s.starts);
+    bench.desired.send_replace(Some(HostSpec { generation: 2, instances, stage, peers: vec![] }));
+    let problem = "image app:3, which a revision to come needs: the controller has no such image";
+    bench.until(|s| s.problems == [problem]).await;
+    bench.host.change(|s| s.images.insert([3; 32].into()));
+    bench.bell.notify_one();
+    let status = bench.until(|s| s.images.contains(&[3; 32].into())).await;
+    assert_eq!(status.problems, [""; 0]);
+    assert!(status.instances.iter().all(is_ready_now), "{:?}", status.instances);
+    assert_eq!(bench.host.change(|s| s.starts), starts);
 }

@@ -1,9 +1,9 @@
-//! `shoal check`, `plan`, `apply`, `status` and `rollout …`.
+//! `shoal check`, `plan`, `apply` and `status`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use shoal_core::name::FleetName;
 
 use crate::completion::values::Values;
@@ -68,12 +68,23 @@ pub(crate) struct PlanArgs {
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,
-    /// Wait until every host proved healthy, or the rollout ended otherwise
+    /// Wait until every host proved healthy, the rollout ended otherwise, or is held for someone
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How long the rollout may take
+    /// How long the rollout may take, and how long going back may
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
     pub(crate) timeout: Duration,
+    /// Do not wait for hosts that are offline once all others are through: they are named, and
+    /// catch up by themselves when they return
+    #[arg(long)]
+    pub(crate) skip_offline: bool,
+    /// Take the place of a rollout that has not ended
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Where the fleet is locked, try again for so long [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(conflicts_with = "dry_run")]
+    pub(crate) lock_wait: Option<Duration>,
     /// Only show the plan; exits 0 also where something would change
     #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
@@ -86,22 +97,4 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct StatusArgs {
     /// One fleet [default: all]
     pub(crate) fleet: Option<FleetName>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum RolloutCommand {
-    /// List rollouts, newest first
-    #[command(alias = "ls")]
-    List {
-        /// Of one fleet [default: all]
-        fleet: Option<FleetName>,
-    },
-    /// Follow a rollout until it ends; exits as `apply --wait` does
-    Watch {
-        /// The fleet
-        fleet: FleetName,
-        /// The revision [default: the newest]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        revision: Option<u64>,
-    },
 }

@@ -7,9 +7,11 @@ use clap::Parser as _;
 use shoal_proto::v1::fleets_server::{Fleets, FleetsServer};
 use shoal_proto::v1::rollouts_server::{Rollouts, RolloutsServer};
 use shoal_proto::v1::{
-    ApplyRequest, ApplyResponse, Fleet, GetFleetStatusRequest, GetFleetStatusResponse,
-    ListFleetsRequest, ListFleetsResponse, ListRolloutsRequest, ListRolloutsResponse, OutcomeKind,
-    PlanRequest, PlanResponse, Rollout, RolloutState, WatchRolloutRequest,
+    ApplyRequest, ApplyResponse, ControlRolloutRequest, ControlRolloutResponse, Fleet,
+    GetFleetStatusRequest, GetFleetStatusResponse, ListFleetsRequest, ListFleetsResponse,
+    ListRolloutsRequest, ListRolloutsResponse, Lock, LockRequest, LockResponse, OfflineHosts,
+    OutcomeKind, PlanRequest, PlanResponse, Rollout, RolloutCommand, RolloutState, UndoRequest,
+    UndoResponse, UnlockRequest, UnlockResponse, WatchRolloutRequest,
 };
 use tonic::{Request, Response, Status, transport::Server};
 
@@ -30,6 +32,10 @@ struct Inner {
     /// Someone else applies between every plan and apply.
     contended: bool,
     applied: Vec<ApplyRequest>,
+    /// So many further applies find the fleet locked; whoever held it has applied by then.
+    locked: u32,
+    /// What operators said, in words.
+    said: Vec<String>,
     end: RolloutState,
     observed: u64,
 }
@@ -44,6 +50,7 @@ impl Fleets for Fake {
             changes: if changes_anything { samples::plan().changes } else { vec![] },
             changes_anything,
             retries: false,
+            notes: vec![],
         };
         inner.revision += u64::from(inner.contended);
         Ok(Response::new(plan))
@@ -55,13 +62,18 @@ impl Fleets for Fake {
     ) -> Result<Response<ApplyResponse>, Status> {
         let mut inner = self.0.lock().unwrap();
         let request = request.into_inner();
+        if inner.locked > 0 {
+            inner.locked -= 1;
+            inner.revision += u64::from(inner.locked == 0);
+            return Err(Status::aborted("fleet shop is locked: user/bob migrates it; wait"));
+        }
         if request.base_revision != Some(inner.revision) {
             return Err(Status::aborted("fleet shop is at another revision by now; plan again"));
         }
         inner.applied.push(request);
         let changed = inner.revision < 3;
         inner.revision = 3;
-        Ok(Response::new(ApplyResponse { revision: 3, changed, changes: vec![] }))
+        Ok(Response::new(ApplyResponse { revision: 3, changed, changes: vec![], notes: vec![] }))
     }
 
     async fn list(
@@ -83,7 +95,8 @@ impl Fleets for Fake {
         }
         let revision = self.0.lock().unwrap().observed;
         let observed = samples::observed(revision, InstanceState::Running, InstanceHealth::Healthy);
-        let fleet = Some(Fleet { name, revision: 3, ..Default::default() });
+        let rollout = Some(samples::second_batch(RolloutState::Changing));
+        let fleet = Some(Fleet { name, revision: 3, rollout, ..Default::default() });
         let instances = vec![samples::instance("h1", Some(observed))];
         Ok(Response::new(GetFleetStatusResponse { fleet, instances }))
     }
@@ -108,6 +121,51 @@ impl Rollouts for Fake {
             samples::rollout(self.0.lock().unwrap().end, &[("h1", OutcomeKind::Ready, "")]);
         Ok(Response::new(tokio_stream::iter(vec![Ok(rollout)])))
     }
+
+    async fn control(
+        &self,
+        request: Request<ControlRolloutRequest>,
+    ) -> Result<Response<ControlRolloutResponse>, Status> {
+        let request = request.into_inner();
+        let (verb, ms) = (request.command().as_str_name(), request.hold_ms);
+        if request.command() == RolloutCommand::Promote {
+            return Err(Status::failed_precondition("the rollout waits for no `promote`"));
+        }
+        let said = format!("{verb} {} {:?} {ms}", request.fleet, request.reason);
+        self.0.lock().unwrap().said.push(said);
+        let rollout = Some(samples::second_batch(RolloutState::Changing));
+        Ok(Response::new(ControlRolloutResponse { rollout }))
+    }
+
+    async fn undo(&self, request: Request<UndoRequest>) -> Result<Response<UndoResponse>, Status> {
+        let UndoRequest { fleet, to_revision, timeout_ms, source } = request.into_inner();
+        let mut inner = self.0.lock().unwrap();
+        inner.said.push(format!("undo {fleet} {to_revision} {timeout_ms} {source:?}"));
+        let in_place = inner.end == RolloutState::RolledBack;
+        Ok(Response::new(UndoResponse { revision: 3, to_revision: 2, in_place }))
+    }
+
+    async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
+        let LockRequest { fleet, reason, for_ms } = request.into_inner();
+        let mut inner = self.0.lock().unwrap();
+        if inner.locked > 0 {
+            return Err(Status::aborted("fleet shop is locked: user/bob migrates it; wait"));
+        }
+        inner.said.push(format!("lock {fleet} {reason:?} {for_ms}"));
+        Ok(Response::new(LockResponse { lock: Some(Lock { reason, ..Default::default() }) }))
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<UnlockRequest>,
+    ) -> Result<Response<UnlockResponse>, Status> {
+        let UnlockRequest { fleet, force } = request.into_inner();
+        if !force {
+            return Err(Status::permission_denied("the lock is user/bob's; say --force"));
+        }
+        self.0.lock().unwrap().said.push(format!("unlock {fleet}"));
+        Ok(Response::new(UnlockResponse { was_locked: true }))
+    }
 }
 
 /// A fake controller, a context for it, and a fleet file.
@@ -121,6 +179,8 @@ async fn world() -> World {
         revision: 2,
         contended: false,
         applied: vec![],
+        locked: 0,
+        said: vec![],
         end: RolloutState::Completed,
         observed: 3,
     })));
@@ -192,7 +252,74 @@ async fn apply_sends_what_was_planned() {
     let applied = world.inner().applied.pop().unwrap();
     assert_eq!(applied.base_revision, Some(2));
     assert_eq!((applied.timeout_ms, applied.source.as_str()), (300_000, "abc123"));
-    assert_eq!(applied.spec.unwrap().fleet, "shop");
+    assert_eq!(applied.spec.clone().unwrap().fleet, "shop");
+    assert_eq!((applied.offline(), applied.replace), (OfflineHosts::Wait, false));
+    assert_eq!(world.run("apply FILE --skip-offline --replace").await.0, 0);
+    let applied = world.inner().applied.pop().unwrap();
+    assert_eq!((applied.offline(), applied.replace), (OfflineHosts::Skip, true));
+}
+
+#[tokio::test]
+async fn a_lock_has_a_code_of_its_own_and_is_waited_for_where_asked() {
+    let world = world().await;
+    world.inner().locked = 1;
+    let (code, error) = world.run("apply FILE").await;
+    assert_eq!(code, 13, "{error}");
+    assert!(error.contains("fleet shop is locked: user/bob"), "{error}");
+    assert!(world.inner().applied.is_empty());
+    world.inner().locked = 9;
+    assert_eq!(world.run("apply FILE --lock-wait 100ms").await.0, 13);
+    assert_eq!(world.run("rollout lock shop --reason x").await.0, 13);
+    // Who held it has made a revision, on which the next plan is based.
+    (world.inner().locked, world.inner().revision) = (1, 1);
+    assert_eq!(world.run("apply FILE --lock-wait 1m --wait").await, (0, String::new()));
+    let applied = world.inner().applied.pop().unwrap();
+    assert_eq!(applied.base_revision, Some(2));
+}
+
+#[tokio::test]
+async fn operators_say_what_they_want_and_why() {
+    let world = world().await;
+    let table = [
+        ("rollout pause shop --reason graphs --for 2h", "ROLLOUT_COMMAND_PAUSE shop \"graphs\" 7200000"),
+        ("rollout pause shop", "ROLLOUT_COMMAND_PAUSE shop \"\" 86400000"),
+        ("rollout resume shop --wait", "ROLLOUT_COMMAND_RESUME shop \"\" 0"),
+        ("rollout resume shop -o json", "ROLLOUT_COMMAND_RESUME shop \"\" 0"),
+        ("rollout abort shop --reason bad", "ROLLOUT_COMMAND_ABORT shop \"bad\" 0"),
+        ("rollout undo shop", "undo shop 0 600000 \"\""),
+        ("rollout undo shop --to-revision 1 --wait --timeout 1m", "undo shop 1 60000 \"\""),
+        ("rollout lock shop --reason migration", "lock shop \"migration\" 3600000"),
+        ("rollout unlock shop --force -o json", "unlock shop"),
+    ];
+    for (line, expected) in table {
+        assert_eq!(world.run(line).await, (0, String::new()), "{line}");
+        assert_eq!(world.inner().said.pop().as_deref(), Some(expected), "{line}");
+    }
+    for line in ["rollout list shop", "rollout show shop", "rollout show shop --revision 3 -o json"]
+    {
+        assert_eq!(world.run(line).await, (0, String::new()), "{line}");
+    }
+    let (code, error) = world.run("rollout promote shop").await;
+    assert_eq!(code, 11, "{error}");
+    let (code, error) = world.run("rollout unlock shop").await;
+    assert_eq!(code, 9, "{error}");
+    assert!(error.contains("user/bob") && error.contains("--force"), "{error}");
+}
+
+#[tokio::test]
+async fn an_undo_ends_as_what_it_began_does() {
+    let ends = [
+        (RolloutState::RolledBack, 0),
+        (RolloutState::Completed, 0),
+        (RolloutState::Partial, 5),
+        (RolloutState::Failed, 3),
+    ];
+    for (end, expected) in ends {
+        let world = world().await;
+        world.inner().end = end;
+        let (code, error) = world.run("rollout undo shop --wait -o json").await;
+        assert_eq!(code, expected, "{end:?}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -216,9 +343,11 @@ async fn a_race_is_refused() {
 async fn waiting_ends_as_the_rollout_does() {
     let ends = [
         (RolloutState::Failed, 3),
+        (RolloutState::RolledBack, 4),
         (RolloutState::Partial, 5),
         (RolloutState::TimedOut, 6),
         (RolloutState::Superseded, 7),
+        (RolloutState::Aborted, 14),
     ];
     for (end, expected) in ends {
         let world = world().await;

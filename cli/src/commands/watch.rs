@@ -1,17 +1,24 @@
 //! Following a rollout to its end, also through a restart of the controller.
 
+mod ends;
+
 use std::time::Duration;
 
 use shoal_core::name::FleetName;
+use shoal_core::time::Timestamp;
 use shoal_proto::v1::WatchRolloutRequest;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shell;
 use crate::client::{Client, ReplyError};
+use crate::clock;
 use crate::exit::Failure;
-use crate::output::progress::Board;
-use crate::output::text::count;
-use crate::view::rollout::{RolloutView, State};
+use crate::output::board::Board;
+use crate::view::rollout::{HoldKind, RolloutView, State};
+
+pub(crate) use ends::WatchError;
+pub(super) use ends::{Goal, conclude};
 
 /// How much longer than the rollout's own deadline the end is waited for: the controller needs a
 /// moment to write it down and say so.
@@ -20,74 +27,52 @@ const GRACE: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a rollout did not come to a good end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WatchError {
-    #[error(
-        "the rollout of {what} failed:{}\n`shoal status {fleet}` and `shoal logs` say more; apply a \
-         spec that works to replace it", indented(.hosts)
-    )]
-    Failed { what: String, fleet: String, hosts: Vec<String> },
-    #[error(
-        "the rollout of {what} is partial; these hosts catch up when they are back:{}",
-        indented(.hosts)
-    )]
-    Partial { what: String, hosts: Vec<String> },
-    #[error(
-        "the rollout of {what} timed out; not ready:{}\n`shoal status {fleet}` says \
-         how it is now, `shoal logs` what happened",
-        indented(.hosts)
-    )]
-    TimedOut { what: String, fleet: String, hosts: Vec<String> },
-    #[error(
-        "the rollout of {what} was superseded by a newer revision; see `shoal rollout list {fleet}`"
-    )]
-    Superseded { what: String, fleet: String },
-    #[error(
-        "the end of the rollout of {what} was not seen in time; see `shoal rollout watch {fleet}`"
-    )]
-    StillRunning { what: String, fleet: String },
-    #[error("interrupted; the rollout of {what} goes on: see `shoal rollout watch {fleet}`")]
-    Interrupted { what: String, fleet: String },
+/// How long a rollout is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Until it ends, whatever holds it meanwhile.
+    ToTheEnd,
+    /// While it gets on, for so long at most; going back may take as long again. A hold that asks
+    /// for someone ends it, since nobody may be there.
+    Limited(Duration),
 }
 
-fn indented(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("\n  {line}")).collect()
-}
-
-/// Follows the rollout of a revision (0: the newest) until it is over. A line for each change of a
-/// host goes to standard error. `limit` is how long the rollout may take from now on.
+/// Follows the rollout of a revision (0: the newest) until it is over, or held for longer than
+/// `patience` lasts. A line for each change goes to standard error.
 pub(super) async fn follow(
     shell: &Shell,
     client: &Client,
     fleet: &FleetName,
     revision: u64,
-    limit: Option<Duration>,
+    patience: Patience,
 ) -> Result<RolloutView, Failure> {
-    // Without a limit nothing but the rollout is asked for, and a document would come late.
-    let streams = limit.is_none() && shell.console.is_json();
+    let limit = match patience {
+        Patience::ToTheEnd => None,
+        Patience::Limited(limit) => Some(limit),
+    };
+    let (until, limits) = watch::channel(limit.map(|limit| Instant::now() + limit + GRACE));
     let mut watcher = Watcher {
         shell,
         client,
         request: WatchRolloutRequest { fleet: fleet.to_string(), revision },
-        streams,
+        // With a limit more than the rollout is asked for, and that is one document.
+        streams: limit.is_none() && shell.console.is_json(),
+        limit,
+        until,
         last: None,
         board: Board::new(shell.console),
     };
-    let until = limit.map(|limit| Instant::now() + limit + GRACE);
-    let result = tokio::select! {
-        result = watcher.run(limit.is_some()) => result,
-        () = deadline(until) => {
-            let (what, fleet) = (what(fleet.as_str(), revision), fleet.to_string());
-            Err(WatchError::StillRunning { what, fleet }.into())
-        }
-        _ = tokio::signal::ctrl_c() => {
-            let (what, fleet) = (what(fleet.as_str(), revision), fleet.to_string());
-            Err(WatchError::Interrupted { what, fleet }.into())
-        }
+    let followed = tokio::select! {
+        followed = watcher.run() => Some(followed),
+        () = deadline(limits) => None,
+        () = super::interrupted() => Some(Err(watcher.interrupted().into())),
     };
     watcher.board.clear();
-    result
+    followed.unwrap_or_else(|| match watcher.last.take() {
+        // What holds it says more than that it was too late.
+        Some(rollout) if rollout.hold.is_some() => Ok(rollout),
+        _ => Err(watcher.unseen().into()),
+    })
 }
 
 /// `shop revision 3`; just the fleet where it is the newest revision, whichever that is.
@@ -98,10 +83,24 @@ fn what(fleet: &str, revision: u64) -> String {
     }
 }
 
-async fn deadline(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until).await,
-        None => std::future::pending().await,
+/// Until the time that was last said.
+async fn deadline(mut limits: watch::Receiver<Option<Instant>>) {
+    loop {
+        let until = *limits.borrow_and_update();
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => return,
+            changed = limits.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -111,13 +110,16 @@ struct Watcher<'a> {
     request: WatchRolloutRequest,
     /// Whether each state is a JSON line of its own.
     streams: bool,
+    limit: Option<Duration>,
+    /// When it is given up.
+    until: watch::Sender<Option<Instant>>,
     last: Option<RolloutView>,
     board: Board,
 }
 
 impl Watcher<'_> {
     /// Watches until the end, over as many streams as it takes.
-    async fn run(&mut self, has_limit: bool) -> Result<RolloutView, Failure> {
+    async fn run(&mut self) -> Result<RolloutView, Failure> {
         let mut gone_since: Option<Instant> = None;
         loop {
             let before = self.last.clone();
@@ -135,7 +137,7 @@ impl Watcher<'_> {
                 self.board.say("the controller is gone; waiting for it");
             }
             let since = *gone_since.get_or_insert_with(Instant::now);
-            if !has_limit && since.elapsed() > PATIENCE {
+            if self.limit.is_none() && since.elapsed() > PATIENCE {
                 return Err(lost.map_or_else(|| self.unseen().into(), Failure::from));
             }
             tokio::time::sleep(PAUSE).await;
@@ -147,7 +149,13 @@ impl Watcher<'_> {
         WatchError::StillRunning { what: what(&fleet, revision), fleet }
     }
 
-    /// One stream: the rollout's end, or `None` where the stream ended first.
+    fn interrupted(&self) -> WatchError {
+        let WatchRolloutRequest { fleet, revision } = self.request.clone();
+        WatchError::Interrupted { what: what(&fleet, revision), fleet }
+    }
+
+    /// One stream: the rollout when there is nothing more to wait for, or `None` where the stream
+    /// ended first.
     async fn watch(&mut self) -> Result<Option<RolloutView>, Failure> {
         let doing = format!("watch the rollout of {}", self.request.fleet);
         let stream = self.client.rollouts().watch(self.request.clone()).await;
@@ -162,7 +170,7 @@ impl Watcher<'_> {
         }
     }
 
-    /// Shows what is new. Whether that was the end.
+    /// Shows what is new. Whether there is nothing more to wait for.
     fn take(&mut self, rollout: RolloutView) -> Result<bool, Failure> {
         // The newest of now is the one that is followed, also if a newer one comes.
         self.request.revision = rollout.revision;
@@ -170,30 +178,40 @@ impl Watcher<'_> {
         if self.streams && self.last.as_ref() != Some(&rollout) {
             self.shell.console.stream("", &rollout)?;
         }
-        let is_over = rollout.is_over();
+        let mut is_over = rollout.is_over();
+        if let Some(limit) = self.limit {
+            let until = self.until.borrow().unwrap_or_else(Instant::now);
+            let until = until.max(Instant::now() + more_time(&rollout, self.last.as_ref(), limit));
+            self.until.send_replace(Some(until));
+            let left = until.saturating_duration_since(Instant::now());
+            is_over |= asks_for_someone(&rollout, clock::now(), left);
+        }
         self.last = Some(rollout);
         Ok(is_over)
     }
 }
 
-/// The line that says that all went well.
-pub(super) fn success(rollout: &RolloutView) -> String {
-    let RolloutView { fleet, revision, hosts, .. } = rollout;
-    format!("fleet {fleet} is at revision {revision}: {} ready", count(hosts.len(), "host"))
+/// For how long a rollout is to be waited for from now on, after what is new of it: going back has
+/// a time of its own, and one that was held has what was left of its time.
+fn more_time(rollout: &RolloutView, before: Option<&RolloutView>, limit: Duration) -> Duration {
+    let Some(before) = before else { return Duration::ZERO };
+    let goes_back = |rollout: &RolloutView| rollout.state == State::RollingBack;
+    match &before.hold {
+        _ if goes_back(rollout) && !goes_back(before) => limit + GRACE,
+        Some(hold) if rollout.hold.is_none() => Duration::from_millis(hold.remaining_ms) + GRACE,
+        _ => Duration::ZERO,
+    }
 }
 
-/// An error where a rollout that is over did not come to a good end.
-pub(super) fn conclude(rollout: &RolloutView) -> Result<(), WatchError> {
-    let fleet = rollout.fleet.clone();
-    let what = what(&fleet, rollout.revision);
-    let hosts = rollout.not_ready();
-    match rollout.state {
-        State::Completed => Ok(()),
-        State::Failed => Err(WatchError::Failed { what, fleet, hosts }),
-        State::Partial => Err(WatchError::Partial { what, hosts }),
-        State::TimedOut => Err(WatchError::TimedOut { what, fleet, hosts }),
-        State::Superseded => Err(WatchError::Superseded { what, fleet }),
-        State::Planned | State::Changing => Err(WatchError::StillRunning { what, fleet }),
+/// Whether a rollout does not go on before someone has had a look, or not in the time that is left.
+/// A pause is waited out for that long: whoever began it will end it.
+fn asks_for_someone(rollout: &RolloutView, now: Timestamp, left: Duration) -> bool {
+    match rollout.hold.as_ref().map(|hold| hold.kind) {
+        None | Some(HoldKind::Operator) => false,
+        Some(HoldKind::Failure | HoldKind::Promotion) => true,
+        Some(HoldKind::Window) => {
+            rollout.window_opens().is_none_or(|opens| opens.is_after(now.after(left)))
+        }
     }
 }
 

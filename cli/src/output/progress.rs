@@ -1,14 +1,9 @@
-//! How far things are: bars and lines that change on a terminal, plain lines elsewhere. All of it
-//! goes to standard error.
+//! How far a transfer is: a bar on a terminal, plain lines elsewhere. Goes to standard error.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Console;
 use super::size::{bytes, percent};
-use crate::view::rollout::{HostProgress, Outcome, RolloutView};
 
 /// Percent between two lines where there is no terminal.
 const LINE_EVERY: u64 = 10;
@@ -80,91 +75,9 @@ fn line(what: &str, done: u64, total: u64, next: &mut u64) -> Option<String> {
     Some(format!("{what}: {percent} % ({} of {})", bytes(done), bytes(total)))
 }
 
-/// How far each host of a rollout is.
-#[derive(Debug)]
-pub(crate) struct Board {
-    console: Console,
-    live: MultiProgress,
-    hosts: BTreeMap<String, ProgressBar>,
-    told: Told,
-}
-
-/// What was said of hosts that are changing.
-#[derive(Debug, Default)]
-struct Told(BTreeSet<String>);
-
-impl Board {
-    pub(crate) fn new(console: Console) -> Self {
-        let target = if console.is_live() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        let live = MultiProgress::with_draw_target(target);
-        Self { console, live, hosts: BTreeMap::new(), told: Told::default() }
-    }
-
-    /// Shows what differs from `before`.
-    pub(crate) fn show(&mut self, rollout: &RolloutView, before: Option<&RolloutView>) {
-        if !self.console.is_live() {
-            let news = rollout.news(before).into_iter();
-            let news = news.filter(|host| self.told.is_new(host)).map(HostProgress::line);
-            news.for_each(|line| self.console.note(line));
-            return;
-        }
-        for host in &rollout.hosts {
-            let live = &self.live;
-            let line = self.hosts.entry(host.host.clone()).or_insert_with(|| {
-                let line = live.add(ProgressBar::new_spinner());
-                line.enable_steady_tick(Duration::from_millis(120));
-                line
-            });
-            line.set_message(host.line());
-        }
-    }
-
-    /// Says something above the lines that change.
-    pub(crate) fn say(&self, text: &str) {
-        if !self.console.is_live() || self.live.println(text).is_err() {
-            self.console.note(text);
-        }
-    }
-
-    /// Takes the lines away; what comes next says how it ended.
-    pub(crate) fn clear(&self) {
-        for line in self.hosts.values() {
-            line.finish_and_clear();
-        }
-    }
-}
-
-impl Told {
-    /// Whether this is worth a line. An instance that fails again and again goes through the same
-    /// states each time; in a log, once is enough.
-    fn is_new(&mut self, host: &HostProgress) -> bool {
-        self.0.insert(host.line()) || host.outcome != Outcome::Changing
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_comes_again_and_again_is_told_once() {
-        let host = |outcome, reason: &str| HostProgress {
-            host: "h1".into(),
-            outcome,
-            reason: reason.into(),
-            generation: None,
-        };
-        let mut told = Told::default();
-        assert!(told.is_new(&host(Outcome::Changing, "starting")));
-        assert!(told.is_new(&host(Outcome::Changing, "no such file")));
-        assert!(!told.is_new(&host(Outcome::Changing, "starting")));
-        assert!(told.is_new(&host(Outcome::Ready, "")));
-        assert!(told.is_new(&host(Outcome::Ready, "")));
-    }
 
     #[test]
     fn a_line_for_each_tenth_and_no_more() {

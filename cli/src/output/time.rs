@@ -20,6 +20,16 @@ impl At {
         (millis != 0).then(|| Self::new(millis))
     }
 
+    /// So many milliseconds before.
+    pub(crate) fn earlier(self, millis: u64) -> Self {
+        Self::new(self.0.0.saturating_sub(millis))
+    }
+
+    /// Whether it is later than `time`.
+    pub(crate) fn is_after(self, time: Timestamp) -> bool {
+        self.0 > time
+    }
+
     /// How long ago it was: `3m ago`.
     pub(crate) fn ago(self, now: Timestamp) -> String {
         format!("{} ago", span(now.since(self.0)))
@@ -69,6 +79,18 @@ pub(crate) fn span(duration: Duration) -> String {
     }
 }
 
+/// So many milliseconds as the fleet file has them: `1h 30m`, `90s` as `1m 30s`, `500ms`.
+pub(crate) fn exact(millis: u64) -> String {
+    if !millis.is_multiple_of(1000) {
+        return format!("{millis}ms");
+    }
+    let seconds = millis / 1000;
+    let parts = [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    let parts: Vec<String> =
+        parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +108,15 @@ mod tests {
         ];
         for (seconds, text) in table {
             assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn exact_durations_can_be_read_again() {
+        let table =
+            [(0, "0s"), (500, "500ms"), (30_000, "30s"), (90_000, "1m 30s"), (5_400_000, "1h 30m")];
+        for (millis, text) in table {
+            assert_eq!(exact(millis), text);
         }
     }
 

@@ -7,6 +7,7 @@ use shoal_proto::v1;
 
 use super::audit::short_identity;
 use super::instance::InstancesView;
+use super::lock::LockView;
 use super::rollout::RolloutView;
 use crate::output::table::{Cell, Table, Tone, details};
 use crate::output::time::At;
@@ -23,7 +24,9 @@ pub(crate) struct FleetView {
     applied: At,
     applied_by: String,
     source: String,
-    rollout: Option<RolloutView>,
+    pub(crate) rollout: Option<RolloutView>,
+    /// Who keeps others from changing it.
+    lock: Option<LockView>,
     /// Whether every instance that is wanted is proven to be as wanted.
     pub(crate) ready: bool,
     #[serde(flatten)]
@@ -35,7 +38,7 @@ impl TryFrom<v1::GetFleetStatusResponse> for FleetView {
 
     fn try_from(wire: v1::GetFleetStatusResponse) -> Result<Self, Invalid> {
         let v1::GetFleetStatusResponse { fleet, instances } = wire;
-        let v1::Fleet { name, revision, applied_ms, applied_by, source, rollout } =
+        let v1::Fleet { name, revision, applied_ms, applied_by, source, rollout, lock } =
             fleet.ok_or(Invalid::Missing("fleet"))?;
         let instances = InstancesView::read(instances)?;
         let ready = instances.not_ready().next().is_none();
@@ -46,6 +49,7 @@ impl TryFrom<v1::GetFleetStatusResponse> for FleetView {
             applied_by,
             source,
             rollout: rollout.map(TryInto::try_into).transpose()?,
+            lock: lock.map(Into::into),
             ready,
             instances,
         })
@@ -69,20 +73,51 @@ impl FleetView {
 
     /// All of one fleet.
     pub(crate) fn text(&self, now: Timestamp, color: bool) -> String {
-        let rollout = self.rollout.as_ref().map_or(String::new(), |rollout| {
-            format!("{} ({})", rollout.state.name(), rollout.summary())
-        });
         let by = short_identity(&self.applied_by);
-        let head = details(&[
+        let mut fields = vec![
             ("Fleet", self.fleet.clone()),
             ("Revision", self.revision.to_string()),
             ("Applied", format!("{} ({}) by {by}", self.applied, self.applied.ago(now))),
             ("Source", self.source.clone()),
-            ("Rollout", rollout),
-            ("Ready", self.ready_count()),
-        ]);
-        let text = format!("{head}\n\n{}", self.instances.table(now, color));
+        ];
+        fields.extend(self.rollout_fields(now));
+        fields.extend(self.lock.as_ref().map(|lock| ("Lock", lock.text(now))));
+        fields.push(("Ready", self.ready_count()));
+        let text = format!("{}\n\n{}", details(&fields), self.instances.table(now, color));
         with_complaints(text, &self.instances.complaints())
+    }
+
+    fn rollout_fields(&self, now: Timestamp) -> Vec<(&'static str, String)> {
+        let Some(rollout) = &self.rollout else { return vec![("Rollout", String::new())] };
+        let state = format!("{} ({})", rollout.state_text(), rollout.summary());
+        let mut fields = vec![("Rollout", state)];
+        fields.extend(rollout.hold.as_ref().zip(rollout.hold_text()).map(|(hold, text)| {
+            ("Hold", format!("{text} (since {}, {})", hold.since, hold.since.ago(now)))
+        }));
+        fields.extend(rollout.cause.clone().map(|cause| ("Cause", cause)));
+        fields
+    }
+
+    /// Why nobody else can apply at the moment, and what to do about it.
+    pub(crate) fn locked_notes(&self, now: Timestamp) -> Vec<String> {
+        let Self { fleet, .. } = self;
+        let lock = self.lock.as_ref().map(|lock| {
+            format!(
+                "note: fleet {fleet} is {}; nobody else can apply meanwhile, and --lock-wait of \
+                 `shoal apply` waits",
+                lock.text(now)
+            )
+        });
+        let under_way = self.rollout.as_ref().filter(|rollout| !rollout.is_over()).map(|rollout| {
+            format!(
+                "note: revision {} of fleet {fleet} is being rolled out by {} ({}); with \
+                 --lock-wait `shoal apply` waits for its end, with --replace it takes its place",
+                rollout.revision,
+                short_identity(&rollout.author),
+                rollout.state_text()
+            )
+        });
+        lock.into_iter().chain(under_way).collect()
     }
 }
 
@@ -106,14 +141,19 @@ impl FleetsView {
                 (&fleet.fleet).into(),
                 fleet.revision.into(),
                 fleet.ready_cell(),
-                fleet.rollout.as_ref().map_or_else(|| "".into(), |rollout| rollout.state.cell()),
+                fleet.rollout.as_ref().map_or_else(|| "".into(), RolloutView::state_cell),
                 fleet.applied.ago(now).into(),
                 short_identity(&fleet.applied_by).into(),
                 (&fleet.source).into(),
             ]);
         }
         let table = table.render(color, "No fleets. `shoal apply fleet.toml` makes one.");
+        let locks = self.fleets.iter().filter_map(|fleet| {
+            let lock = fleet.lock.as_ref()?;
+            Some(format!("Fleet {} is {}", fleet.fleet, lock.text(now)))
+        });
+        let table = [table, locks.collect::<Vec<_>>().join("\n")].join("\n\n");
         let complaints = self.fleets.iter().flat_map(|fleet| fleet.instances.complaints());
-        with_complaints(table, &complaints.collect::<Vec<_>>())
+        with_complaints(table.trim_end().to_owned(), &complaints.collect::<Vec<_>>())
     }
 }

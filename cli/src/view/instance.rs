@@ -37,6 +37,8 @@ pub(crate) struct InstanceView {
     revision: Option<u64>,
     restarts: Option<u32>,
     message: Option<String>,
+    /// Why the agent took it back to the last configuration that was healthy.
+    went_back: Option<String>,
     /// Whether the agent keeps its hands off, or is about to.
     paused: bool,
     /// What was found not to be as it should.
@@ -104,6 +106,7 @@ impl TryFrom<v1::Instance> for InstanceView {
             drift: observed.as_ref().map(|o| o.drift.clone()).unwrap_or_default(),
             addresses: observed.as_ref().map(addresses).unwrap_or_default(),
             last_exit: observed.as_ref().and_then(|o| o.last_exit.clone()).map(Into::into),
+            went_back: observed.as_ref().and_then(|o| o.went_back.clone()),
             message: observed.and_then(|observed| observed.message),
             ready: because.is_none(),
             not_ready_because: because,
@@ -140,7 +143,8 @@ fn why_not_ready(
     let Some(observed) = observed else {
         return Some("the host has not said anything of it yet".to_owned());
     };
-    if observed.revision < wanted.revision {
+    // What runs then may be of an earlier revision, and the host knows the newer one all the same.
+    if observed.revision < wanted.revision && observed.went_back.is_none() {
         return Some(format!("the host does not know revision {} yet", wanted.revision));
     }
     match (observed.verdict(), wanted.run, observed.state) {

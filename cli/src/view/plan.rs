@@ -19,9 +19,11 @@ pub(crate) struct PlanView {
     changes: Vec<ChangeView>,
     /// Where instances are not placed, and why.
     notes: Vec<String>,
+    /// What of how it is rolled out differs from the last time.
+    rollout: Vec<FieldView>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct ChangeView {
     host: String,
     host_online: bool,
@@ -52,7 +54,16 @@ impl PlanView {
         let v1::PlanResponse { base_revision, changes, changes_anything, retries, notes } = wire;
         let changes: Result<_, _> = changes.into_iter().map(ChangeView::try_from).collect();
         let fleet = fleet.to_owned();
-        Ok(Self { fleet, base_revision, changes_anything, retries, changes: changes?, notes })
+        let (changes, rollout) = (changes?, Vec::new());
+        Ok(Self { fleet, base_revision, changes_anything, retries, changes, notes, rollout })
+    }
+
+    /// The same, with what becomes different of how the fleet is rolled out.
+    pub(crate) fn with_policy(mut self, policy: &Policy, before: Option<&PolicyView>) -> Self {
+        if let Some(before) = before {
+            self.rollout = PolicyView::from(policy.clone()).changes_from(before);
+        }
+        self
     }
 
     /// The plan in words.
@@ -63,6 +74,9 @@ impl PlanView {
         }];
         for change in &self.changes {
             change.describe(&mut lines);
+        }
+        for field in &self.rollout {
+            lines.push(format!("  ~ rollout: {}", field.text(false)));
         }
         lines.extend(self.notes.iter().map(|note| format!("note: {}", printable(note))));
         lines.push(self.summary());

@@ -1,16 +1,20 @@
 //! Rollouts, and how far each host is.
+//!
+//! Here is what they are; [`words`] says it to people, and [`scene`] to those who watch.
 
-use std::collections::BTreeMap;
+mod scene;
+mod words;
 
 use serde::Serialize;
-use shoal_core::time::Timestamp;
-use shoal_proto::convert::Invalid;
+use shoal_core::rollout::{self, Offline, Policy};
+use shoal_proto::convert::{Invalid, offline_from};
 use shoal_proto::v1::{self, OutcomeKind, RolloutState};
 
-use super::audit::short_identity;
-use crate::output::table::{Cell, Table, Tone};
-use crate::output::text::printable;
+use super::policy::PolicyView;
 use crate::output::time::At;
+
+pub(crate) use scene::Scene;
+pub(crate) use words::{News, Weight, names};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct RolloutsView {
@@ -22,11 +26,24 @@ pub(crate) struct RolloutView {
     pub(crate) fleet: String,
     pub(crate) revision: u64,
     pub(crate) state: State,
+    /// The number of the batch that is under way, or was the last; 0 before the first.
+    pub(crate) batch: u32,
+    /// Why it does not go on at the moment.
+    pub(crate) hold: Option<HoldView>,
+    /// Why it goes back, failed or was ended.
+    pub(crate) cause: Option<String>,
     pub(crate) hosts: Vec<HostProgress>,
+    /// The revision that it would go back to.
+    pub(crate) back_to: Option<u64>,
+    /// `wait` or `skip`: what becomes of hosts that are offline.
+    offline: &'static str,
+    pub(crate) policy: Option<PolicyView>,
     started: At,
-    deadline: At,
+    pub(crate) deadline: At,
+    /// Since when all hosts of the batch have been ready.
+    ready_since: Option<At>,
     ended: Option<At>,
-    author: String,
+    pub(crate) author: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,15 +52,46 @@ pub(crate) struct HostProgress {
     pub(crate) outcome: Outcome,
     pub(crate) reason: String,
     pub(crate) generation: Option<u64>,
+    /// Absent while it is in none.
+    pub(crate) batch: Option<u32>,
+    /// Whether nothing is disturbed there.
+    pub(crate) kept: bool,
+    /// Whether it has the revision's images.
+    pub(crate) staged: bool,
+}
+
+/// Why a rollout does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct HoldView {
+    pub(crate) kind: HoldKind,
+    pub(crate) why: String,
+    pub(crate) since: At,
+    /// Of its time, once it goes on.
+    pub(crate) remaining_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum HoldKind {
+    Operator,
+    Failure,
+    Promotion,
+    Window,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
     Planned,
+    Staging,
     Changing,
+    Monitoring,
+    Waiting,
+    RollingBack,
     Completed,
     Partial,
+    RolledBack,
+    Aborted,
     Failed,
     TimedOut,
     Superseded,
@@ -54,40 +102,27 @@ pub(crate) enum State {
 pub(crate) enum Outcome {
     Ready,
     Changing,
+    Staging,
     Pending,
+    GoingBack,
+    Back,
     Offline,
     Failed,
 }
 
 impl State {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Changing => "changing",
-            Self::Completed => "completed",
-            Self::Partial => "partial",
-            Self::Failed => "failed",
-            Self::TimedOut => "timed out",
-            Self::Superseded => "superseded",
-        }
-    }
-
-    pub(crate) fn cell(self) -> Cell {
-        let tone = match self {
-            Self::Completed => Tone::Good,
-            Self::Planned | Self::Changing | Self::Partial => Tone::Waiting,
-            Self::Failed | Self::TimedOut => Tone::Bad,
-            Self::Superseded => Tone::Faint,
-        };
-        Cell::toned(self.name(), tone)
-    }
-
     fn read(wire: i32) -> Result<Self, Invalid> {
         Ok(match RolloutState::try_from(wire) {
             Ok(RolloutState::Planned) => Self::Planned,
+            Ok(RolloutState::Staging) => Self::Staging,
             Ok(RolloutState::Changing) => Self::Changing,
+            Ok(RolloutState::Monitoring) => Self::Monitoring,
+            Ok(RolloutState::Waiting) => Self::Waiting,
+            Ok(RolloutState::RollingBack) => Self::RollingBack,
             Ok(RolloutState::Completed) => Self::Completed,
             Ok(RolloutState::Partial) => Self::Partial,
+            Ok(RolloutState::RolledBack) => Self::RolledBack,
+            Ok(RolloutState::Aborted) => Self::Aborted,
             Ok(RolloutState::Failed) => Self::Failed,
             Ok(RolloutState::TimedOut) => Self::TimedOut,
             Ok(RolloutState::Superseded) => Self::Superseded,
@@ -96,30 +131,43 @@ impl State {
             }
         })
     }
+
+    /// Whether nothing more will happen.
+    pub(crate) fn is_final(self) -> bool {
+        use State::{Changing, Monitoring, Planned, RollingBack, Staging, Waiting};
+        !matches!(self, Planned | Staging | Changing | Monitoring | Waiting | RollingBack)
+    }
 }
 
 impl Outcome {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Changing => "changing",
-            Self::Pending => "pending",
-            Self::Offline => "offline",
-            Self::Failed => "failed",
-        }
-    }
-
     fn read(wire: i32) -> Result<Self, Invalid> {
         Ok(match OutcomeKind::try_from(wire) {
             Ok(OutcomeKind::Pending) => Self::Pending,
+            Ok(OutcomeKind::Staging) => Self::Staging,
             Ok(OutcomeKind::Changing) => Self::Changing,
             Ok(OutcomeKind::Ready) => Self::Ready,
             Ok(OutcomeKind::Offline) => Self::Offline,
             Ok(OutcomeKind::Failed) => Self::Failed,
+            Ok(OutcomeKind::GoingBack) => Self::GoingBack,
+            Ok(OutcomeKind::Back) => Self::Back,
             Ok(OutcomeKind::Unspecified) | Err(_) => {
                 return Err(Invalid::Unknown { field: "outcome", value: wire });
             }
         })
+    }
+}
+
+impl From<rollout::Hold> for HoldView {
+    fn from(hold: rollout::Hold) -> Self {
+        let rollout::Hold { kind, why, since, remaining } = hold;
+        let kind = match kind {
+            rollout::HoldKind::Operator => HoldKind::Operator,
+            rollout::HoldKind::Failure => HoldKind::Failure,
+            rollout::HoldKind::Promotion => HoldKind::Promotion,
+            rollout::HoldKind::Window => HoldKind::Window,
+        };
+        let remaining_ms = shoal_proto::convert::millis(remaining);
+        Self { kind, why, since: At::new(since.0), remaining_ms }
     }
 }
 
@@ -136,17 +184,36 @@ impl TryFrom<v1::Rollout> for RolloutView {
             deadline_ms,
             ended_ms,
             author,
+            batch,
+            hold,
+            ready_since_ms,
+            back_to,
+            cause,
+            policy,
+            offline,
         } = wire;
         let mut hosts =
             hosts.into_iter().map(HostProgress::try_from).collect::<Result<Vec<_>, _>>()?;
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
+        let hold = hold.map(rollout::Hold::try_from).transpose()?;
+        let offline = match offline_from(offline)? {
+            Offline::Wait => "wait",
+            Offline::Skip => "skip",
+        };
         Ok(Self {
             fleet,
             revision,
             state: State::read(state)?,
+            batch,
+            hold: hold.map(Into::into),
+            cause: (!cause.is_empty()).then_some(cause),
             hosts,
+            back_to,
+            offline,
+            policy: policy.map(Policy::try_from).transpose()?.map(Into::into),
             started: At::new(started_ms),
             deadline: At::new(deadline_ms),
+            ready_since: ready_since_ms.map(At::new),
             ended: ended_ms.map(At::new),
             author,
         })
@@ -157,60 +224,35 @@ impl TryFrom<v1::RolloutHost> for HostProgress {
     type Error = Invalid;
 
     fn try_from(wire: v1::RolloutHost) -> Result<Self, Invalid> {
-        let v1::RolloutHost { id, name, outcome, reason, generation } = wire;
+        let v1::RolloutHost { id, name, outcome, reason, generation, batch, kept, staged } = wire;
         // A host that was removed has no name any more.
         let host = if name.is_empty() { id } else { name };
-        Ok(Self { host, outcome: Outcome::read(outcome)?, reason, generation })
-    }
-}
-
-impl HostProgress {
-    /// `h1: changing: waits for the agent`.
-    pub(crate) fn line(&self) -> String {
-        let Self { host, outcome, reason, .. } = self;
-        let line = match (outcome, reason.as_str()) {
-            (Outcome::Offline, "") => format!("{host}: offline: changes when it is back"),
-            (_, "") => format!("{host}: {}", outcome.name()),
-            (_, reason) => format!("{host}: {}: {reason}", outcome.name()),
-        };
-        printable(&line)
+        let outcome = Outcome::read(outcome)?;
+        let batch = (batch > 0).then_some(batch);
+        Ok(Self { host, outcome, reason, generation, batch, kept, staged })
     }
 }
 
 impl RolloutView {
-    /// `2 ready, 1 offline`.
-    pub(crate) fn summary(&self) -> String {
-        let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
-        for host in &self.hosts {
-            *counts.entry(host.outcome).or_default() += 1;
-        }
-        let parts: Vec<String> =
-            counts.iter().map(|(outcome, count)| format!("{count} {}", outcome.name())).collect();
-        if parts.is_empty() { "no hosts".to_owned() } else { parts.join(", ") }
-    }
-
-    /// A line for each host that is not ready.
-    pub(crate) fn not_ready(&self) -> Vec<String> {
-        let not_ready = self.hosts.iter().filter(|host| host.outcome != Outcome::Ready);
-        not_ready.map(HostProgress::line).collect()
-    }
-
-    /// The hosts that differ from `before`.
-    pub(crate) fn news(&self, before: Option<&Self>) -> Vec<&HostProgress> {
-        let known = |host: &HostProgress| {
-            before.is_some_and(|before| {
-                before.hosts.iter().any(|old| {
-                    (&old.host, old.outcome, &old.reason)
-                        == (&host.host, host.outcome, &host.reason)
-                })
-            })
-        };
-        self.hosts.iter().filter(|host| !known(host)).collect()
-    }
-
     /// Whether nothing more will happen.
     pub(crate) fn is_over(&self) -> bool {
-        !matches!(self.state, State::Planned | State::Changing)
+        self.state.is_final()
+    }
+
+    /// The hosts of one batch.
+    pub(crate) fn of_batch(&self, number: u32) -> impl Iterator<Item = &HostProgress> {
+        self.hosts.iter().filter(move |host| host.batch == Some(number))
+    }
+
+    /// The hosts that are like this.
+    pub(crate) fn with(&self, outcome: Outcome) -> impl Iterator<Item = &HostProgress> {
+        self.hosts.iter().filter(move |host| host.outcome == outcome)
+    }
+
+    /// When the maintenance window opens that it waits for.
+    pub(crate) fn window_opens(&self) -> Option<At> {
+        let hold = self.hold.as_ref().filter(|hold| hold.kind == HoldKind::Window)?;
+        Some(self.deadline.earlier(hold.remaining_ms))
     }
 }
 
@@ -219,21 +261,7 @@ impl RolloutsView {
         let rollouts: Result<_, _> = rollouts.into_iter().map(RolloutView::try_from).collect();
         Ok(Self { rollouts: rollouts? })
     }
-
-    pub(crate) fn table(&self, now: Timestamp, color: bool) -> String {
-        let header = &["FLEET", "REVISION", "STATE", "HOSTS", "STARTED", "ENDED", "BY"];
-        let mut table = Table::new(header);
-        for rollout in &self.rollouts {
-            table.row(vec![
-                (&rollout.fleet).into(),
-                rollout.revision.into(),
-                rollout.state.cell(),
-                rollout.summary().into(),
-                rollout.started.ago(now).into(),
-                rollout.ended.map_or(String::new(), |ended| ended.ago(now)).into(),
-                short_identity(&rollout.author).into(),
-            ]);
-        }
-        table.render(color, "No rollouts.")
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Messages as a controller would send them.
 
+use shoal_core::rollout::Policy;
 use shoal_proto::v1;
 
 /// Noon of some day, in milliseconds since the Unix epoch.
@@ -61,6 +62,7 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             }],
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
         }),
+        cordon: None,
     }
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn observed(
         drift: vec![],
         last_exit: None,
         addresses: vec![],
+        went_back: None,
     }
 }
 
@@ -108,6 +111,7 @@ fn wanted(run: v1::RunState) -> v1::InstanceSpec {
         run: run.into(),
         restarts: 0,
         paused: false,
+        gate_ms: None,
     }
 }
 
@@ -156,6 +160,9 @@ pub(crate) fn rollout(
         outcome: (*outcome).into(),
         reason: (*reason).to_owned(),
         generation: Some(7),
+        batch: 1,
+        kept: false,
+        staged: true,
     });
     v1::Rollout {
         fleet: "shop".into(),
@@ -166,7 +173,42 @@ pub(crate) fn rollout(
         deadline_ms: NOW + 8 * MINUTE,
         ended_ms: None,
         author: "spiffe://example.org/user/ada".into(),
+        batch: 1,
+        hold: None,
+        ready_since_ms: None,
+        back_to: Some(2),
+        cause: String::new(),
+        policy: Some(Policy::default().into()),
+        offline: v1::OfflineHosts::Wait.into(),
     }
+}
+
+/// Why a rollout does not go on.
+pub(crate) fn hold(kind: v1::HoldKind, why: &str) -> Option<v1::Hold> {
+    let remaining_ms = 8 * MINUTE;
+    Some(v1::Hold { kind: kind.into(), why: why.into(), since_ms: NOW - MINUTE, remaining_ms })
+}
+
+/// Three hosts through, one at it, one away, two to come.
+pub(crate) fn second_batch(state: v1::RolloutState) -> v1::Rollout {
+    use v1::OutcomeKind as Kind;
+    let hosts = [
+        ("h1", Kind::Ready, ""),
+        ("h2", Kind::Ready, ""),
+        ("h3", Kind::Changing, "shop/main: waits for its checks"),
+        ("h4", Kind::Ready, ""),
+        ("h5", Kind::Offline, ""),
+        ("h6", Kind::Pending, ""),
+        ("h7", Kind::Pending, ""),
+    ];
+    let mut rollout = v1::Rollout { batch: 2, ..rollout(state, &hosts) };
+    let batches = [1, 2, 2, 1, 0, 0, 0];
+    for (host, batch) in rollout.hosts.iter_mut().zip(batches) {
+        host.batch = batch;
+        host.kept = host.name == "h4";
+        host.generation = (batch > 0).then_some(7);
+    }
+    rollout
 }
 
 pub(crate) fn plan() -> v1::PlanResponse {
@@ -203,5 +245,6 @@ pub(crate) fn plan() -> v1::PlanResponse {
         ],
         changes_anything: true,
         retries: false,
+        notes: vec![],
     }
 }

@@ -8,7 +8,7 @@ use super::host::HostsView;
 use super::image::ImagesView;
 use super::instance::{DataView, InstanceView, InstancesView};
 use super::plan::PlanView;
-use super::rollout::{HostProgress, RolloutView, RolloutsView};
+use super::rollout::{News, RolloutView, RolloutsView};
 use super::samples::{self, MINUTE, NOW};
 use super::secret::{KeptView, SecretsView};
 
@@ -225,6 +225,7 @@ fn fleet(instances: Vec<v1::Instance>) -> FleetView {
         applied_by: "spiffe://example.org/user/ada".into(),
         source: "fleet.toml".into(),
         rollout: Some(samples::rollout(RolloutState::Changing, &hosts)),
+        lock: None,
     };
     v1::GetFleetStatusResponse { fleet: Some(fleet), instances }.try_into().unwrap()
 }
@@ -252,6 +253,7 @@ fn plans() {
         changes_anything: false,
         base_revision: 2,
         retries: false,
+        notes: vec![],
     };
     let text = |wire: &v1::PlanResponse| PlanView::read("shop", wire.clone()).unwrap().text();
     insta::assert_snapshot!("plan-nothing", text(&nothing));
@@ -261,6 +263,9 @@ fn plans() {
     insta::assert_snapshot!("plan-recorded", text(&recorded));
     let new = v1::PlanResponse { base_revision: 0, ..samples::plan() };
     assert!(PlanView::read("shop", new).unwrap().text().starts_with("fleet shop (new)\n"));
+    let note = "h2 is cordoned (ann: bad disk): instance web is not placed there".to_owned();
+    let noted = text(&v1::PlanResponse { notes: vec![note.clone()], ..samples::plan() });
+    assert!(noted.contains(&format!("\nnote: {note}\n1 to create")), "{noted}");
 }
 
 #[test]
@@ -278,18 +283,17 @@ fn rollouts() {
     insta::assert_snapshot!("rollouts-table", list.table(now(), false));
     let view = RolloutView::try_from(wire).unwrap();
     insta::assert_snapshot!("rollout-json", json(&view));
-    insta::assert_snapshot!("rollout-news", lines(view.news(None)).join("\n"));
-    assert!(view.news(Some(&view)).is_empty());
+    assert_eq!(texts(view.news(Some(&view))), [""; 0]);
     let before = RolloutView::try_from(samples::rollout(
         RolloutState::Changing,
         &[("h1", OutcomeKind::Changing, "x"), hosts[2], hosts[3], hosts[0]],
     ))
     .unwrap();
-    assert_eq!(lines(view.news(Some(&before))), ["h1: ready"]);
+    assert_eq!(texts(view.news(Some(&before))), ["h1: ready"]);
 }
 
-fn lines(news: Vec<&HostProgress>) -> Vec<String> {
-    news.into_iter().map(HostProgress::line).collect()
+fn texts(news: Vec<News>) -> Vec<String> {
+    news.into_iter().map(|news| news.text).collect()
 }
 
 #[test]

@@ -3,25 +3,27 @@
 //! Deliberately absent: changing any host. The rollout's driver does that, so that a controller
 //! that is killed after this has everything it needs to carry on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoal_core::diff::{InstanceDifference, fleet_changes};
 use shoal_core::fleet::FleetSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::{CredentialName, InstanceName};
-use shoal_core::rollout::{HostProgress, Rollout, State};
+use shoal_core::name::{CredentialName, HostId, InstanceId, InstanceName};
+use shoal_core::placement::{Action, host_places, order_of};
+use shoal_core::rollout::{HostProgress, Offline, Rollout, State};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::time::Timestamp;
-use shoal_proto::convert::rollout_record;
+use shoal_proto::convert::{offline_from, rollout_record};
 use shoal_proto::v1::ApplyRequest;
 use shoal_proto::v1::store::{FleetRecord, RevisionRecord};
 
-use super::plan::{Change, Need, Plan, plan};
-use super::revision::Revision;
+use super::plan::{Change, Need, Plan, plan, replan};
+use super::revision::{Placed, Revision};
 use super::world::{Newest, World};
 use crate::audit;
 use crate::inventory;
+use crate::locks;
 use crate::records::revision_id;
 use crate::refusal::Refusal;
 use crate::store::{Batch, CommitError, Records};
@@ -51,6 +53,9 @@ pub(super) struct Wanted {
     pub(super) base: Option<u64>,
     pub(super) timeout: Duration,
     pub(super) source: String,
+    pub(super) offline: Offline,
+    /// Whether it may take the place of a rollout that has not ended.
+    pub(super) replace: bool,
 }
 
 /// What was done.
@@ -60,28 +65,46 @@ pub(super) struct Applied {
     /// Whether that revision is new.
     pub(super) changed: bool,
     pub(super) changes: Vec<Change>,
+    /// Where instances are not placed, and why; for people.
+    pub(super) notes: Vec<String>,
 }
 
 impl TryFrom<ApplyRequest> for Wanted {
     type Error = Refusal;
 
     fn try_from(wire: ApplyRequest) -> Result<Self, Refusal> {
-        let ApplyRequest { spec, base_revision, timeout_ms, source } = wire;
-        let timeout = match timeout_ms {
-            0 => DEFAULT_TIMEOUT,
-            millis => Duration::from_millis(millis),
-        };
-        if timeout > LONGEST_TIMEOUT {
-            return Err(Refusal::Invalid("a rollout may take at most 24 hours".into()));
-        }
-        if source.chars().count() > LONGEST_SOURCE || source.chars().any(char::is_control) {
-            return Err(Refusal::Invalid(format!(
-                "the source of an apply is one line of at most {LONGEST_SOURCE} characters, such \
-                 as a commit"
-            )));
-        }
-        Ok(Self { spec: fleet_spec(spec)?, base: base_revision, timeout, source })
+        let ApplyRequest { spec, base_revision, timeout_ms, source, offline, replace } = wire;
+        Ok(Self {
+            spec: fleet_spec(spec)?,
+            base: base_revision,
+            timeout: timeout(timeout_ms)?,
+            source: checked_source(source)?,
+            offline: offline_from(offline)?,
+            replace,
+        })
     }
+}
+
+/// How long a rollout may take.
+pub(super) fn timeout(millis: u64) -> Result<Duration, Refusal> {
+    let timeout = match millis {
+        0 => DEFAULT_TIMEOUT,
+        millis => Duration::from_millis(millis),
+    };
+    if timeout > LONGEST_TIMEOUT {
+        return Err(Refusal::Invalid("a rollout may take at most 24 hours".into()));
+    }
+    Ok(timeout)
+}
+
+pub(super) fn checked_source(source: String) -> Result<String, Refusal> {
+    if source.chars().count() > LONGEST_SOURCE || source.chars().any(char::is_control) {
+        return Err(Refusal::Invalid(format!(
+            "the source of an apply is one line of at most {LONGEST_SOURCE} characters, such as a \
+             commit"
+        )));
+    }
+    Ok(source)
 }
 
 /// The spec of a request.
@@ -103,10 +126,7 @@ pub(super) async fn apply(
             return Ok(applied);
         }
     }
-    Err(Refusal::Conflict(format!(
-        "fleet {} is being changed by others all the time; try again",
-        wanted.spec.fleet
-    )))
+    Err(locks::busy(wanted.spec.fleet.as_str()))
 }
 
 /// Applies to the world as it was read; `None` where it has changed since.
@@ -120,20 +140,36 @@ pub(super) async fn apply_to(
     let (world, plan) = planned(world, &wanted.spec).await?;
     if plan.need == Need::Nothing {
         // Also where the base is an older one: what is wanted is so.
-        let changes = plan.changes;
-        return Ok(Some(Applied { revision: world.revision(), changed: false, changes }));
+        let Plan { changes, notes, .. } = plan;
+        return Ok(Some(Applied { revision: world.revision(), changed: false, changes, notes }));
     }
     check_base(records, &world, wanted).await?;
+    world.lock.must_not_stop(who, now)?;
+    if !wanted.replace {
+        must_have_ended(&world, now)?;
+    }
     let revision = revision(&world, &plan, wanted, who, now);
-    let batch = batch(&world, &revision, wanted, who, now)?;
+    let rollout = rollout(&world, &revision, &plan, wanted);
+    let detail = format!("revision {}", revision.number);
+    let said = ("Fleets/Apply", detail.as_str());
+    let batch = batch(&world, &revision, &rollout, said, now)?;
     match records.commit(batch).await {
         Ok(_) => {
-            let (revision, changes) = (revision.number, plan.changes);
-            Ok(Some(Applied { revision, changed: true, changes }))
+            let (revision, Plan { changes, notes, .. }) = (revision.number, plan);
+            Ok(Some(Applied { revision, changed: true, changes, notes }))
         }
         Err(CommitError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Refuses where the fleet's last rollout is under way.
+fn must_have_ended(world: &World, now: Timestamp) -> Result<(), Refusal> {
+    let Some(Newest { revision, rollout, .. }) = &world.newest else { return Ok(()) };
+    if rollout.state.is_final() {
+        return Ok(());
+    }
+    Err(locks::being_rolled_out(rollout, &revision.author, now))
 }
 
 /// Plans where it may take its time: there may be many templates to render.
@@ -145,6 +181,21 @@ pub(super) async fn planned(world: World, spec: &FleetSpec) -> Result<(World, Pl
     });
     let (world, plan) = task.await.map_err(|error| Refusal::Internal(chain(&error)))?;
     Ok((world, plan.map_err(|problems| Refusal::Invalid(all(&problems)))?))
+}
+
+/// The same, of instances that are placed as in an earlier revision.
+pub(super) async fn replanned(
+    world: World,
+    spec: &FleetSpec,
+    placed: Placed,
+) -> Result<(World, Plan), Refusal> {
+    let spec = spec.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let plan = replan(&world, &spec, placed);
+        (world, plan)
+    });
+    let (world, plan) = task.await.map_err(|error| Refusal::Internal(chain(&error)))?;
+    Ok((world, plan.map_err(|problems| Refusal::Precondition(all(&problems)))?))
 }
 
 /// All problems, one a line, as far as there is room.
@@ -272,7 +323,13 @@ fn moment(at: Timestamp) -> String {
         .map_or_else(|_| at.0.to_string(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
-fn revision(world: &World, plan: &Plan, wanted: &Wanted, who: &str, now: Timestamp) -> Revision {
+pub(super) fn revision(
+    world: &World,
+    plan: &Plan,
+    wanted: &Wanted,
+    who: &str,
+    now: Timestamp,
+) -> Revision {
     Revision {
         fleet: wanted.spec.fleet.clone(),
         number: world.revision() + 1,
@@ -284,12 +341,13 @@ fn revision(world: &World, plan: &Plan, wanted: &Wanted, who: &str, now: Timesta
     }
 }
 
-/// Everything that makes `revision` the newest, if the world is still as it was read.
-fn batch(
+/// Everything that makes `revision` the newest, if the world is still as it was read. `call` and
+/// `detail` are for the audit log.
+pub(super) fn batch(
     world: &World,
     revision: &Revision,
-    wanted: &Wanted,
-    who: &str,
+    rollout: &Rollout,
+    (call, detail): (&str, &str),
     now: Timestamp,
 ) -> Result<Batch, Refusal> {
     let (fleet, number) = (revision.fleet.as_str(), revision.number);
@@ -305,8 +363,9 @@ fn batch(
             batch.create(fleet, &newest)?;
         }
     }
+    world.lock.relied_on(&mut batch)?;
     batch.create(&id, &revision.record())?;
-    batch.create(&id, &rollout_record(&rollout(revision, wanted.timeout)))?;
+    batch.create(&id, &rollout_record(rollout))?;
     for image in &world.image_records {
         // Written again as it is: whoever is removing the image at this moment then fails.
         batch.replace(image, &image.record)?;
@@ -315,8 +374,7 @@ fn batch(
         // Likewise for a secret.
         batch.replace(head, &head.record)?;
     }
-    let detail = format!("revision {number}");
-    let (entry, record) = audit::entry(&who, "Fleets/Apply", fleet, &detail, now);
+    let (entry, record) = audit::entry(&revision.author, call, fleet, detail, now);
     batch.create(&entry, &record)?;
     Ok(batch)
 }
@@ -334,20 +392,67 @@ fn supersede(batch: &mut Batch, before: &Newest, now: Timestamp) -> Result<(), R
 
 /// A rollout whose place a newer one has taken.
 pub(crate) fn superseded(rollout: &Rollout, now: Timestamp) -> Rollout {
-    Rollout { state: State::Superseded, ended: Some(now), ..rollout.clone() }
+    Rollout { state: State::Superseded, hold: None, ended: Some(now), ..rollout.clone() }
 }
 
-fn rollout(revision: &Revision, timeout: Duration) -> Rollout {
-    let pending = HostProgress::pending();
+/// The rollout of a new revision.
+pub(super) fn rollout(
+    world: &World,
+    revision: &Revision,
+    plan: &Plan,
+    wanted: &Wanted,
+) -> Rollout {
     Rollout {
         fleet: revision.fleet.clone(),
         revision: revision.number,
+        back_to: world.proved,
+        policy: revision.spec.rollout.clone(),
+        offline: wanted.offline,
+        timeout: wanted.timeout,
         state: State::Planned,
-        hosts: revision.hosts.keys().map(|host| (host.clone(), pending.clone())).collect(),
+        hold: None,
+        batch: 0,
+        proofs: 0,
+        promoted: 0,
+        ready_since: None,
+        cause: None,
+        hosts: hosts(world, revision, plan),
         started: revision.created,
-        deadline: revision.created.after(timeout),
+        deadline: revision.created.after(wanted.timeout),
         ended: None,
     }
+}
+
+/// The hosts of a new rollout: in the order of what their instances come after, else by name.
+fn hosts(world: &World, revision: &Revision, plan: &Plan) -> BTreeMap<HostId, HostProgress> {
+    let instances = |configs: &BTreeMap<InstanceName, _>| -> BTreeSet<InstanceId> {
+        let id = |instance: &InstanceName| InstanceId {
+            fleet: revision.fleet.clone(),
+            instance: instance.clone(),
+        };
+        configs.keys().map(id).collect()
+    };
+    let by_name = world.hosts.iter().filter_map(|host| {
+        let configs = revision.hosts.get(&host.id)?;
+        Some((host.id.clone(), instances(configs)))
+    });
+    let by_name: Vec<_> = by_name.collect();
+    let places = host_places(&order_of(&revision.spec), &by_name);
+    let spread = |id: &HostId| {
+        let host = world.hosts.iter().find(|host| host.id == *id)?;
+        host.labels.get(revision.spec.rollout.spread.as_ref()?).cloned()
+    };
+    let disturbed: BTreeSet<&HostId> = plan
+        .changes
+        .iter()
+        .filter(|change| change.action != Action::Keep)
+        .map(|change| &change.host)
+        .collect();
+    let progress = |(id, place): (HostId, u32)| {
+        let (spread, kept) = (spread(&id), !disturbed.contains(&id));
+        (id, HostProgress { spread, kept, ..HostProgress::pending(place) })
+    };
+    places.into_iter().map(progress).collect()
 }
 
 /// The newest revision of a fleet that has to be there.

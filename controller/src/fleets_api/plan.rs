@@ -3,13 +3,16 @@
 //! Deliberately absent: reading, writing, and who asks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
 use shoal_core::name::{HostId, HostName, InstanceName};
 use shoal_core::peers::Peer;
-use shoal_core::placement::{Action, Surroundings, host_actions, place, with_fleet};
+use shoal_core::placement::{
+    Action, Surroundings, host_actions, misplaced, place, with_fleet,
+};
 use shoal_core::rollout::State;
 use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceConfig;
@@ -40,6 +43,8 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Whether a revision is to be made of it.
     pub need: Need,
+    /// Where instances are not placed, and why; for people.
+    pub notes: Vec<String>,
 }
 
 /// What happens to one instance on one host.
@@ -82,7 +87,37 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
         now: &now,
     };
     let placement = place(spec, &around);
-    let mut hosts = placement.map_err(|problems| texts(&problems))?.hosts;
+    let placement = placement.map_err(|problems| texts(&problems))?;
+    let mut plan = planned(world, spec, placement.hosts)?;
+    plan.notes = texts(&placement.left_out);
+    plan.need = need(world, spec, &plan.hosts, &plan.changes);
+    Ok(plan)
+}
+
+/// Plans `spec` with its instances `placed` as they were in an earlier revision, whose images and
+/// secrets are those of then.
+///
+/// # Errors
+/// As [`plan`].
+pub fn replan(world: &World, spec: &FleetSpec, placed: Placed) -> Result<Plan, Vec<String>> {
+    let now = world.now(&spec.fleet);
+    let around = Surroundings {
+        hosts: &world.hosts,
+        images: &world.images,
+        secrets: &world.secrets,
+        others: &world.others,
+        order: &world.order,
+        now: &now,
+    };
+    let problems = misplaced(spec, &placed, &around);
+    if !problems.is_empty() {
+        return Err(texts(&problems));
+    }
+    planned(world, spec, placed)
+}
+
+/// The plan that puts the instances there, where that fits.
+fn planned(world: &World, spec: &FleetSpec, mut hosts: Placed) -> Result<Plan, Vec<String>> {
     for (host, desired) in &world.specs {
         let enrolled = world.hosts.iter().any(|known| known.id == *host);
         if enrolled && desired.instances.iter().any(|i| i.id.fleet == spec.fleet) {
@@ -94,8 +129,7 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
         return Err(problems);
     }
     let changes = changes(world, spec, &hosts);
-    let need = need(world, spec, &hosts, &changes);
-    Ok(Plan { hosts, changes, need })
+    Ok(Plan { hosts, changes, need: Need::Change, notes: Vec::new() })
 }
 
 fn texts<T: ToString>(problems: &[T]) -> Vec<String> {
@@ -125,7 +159,8 @@ fn need(world: &World, spec: &FleetSpec, hosts: &Placed, changes: &[Change]) -> 
         return Need::Change;
     }
     match newest.rollout.state {
-        State::Planned | State::Changing => Need::Nothing,
+        State::RollingBack => Need::Change,
+        state if !state.is_final() => Need::Nothing,
         _ if changes.iter().any(|change| change.action != Action::Keep) => Need::Change,
         State::Completed => Need::Nothing,
         _ => Need::Retry,
@@ -133,7 +168,7 @@ fn need(world: &World, spec: &FleetSpec, hosts: &Placed, changes: &[Change]) -> 
 }
 
 /// Hosts that a revision takes the fleet away from don't count: the next one has none of them.
-fn same_placement(one: &Placed, other: &Placed) -> bool {
+pub(super) fn same_placement(one: &Placed, other: &Placed) -> bool {
     let on = |placed: &Placed| -> BTreeMap<HostId, BTreeMap<InstanceName, InstanceConfig>> {
         let placed = placed.clone().into_iter();
         placed.filter(|(_, configs)| !configs.is_empty()).collect()
@@ -176,7 +211,7 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         }
         let configs = configs.unwrap_or(&nowhere);
         let size = |peers: &[Peer]| {
-            let after = with_fleet(desired, &spec.fleet, u64::MAX, configs, peers);
+            let after = with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, Some(Duration::MAX));
             v1::HostSpec::from(after).encoded_len()
         };
         if size(&[]) + seats.largest() <= largest {

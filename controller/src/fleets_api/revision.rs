@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::fleet::FleetSpec;
 use shoal_core::name::{FleetName, HostId, InstanceName};
-use shoal_core::spec::{InstanceConfig, Limits, Link, Network, Root, Security, Settings, Start};
+use shoal_core::spec::{Hooks, InstanceConfig, Limits, Link, Network, Root, Security, Settings, Start};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, parse};
 use shoal_proto::v1;
@@ -112,6 +112,7 @@ fn difference(declared: Option<&Settings>, placed: &Settings) -> Option<v1::Sett
         mounts: BTreeMap::new(),
         root: Root::default(),
         secrets: placed.secrets.clone(),
+        hooks: Hooks::default(),
     };
     Some(v1::Settings { start: None, ..small.into() })
 }

@@ -7,7 +7,7 @@ use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, ImageRef, PinnedImage};
 use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
 use shoal_core::placement::{Claims, Order, order_of};
-use shoal_core::rollout::Rollout;
+use shoal_core::rollout::{Rollout, State};
 use shoal_core::secret::{PinnedSecret, SecretName};
 use shoal_core::spec::Settings;
 use shoal_proto::convert;
@@ -16,7 +16,8 @@ use shoal_proto::v1::store::{
 };
 
 use super::revision::Revision;
-use crate::inventory;
+use crate::inventory::{self, InPlay};
+use crate::locks::Held;
 use crate::records::revision_id;
 use crate::refusal::Refusal;
 use crate::secrets;
@@ -46,6 +47,10 @@ pub struct World {
     pub order: Order,
     /// The fleet's newest revision; `None` where the fleet is new.
     pub newest: Option<Newest>,
+    /// Who keeps others from changing the fleet.
+    pub lock: Held,
+    /// The fleet's newest revision that was proved; the one to go back to.
+    pub proved: Option<u64>,
 }
 
 /// A fleet's newest revision and its rollout, as they were read.
@@ -69,6 +74,10 @@ impl World {
     /// The store fails, or a record in it is damaged.
     pub async fn load(records: &Records, spec: &FleetSpec) -> Result<Self, Refusal> {
         let newest = Newest::load(records, &spec.fleet).await?;
+        let proved = match &newest {
+            Some(newest) => newest.proved(records).await?,
+            None => None,
+        };
         let mut world = Self {
             hosts: inventory::hosts(records).await?,
             images: BTreeMap::new(),
@@ -80,6 +89,8 @@ impl World {
             others_secrets: BTreeMap::new(),
             order: Order::new(),
             newest,
+            lock: Held::load(records, spec.fleet.as_str()).await?,
+            proved,
         };
         world.load_others(records, &spec.fleet).await?;
         world.load_images(records, spec).await?;
@@ -94,11 +105,13 @@ impl World {
     }
 
     /// Where the instances of `fleet` are: as its newest revision says, or on hosts that still
-    /// have one that it does not name.
+    /// have one that it does not name. What that revision says does not count where its rollout
+    /// ended without success.
     #[must_use]
     pub fn now(&self, fleet: &FleetName) -> BTreeMap<InstanceName, BTreeSet<HostId>> {
         let mut now: BTreeMap<InstanceName, BTreeSet<HostId>> = BTreeMap::new();
-        for (host, configs) in self.newest.iter().flat_map(|newest| &newest.revision.hosts) {
+        let newest = self.newest.iter().filter(|newest| counts(newest.rollout.state));
+        for (host, configs) in newest.flat_map(|newest| &newest.revision.hosts) {
             for name in configs.keys() {
                 now.entry(name.clone()).or_default().insert(host.clone());
             }
@@ -115,15 +128,19 @@ impl World {
     }
 
     async fn load_others(&mut self, records: &Records, fleet: &FleetName) -> Result<(), Refusal> {
-        for revision in inventory::newest_revisions(records).await? {
-            if revision.fleet == *fleet {
+        for InPlay { newest, state, before } in inventory::in_play(records).await? {
+            if newest.fleet == *fleet {
                 continue;
             }
-            self.order.extend(order_of(&revision.spec));
-            for (host, configs) in revision.hosts {
-                for (instance, config) in configs {
-                    let id = InstanceId { fleet: revision.fleet.clone(), instance };
-                    self.add_other(&host, &id, &config.settings);
+            let newest = Some(newest).filter(|_| counts(state) || before.is_none());
+            // What they have in common is as the newest says.
+            for revision in before.into_iter().chain(newest) {
+                self.order.extend(order_of(&revision.spec));
+                for (host, configs) in revision.hosts {
+                    for (instance, config) in configs {
+                        let id = InstanceId { fleet: revision.fleet.clone(), instance };
+                        self.add_other(&host, &id, &config.settings);
+                    }
                 }
             }
         }
@@ -178,7 +195,41 @@ impl World {
     }
 }
 
+/// Whether what a revision says of its instances' places is so, or is being made so.
+fn counts(state: State) -> bool {
+    !state.is_final() || state.is_proof()
+}
+
 impl Newest {
+    /// The newest revision up to this one that was proved.
+    ///
+    /// # Errors
+    /// As [`World::load`].
+    pub async fn proved(&self, records: &Records) -> Result<Option<u64>, Refusal> {
+        if self.rollout.is_proof() {
+            return Ok(Some(self.revision.number));
+        }
+        self.proved_before(records).await
+    }
+
+    /// The newest revision before this one that was proved.
+    ///
+    /// # Errors
+    /// As [`World::load`].
+    pub async fn proved_before(&self, records: &Records) -> Result<Option<u64>, Refusal> {
+        let mut known = self.rollout.back_to;
+        let mut number = self.revision.number;
+        // Rollouts of before versions that go back don't say.
+        while known.is_none() && number > 1 {
+            number -= 1;
+            let id = revision_id(self.revision.fleet.as_str(), number);
+            let Some(stored) = records.get::<RolloutRecord>(&id).await? else { continue };
+            let rollout = rollout(&stored)?;
+            known = if rollout.is_proof() { Some(number) } else { rollout.back_to };
+        }
+        Ok(known)
+    }
+
     /// The newest revision of `fleet`, or `None`.
     ///
     /// # Errors

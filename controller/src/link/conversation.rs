@@ -129,13 +129,23 @@ impl Conversation {
                     look_at = None;
                     self.tell_ready().await?;
                 }
-                () = attached.replaced.cancelled() => return Err(replaced()),
+                () = attached.replaced.cancelled() => return Err(self.replaced().await?),
                 () = self.app.shutdown.cancelled() => {
                     return Err(Refusal::Unavailable(SHUTTING_DOWN.into()));
                 }
                 () = tokio::time::sleep_until(silent_at) => return Err(silent(patience)),
             }
         }
+    }
+
+    /// Why someone else ended the stream.
+    async fn replaced(&self) -> Result<Refusal, Refusal> {
+        let host = self.app.records.get::<HostRecord>(self.host.as_str()).await?;
+        Ok(if host.is_some() { replaced() } else { self.removed() })
+    }
+
+    fn removed(&self) -> Refusal {
+        Refusal::Denied(format!("host {} was removed from this controller", self.host))
     }
 
     fn patience(&self) -> Duration {
@@ -265,9 +275,7 @@ impl Conversation {
 
     async fn try_keep_facts(&self, facts: &HostFacts) -> Result<String, Refusal> {
         let stored = self.app.records.get::<HostRecord>(self.host.as_str()).await?;
-        let stored = stored.ok_or_else(|| {
-            Refusal::Denied(format!("host {} was removed from this controller", self.host))
-        })?;
+        let stored = stored.ok_or_else(|| self.removed())?;
         let name = stored.record.name.clone();
         if stored.record.facts.as_ref().is_some_and(|known| same(known, facts)) {
             return Ok(name);

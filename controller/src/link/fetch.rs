@@ -60,9 +60,8 @@ pub(super) async fn start(
 async fn must_be_wanted(app: &App, host: &HostId, digest: &Digest) -> Result<(), Refusal> {
     let stored = app.records.get::<HostSpecRecord>(host.as_str()).await?;
     let spec = stored.and_then(|stored| stored.record.spec).unwrap_or_default();
-    let mut images =
-        spec.instances.iter().filter_map(|wanted| wanted.config.as_ref()?.image.as_ref());
-    if images.any(|image| *image.digest == digest.as_bytes()[..]) {
+    let used = spec.instances.iter().filter_map(|wanted| wanted.config.as_ref()?.image.as_ref());
+    if used.chain(&spec.stage).any(|image| *image.digest == digest.as_bytes()[..]) {
         return Ok(());
     }
     Err(Refusal::Denied(format!(

@@ -72,7 +72,7 @@ mod tests {
             let instance =
                 |id: &&str| v1::InstanceSpec { id: (*id).into(), ..v1::InstanceSpec::default() };
             let instances = ids.iter().map(instance).collect();
-            let spec = HostSpec { generation: *generation, instances, peers: vec![] };
+            let spec = HostSpec { generation: *generation, instances, ..HostSpec::default() };
             told.put(&host.parse().unwrap(), Some(&spec));
         }
         told
@@ -95,6 +95,7 @@ mod tests {
             paused: false,
             drift: vec![],
             last_exit: None,
+            went_back: None,
             addresses: vec![],
         };
         let instances = vec![instance];

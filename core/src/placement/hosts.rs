@@ -52,7 +52,7 @@ pub(super) fn choose<'a>(
     for (name, declared) in &fleet.instances {
         let found = matches(name, declared, around.hosts, problems);
         let (open, closed): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|host| is_open(host, name, around));
+            found.into_iter().partition(|host| closed(host, name, around).is_none());
         match declared.count {
             None => {
                 chooser.give(name, &open);
@@ -77,11 +77,15 @@ pub(super) fn choose<'a>(
     (chooser.chosen, left_out.into_values().collect())
 }
 
-/// Whether a host may have the instance: one that is cordoned keeps it, one that is drained does
+/// Why a host may not have the instance: one that is cordoned keeps it, one that is drained does
 /// not.
-fn is_open(host: &Host, name: &InstanceName, around: &Surroundings<'_>) -> bool {
+pub(super) fn closed<'a>(
+    host: &'a Host,
+    name: &InstanceName,
+    around: &Surroundings<'_>,
+) -> Option<&'a Cordon> {
     let is_there = || around.now.get(name).is_some_and(|now| now.contains(&host.id));
-    host.cordon.as_ref().is_none_or(|cordon| !cordon.drains && is_there())
+    host.cordon.as_ref().filter(|cordon| cordon.drains || !is_there())
 }
 
 fn leave_out<'a>(

@@ -114,7 +114,9 @@ pub fn misplaced(
     let mut on_host = Vec::new();
     for host in around.hosts {
         for (name, config) in placed.get(&host.id).into_iter().flatten() {
-            let found = refused(host, &config.settings).into_iter();
+            let closed = hosts::closed(host, name, around);
+            let closed = closed.map(|cordon| OnHost::Closed { cordon: cordon.clone() });
+            let found = refused(host, &config.settings).into_iter().chain(closed);
             on_host.extend(found.map(|problem| (name.clone(), &host.name, problem)));
             seats.push((host, name, config.settings.clone()));
         }

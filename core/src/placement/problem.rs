@@ -201,6 +201,12 @@ pub enum OnHost {
         /// What, and what to do about it.
         problem: Refused,
     },
+    /// It takes no new instances.
+    #[error("the host is {cordon}; let it have them again with `shoal host uncordon`")]
+    Closed {
+        /// Why.
+        cordon: Cordon,
+    },
     /// A port has two owners.
     #[error(
         "port {port}/{protocol} of the host is also that of {other}; give one of them another \

@@ -68,12 +68,12 @@ pub(super) fn look<'a>(
 
 fn connection(host: &mut HostProgress, online: bool, now: Timestamp) {
     match (online, host.offline_since) {
-        (true, Some(_)) => {
+        (true, Some(left)) => {
             host.offline_since = None;
-            // One that was gone for a moment only has the time that it had.
-            if host.outcome == Outcome::Offline {
-                host.since = host.since.map(|_| now);
-            }
+            // Its time stood still; one that was given up has it anew.
+            let anew = host.outcome == Outcome::Offline;
+            let shifted = |since: Timestamp| since.after(now.since(left)).min(now);
+            host.since = host.since.map(|since| if anew { now } else { shifted(since) });
         }
         (false, None) => host.offline_since = Some(now),
         _ => {}

@@ -21,6 +21,10 @@ enum Nature {
     Dies,
     /// Its agent goes back by itself.
     GoesBack,
+    /// Its images never arrive.
+    NoImage,
+    /// Is restarted every few seconds, and runs in between.
+    Restarts,
 }
 
 #[derive(Debug, Clone)]
@@ -33,6 +37,10 @@ struct Host {
     /// What the agent has: the generation, whether it is the revision's, and since when.
     has: (u64, bool, u64),
     staged_at: Option<u64>,
+    /// Whether what ran before works no longer.
+    old_fails: bool,
+    /// Whether it worked with the revision when it was told to go back.
+    taken: bool,
 }
 
 impl Host {
@@ -56,13 +64,17 @@ impl Host {
         let (state, health) = match (self.has.1, self.nature) {
             _ if age < 1_000 => starting,
             (true, Nature::Bad | Nature::GoesBack) => failed,
-            (true, Nature::Hangs) => starting,
+            (true, Nature::Hangs | Nature::NoImage) => starting,
             (true, Nature::Late) if age > 4_000 => failed,
+            (false, _) if self.old_fails => failed,
             _ => ready,
         };
         let mut status = status_of(self.has.0, state, health);
         let went = self.has.1 && self.nature == Nature::GoesBack && age > 3_000;
         status.instances[0].went_back = went.then(|| "it failed".into());
+        if self.has.1 && self.nature == Nature::Restarts {
+            status.instances[0].restarts = u32::try_from(age / 5_000).unwrap();
+        }
         status
     }
 
@@ -94,6 +106,21 @@ fn any_nature() -> impl Strategy<Value = Nature> {
         1 => Just(Nature::Late),
         1 => Just(Nature::Dies),
         1 => Just(Nature::GoesBack),
+        1 => Just(Nature::NoImage),
+        1 => Just(Nature::Restarts),
+    ]
+}
+
+/// One that proves a revision nowhere.
+fn bad_nature() -> impl Strategy<Value = Nature> {
+    prop_oneof![
+        Just(Nature::Bad),
+        Just(Nature::Hangs),
+        Just(Nature::Late),
+        Just(Nature::Dies),
+        Just(Nature::GoesBack),
+        Just(Nature::NoImage),
+        Just(Nature::Restarts),
     ]
 }
 
@@ -154,6 +181,10 @@ struct World {
     real: u64,
     hosts: BTreeMap<HostId, Host>,
     rollout: Rollout,
+    /// How far the controller's clock was put forward.
+    forward: u64,
+    /// Since when all hosts of the batch have worked, or been given up; and `forward` then.
+    steady: Option<(u64, u64)>,
 }
 
 impl World {
@@ -166,6 +197,8 @@ impl World {
             wants_new: false,
             has: (1, false, 0),
             staged_at: None,
+            old_fails: false,
+            taken: false,
         };
         let hosts = natures.iter().enumerate().map(|(at, nature)| (name(at), host(nature)));
         let progress = |at: usize| HostProgress {
@@ -179,7 +212,14 @@ impl World {
             offline,
             ..tests::rollout(&[])
         };
-        Self { now: 100_000, real: 1_000, hosts: hosts.collect(), rollout }
+        Self {
+            now: 100_000,
+            real: 1_000,
+            hosts: hosts.collect(),
+            rollout,
+            forward: 0,
+            steady: None,
+        }
     }
 
     /// One pass of the driver; it dies after `most` actions.
@@ -196,14 +236,30 @@ impl World {
         };
         let before = self.rollout.clone();
         self.rollout = step(before.clone(), observe, Timestamp(self.now));
+        self.watch(before.batch);
         self.check(&before);
+        if self.rollout.batch > before.batch {
+            self.steady = None;
+        }
         for action in actions(&self.rollout).into_iter().take(most) {
             self.act(&action);
         }
     }
 
+    /// Notes since when the hosts of `batch` have been steady.
+    fn watch(&mut self, batch: u32) {
+        let steady = |(id, host): (&HostId, &HostProgress)| {
+            let given_up = matches!(host.outcome, Outcome::Failed(_) | Outcome::Offline);
+            host.kept || given_up || self.hosts[id].works(self.real)
+        };
+        let mut hosts = self.rollout.hosts.iter().filter(|(_, host)| host.batch == Some(batch));
+        let is_steady = batch > 0 && hosts.all(steady);
+        self.steady = is_steady.then(|| self.steady.unwrap_or((self.real, self.forward)));
+    }
+
     fn act(&mut self, action: &Action) {
         assert!(self.rollout.hold.is_none(), "a pause holds");
+        assert!(!self.rollout.state.is_final(), "an end is one");
         let rollout = self.rollout.clone();
         let now = Timestamp(self.now);
         let (Action::Stage(id) | Action::Change(id) | Action::Return(id)) = action;
@@ -213,18 +269,24 @@ impl World {
         let generation = host.generation;
         self.rollout = match action {
             Action::Stage(_) => {
-                host.staged_at.get_or_insert(self.real + 500);
+                assert!(progress.generation.is_none(), "it has them");
+                if host.nature != Nature::NoImage {
+                    host.staged_at.get_or_insert(self.real + 500);
+                }
                 staging(rollout, id, generation, now)
             }
             Action::Change(_) => {
                 assert!(progress.back.is_none(), "never forward again after going back");
                 assert!(progress.staged || progress.outcome == Outcome::Offline, "staged first");
                 assert!(rollout.state != State::RollingBack, "one revision at a time");
+                assert!(progress.batch == Some(rollout.batch), "one batch at a time");
+                assert!(!matches!(progress.outcome, Outcome::Failed(_)), "it has failed");
                 host.wants_new = true;
                 told(rollout, id, generation, now)
             }
             Action::Return(_) => {
                 assert!(progress.generation.is_some(), "only what was changed goes back");
+                host.taken = host.works(self.real);
                 host.wants_new = false;
                 returned(rollout, id, generation, now)
             }
@@ -242,14 +304,18 @@ impl World {
         }
         let changed = |r: &Rollout| r.hosts.values().filter(|h| h.generation.is_some()).count();
         assert!(changed(before) == changed(after), "only actions change hosts");
+        let kind = |r: &Rollout| r.hold.as_ref().map(|hold| hold.kind);
+        if matches!(kind(before), Some(HoldKind::Operator | HoldKind::Failure)) {
+            assert!(after.state.is_final() || after.hold == before.hold, "only people end it");
+        }
         if after.batch > before.batch {
-            let first = after.current().filter(|(_, h)| !h.kept).count();
-            let canary =
-                after.policy.batches[0].of(after.hosts.values().filter(|h| !h.kept).count());
-            let place = 2;
-            if !after.is_proved() {
-                assert!(first <= canary.max(place), "{first} hosts and no proof: {after:#?}");
-            }
+            self.check_batch(before);
+        }
+        if after.proofs > before.proofs {
+            self.check_proof(before);
+        }
+        if self.forward == 0 {
+            self.check_failures();
         }
         match after.state {
             State::Completed => {
@@ -263,7 +329,70 @@ impl World {
                     assert!(back && !self.hosts[id].wants_new, "{id} is not back");
                 }
             }
+            State::Partial => {
+                let works = |(id, host): (&HostId, &HostProgress)| {
+                    host.outcome == Outcome::Ready && self.hosts[id].works(self.real)
+                };
+                let proved = after.hosts.iter().any(works);
+                assert!(proved || !after.is_proof(), "proof is positive: {after:#?}");
+                let reason = |host: &HostProgress| match host.outcome {
+                    Outcome::Ready | Outcome::Failed(_) | Outcome::Offline => true,
+                    // It came back just before the deadline.
+                    _ => self.now >= after.deadline.0,
+                };
+                assert!(after.hosts.values().all(reason), "each says why: {after:#?}");
+            }
             _ => {}
+        }
+    }
+
+    /// What must be so when a batch begins.
+    fn check_batch(&self, before: &Rollout) {
+        let after = &self.rollout;
+        assert_eq!(after.batch, before.batch + 1, "one after the other");
+        assert!(after.hold.is_none(), "a pause holds");
+        for (id, host) in before.current() {
+            let failed = matches!(after.hosts[id].outcome, Outcome::Failed(_));
+            let settled = failed || !self.hosts[id].online || self.hosts[id].works(self.real);
+            assert!(settled, "{id} is still on its way: {host:?} {after:#?}");
+        }
+        let counted = || after.hosts.values().filter(|host| !host.kept);
+        let told = counted().filter(|host| host.generation.is_some()).count();
+        let online = |host: &&HostProgress| host.outcome != Outcome::Offline;
+        let chosen = after.current().map(|(_, host)| host).filter(|host| !host.kept);
+        let chosen = chosen.filter(|host| !after.is_proved() || online(host)).count();
+        let mut reaches: Vec<usize> =
+            after.policy.batches.iter().map(|reach| reach.of(counted().count())).collect();
+        reaches.dedup();
+        let proofs = usize::try_from(after.proofs).unwrap();
+        let reach = reaches.get(proofs).copied().unwrap_or(counted().count());
+        let place = 2;
+        if after.is_proved() {
+            let most = reach.max(told + place);
+            assert!(told + chosen <= most, "{told} and {chosen} of {reach}: {after:#?}");
+        } else {
+            assert!(chosen <= reach.max(place), "{chosen} hosts and no proof: {after:#?}");
+        }
+    }
+
+    /// What must be so when a batch is called proved.
+    fn check_proof(&self, before: &Rollout) {
+        let works =
+            |(id, host): (&HostId, &HostProgress)| !host.kept && self.hosts[id].works(self.real);
+        assert!(before.current().any(works), "proof is positive: {before:#?}");
+        let (since, forward) = self.steady.expect("what is proved works");
+        let watched = self.real - since + (self.forward - forward);
+        let monitor = before.policy.monitor.as_millis();
+        assert!(u128::from(watched) >= monitor, "watched for {watched} ms: {before:#?}");
+    }
+
+    /// Nobody is called failed for nothing: the clock was never put forward.
+    fn check_failures(&self) {
+        for (id, progress) in &self.rollout.hosts {
+            let host = &self.hosts[id];
+            let good = host.nature == Nature::Good && !host.old_fails;
+            let failed = matches!(progress.outcome, Outcome::Failed(_));
+            assert!(!good || !failed, "{id} is called failed: {progress:#?} {host:?}");
         }
     }
 
@@ -279,7 +408,10 @@ impl World {
             Event::Pass => self.pass(usize::MAX),
             Event::Dies(most) => self.pass(*most),
             Event::Time(ms) => self.passes(*ms),
-            Event::ClockForward(ms) => self.now += ms,
+            Event::ClockForward(ms) => {
+                self.now += ms;
+                self.forward += ms;
+            }
             Event::ClockBack(ms) => self.now = self.now.saturating_sub(*ms).max(1),
             Event::Offline(at) => {
                 if let Some(id) = named(at) {
@@ -302,6 +434,9 @@ impl World {
     }
 
     fn passes(&mut self, ms: u64) {
+        // Agents don't wait for the controller to look at them.
+        let real = self.real;
+        self.hosts.values_mut().for_each(|host| host.meet(real));
         (self.now, self.real) = (self.now + ms, self.real + ms);
     }
 
@@ -347,20 +482,108 @@ proptest! {
     #[test]
     fn a_bad_revision_stops_at_the_canary(
         count in 1..12_usize,
-        nature in prop_oneof![Just(Nature::Bad), Just(Nature::Hangs), Just(Nature::Dies), Just(Nature::GoesBack)],
+        nature in bad_nature(),
         policy in any_policy(),
         events in prop::collection::vec(any_event(), 0..60),
     ) {
         let mut world = World::new(&vec![nature; count], policy, 0, Offline::Wait);
+        if matches!(nature, Nature::Late | Nature::Restarts) {
+            // What breaks later is found out by whoever looks for long enough, by a right clock.
+            world.rollout.policy.monitor += Duration::from_secs(10);
+        }
         // An operator who says so may go further.
-        let resumes = |event: &&Event| !matches!(event, Event::Say(Command::Resume));
-        for event in events.iter().filter(resumes) {
+        let steps = |event: &Event| match event {
+            Event::Say(Command::Resume) => true,
+            Event::ClockForward(_) => matches!(nature, Nature::Late | Nature::Restarts),
+            _ => false,
+        };
+        for event in events.iter().filter(|event| !steps(event)) {
             world.happens(event);
         }
         world.settle();
         let canary = world.rollout.policy.batches[0].of(count).max(2);
         prop_assert!(world.changed() <= 2 * canary, "{:#?}", world.rollout);
-        prop_assert!(!world.rollout.state.is_proof() || world.changed() == 0 || world.hosts.values().any(|h| !h.online), "{:#?}", world.rollout);
+        prop_assert!(!world.rollout.is_proof(), "{:#?}", world.rollout);
+    }
+
+    /// One that works on the canary alone changes no more than that and one batch.
+    #[test]
+    fn a_bad_revision_stops_at_the_batch_after_the_canary(
+        count in 4..12_usize,
+        nature in prop_oneof![Just(Nature::Bad), Just(Nature::Hangs), Just(Nature::GoesBack)],
+        policy in any_policy(),
+        events in prop::collection::vec(any_event(), 0..60),
+    ) {
+        let policy = Policy { max_failures: 0, spread: None, ..policy };
+        let canary = policy.batches[0].of(count).max(2);
+        let natures: Vec<Nature> =
+            (0..count).map(|at| if at < canary { Nature::Good } else { nature }).collect();
+        let mut world = World::new(&natures, policy, 0, Offline::Wait);
+        // All are there: whoever is not is told at the end, and his own agent guards him.
+        let fair = |event: &&Event| {
+            !matches!(event, Event::Say(Command::Resume) | Event::Offline(_))
+        };
+        for event in events.iter().filter(fair) {
+            world.happens(event);
+        }
+        world.settle();
+        let mut reaches: Vec<usize> =
+            world.rollout.policy.batches.iter().map(|reach| reach.of(count)).collect();
+        reaches.dedup();
+        let most = reaches.get(1).copied().unwrap_or(count).max(canary + 2);
+        prop_assert!(world.changed() <= most, "{} of {most}: {:#?}", world.changed(), world.rollout);
+        prop_assert!(!world.rollout.is_proof() || canary == count, "{:#?}", world.rollout);
+    }
+
+    /// A good revision is not taken back because connections break and controllers die: only
+    /// where two canaries vanish, or a host is on its way when its time is over.
+    #[test]
+    fn a_good_revision_is_not_taken_back(
+        count in 1..12_usize,
+        policy in any_policy(),
+        events in prop::collection::vec(any_event(), 0..60),
+    ) {
+        let mut world = World::new(&vec![Nature::Good; count], policy, 0, Offline::Wait);
+        let fair = |event: &&Event| {
+            let said = matches!(event, Event::Say(Command::GoBack));
+            !said && !matches!(event, Event::ClockForward(_) | Event::ClockBack(_))
+        };
+        for event in events.iter().filter(fair) {
+            let before = world.rollout.clone();
+            world.happens(event);
+            if world.rollout.state == State::RollingBack && before.state != State::RollingBack {
+                let lost = world.rollout.hosts.values().filter(|host| host.lost).count();
+                let late = world.now >= before.deadline.0;
+                prop_assert!(late || lost > 1, "{:#?}", world.rollout);
+            }
+        }
+        world.settle();
+        prop_assert!(world.rollout.state != State::Failed, "{:#?}", world.rollout);
+    }
+
+    /// Going back to what works no longer takes no more than a first batch of what works.
+    #[test]
+    fn going_back_kills_nothing_that_works(
+        count in 2..12_usize,
+        policy in any_policy(),
+        passes in 1..40_usize,
+        broken in 0..12_usize,
+    ) {
+        let policy = Policy { promote: Promote::Auto, windows: vec![], max_failures: 0, ..policy };
+        let mut world = World::new(&vec![Nature::Good; count], policy, 0, Offline::Wait);
+        for _ in 0..passes {
+            world.pass(usize::MAX);
+            world.passes(1_000);
+        }
+        world.hosts.values_mut().for_each(|host| host.old_fails = true);
+        if let Some(host) = world.hosts.values_mut().nth(broken) {
+            host.nature = Nature::Bad;
+        }
+        world.happens(&Event::Say(Command::GoBack));
+        world.settle();
+        let killed = world.hosts.values().filter(|host| host.taken && !host.wants_new).count();
+        let canary = world.rollout.policy.batches[0].of(world.changed()).max(2);
+        prop_assert!(killed <= canary, "{killed} of {canary}: {:#?}", world.rollout);
     }
 
     /// A good revision gets everywhere where nothing stands in its way.

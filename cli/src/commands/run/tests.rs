@@ -21,6 +21,7 @@ fn status(generation: u64, state: State) -> HostStatus {
         drift: vec![],
         last_exit: None,
         addresses: vec![],
+        went_back: None,
     };
     HostStatus { observed_generation: generation, instances: vec![instance], ..Default::default() }
 }
