@@ -79,6 +79,19 @@ impl Fallback {
         Ok(Self { dir, memory, unsaved, secrets: BTreeSet::new() })
     }
 
+    /// The fleets that went back, with why, as the agent has noted it: for whoever only looks.
+    ///
+    /// # Errors
+    /// Where the files can't be listed.
+    pub fn noted(
+        paths: &Paths,
+        desired: &HostSpec,
+    ) -> Result<BTreeMap<FleetName, String>, FileError> {
+        let mut fallback = Self::open(paths)?;
+        fallback.memory.want(wishes(desired));
+        Ok(fallback.back(desired))
+    }
+
     /// Takes in what is wanted from now on.
     pub fn want(&mut self, desired: &HostSpec) {
         let changed = self.memory.want(wishes(desired));
@@ -273,8 +286,10 @@ mod tests {
         let mut fallback = world.open();
         fallback.want(&host(2));
         assert_eq!(revision_planned(&fallback), 1);
-        let why = fallback.back(&host(2)).into_values().next();
-        assert_eq!(why.as_deref(), Some("shop/web failed: it broke"));
+        let back = fallback.back(&host(2));
+        assert_eq!(back.values().collect::<Vec<_>>(), ["shop/web failed: it broke"]);
+        assert_eq!(Fallback::noted(&world.paths(), &host(2)).unwrap(), back);
+        assert_eq!(Fallback::noted(&world.paths(), &host(1)).unwrap(), BTreeMap::new());
         let meta = std::fs::metadata(world.file()).unwrap();
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
         fallback.want(&HostSpec::default());

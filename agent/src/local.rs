@@ -1,12 +1,14 @@
 //! What the agent's own command shows of its host, with neither daemon nor controller needed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_core::host::{HostFacts, HostSpec};
-use shoal_core::name::MachineName;
+use shoal_core::name::{FleetName, MachineName};
 use shoal_core::plan::Unit;
 use shoal_core::spec::RunState;
 
+use crate::fallback::Fallback;
 use crate::host::real::RealHost;
 use crate::host::sealed;
 use crate::host::systemd::Systemd;
@@ -42,6 +44,8 @@ pub struct Local {
     pub generation: u64,
     /// Every instance that is wanted or there.
     pub instances: Vec<Row>,
+    /// Fleets that the agent took back to what was healthy before, with why.
+    pub went_back: BTreeMap<FleetName, String>,
 }
 
 /// Looks at the host.
@@ -64,6 +68,7 @@ pub async fn look(paths: &Paths) -> anyhow::Result<Local> {
         controller: about.controller,
         generation: spec.generation,
         instances: rows(spec, &observation),
+        went_back: Fallback::noted(paths, spec)?,
     })
 }
 

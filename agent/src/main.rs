@@ -187,6 +187,9 @@ async fn show(paths: Paths, json: bool) -> anyhow::Result<()> {
             row.instance, row.wanted, row.unit, row.image
         );
     }
+    for (fleet, why) in local.went_back {
+        println!("{fleet} went back to what was healthy before: {why}");
+    }
     Ok(())
 }
 

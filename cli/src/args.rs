@@ -68,7 +68,7 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Hosts: enrol, list, show, label
+    /// Hosts: enrol, list, show, label, cordon, drain, remove
     #[command(subcommand)]
     Host(host::HostCommand),
     /// Images: push, list, show, tag, remove

@@ -10,7 +10,7 @@ pub(crate) mod exec;
 mod fleet;
 pub(crate) mod fleet_file;
 mod fmt;
-mod host;
+pub(crate) mod host;
 mod image;
 pub(crate) mod import;
 mod instance;

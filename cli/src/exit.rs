@@ -10,6 +10,8 @@ use crate::client::{RemoteError, ReplyError};
 use crate::commands::chosen::ChoiceError;
 use crate::commands::exec::NoTerminal;
 use crate::commands::fleet_file::FleetFileError;
+use crate::commands::host::HostError;
+use crate::commands::host::drain::DrainError;
 use crate::commands::import::ImportError;
 use crate::commands::locked::LockError;
 use crate::commands::logs::LogsError;
@@ -112,7 +114,7 @@ impl Exit {
             Self::Usage => "usage, or a bad input file",
             Self::RolloutFailed => "the rollout failed",
             Self::RolledBack => "the rollout was rolled back: its hosts are as before",
-            Self::Partial => "the rollout is partial: not all hosts, which are named",
+            Self::Partial => "the rollout is partial: hosts that failed or are offline are named",
             Self::TimedOut => "timed out",
             Self::Conflict => "conflict: superseded, or someone else was faster; plan again",
             Self::Unreachable => "the controller is unreachable",
@@ -164,6 +166,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Drain(#[from] DrainError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Value(#[from] ValueError),
@@ -196,6 +202,8 @@ impl Failure {
             Self::Push(error) => push(error),
             Self::Watch(error) => watch(error),
             Self::Lock(LockError::Interrupted { .. }) => Exit::Interrupted,
+            Self::Host(HostError::NoMatch { .. }) => Exit::NotFound,
+            Self::Drain(error) => drain(error),
             Self::Run(error) => run(error),
             Self::Value(ValueError::Interrupted) => Exit::Interrupted,
             Self::Value(_) => Exit::Usage,
@@ -290,6 +298,14 @@ fn watch(error: &WatchError) -> Exit {
         WatchError::Aborted { .. } | WatchError::PausedByFailure { .. } => Exit::Aborted,
         WatchError::Held { .. } => Exit::Held,
         WatchError::Interrupted { .. } => Exit::Interrupted,
+    }
+}
+
+fn drain(error: &DrainError) -> Exit {
+    match error {
+        DrainError::Left { .. } => Exit::Partial,
+        DrainError::TimedOut { .. } => Exit::TimedOut,
+        DrainError::Interrupted { .. } => Exit::Interrupted,
     }
 }
 

@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: reading fleet files. What arrives is complete in itself.
 
+pub(crate) mod again;
 mod apply;
 pub mod plan;
 pub mod revision;
@@ -36,6 +37,7 @@ use shoal_proto::v1::{
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, async_trait};
 
+use self::again::Again;
 use self::apply::{Wanted, apply, fleet_spec, planned};
 pub(crate) use self::apply::{known, superseded};
 use self::plan::{Change, Need};
@@ -73,7 +75,7 @@ impl Fleets {
         Self { records, live, applying: Applying::default() }
     }
 
-    async fn plan(&self, request: PlanRequest) -> Result<PlanResponse, Refusal> {
+    pub(crate) async fn plan(&self, request: PlanRequest) -> Result<PlanResponse, Refusal> {
         let PlanRequest { spec } = request;
         let spec = fleet_spec(spec)?;
         let world = World::load(&self.records, &spec).await?;
@@ -104,6 +106,17 @@ impl Fleets {
             notes: applied.notes,
             changes: self.changes(applied.changes),
         })
+    }
+
+    /// Places a fleet anew as it is; the revision that does.
+    pub(crate) async fn again(
+        &self,
+        asked: &Again<'_>,
+        who: &str,
+        now: Timestamp,
+    ) -> Result<u64, Refusal> {
+        let _one_at_a_time = self.applying.lock().await;
+        again::again(&self.records, asked, who, now).await
     }
 
     pub(crate) async fn list(&self, now: Timestamp) -> Result<ListFleetsResponse, Refusal> {

@@ -112,7 +112,8 @@ impl Hosts for HostsApi {
         let caller = caller(&request)?;
         let CordonHostRequest { name, reason } = request.into_inner();
         let what = cordon::Wanted { name: &name, reason: &reason, drains: false };
-        let (record, changed) = cordon::set(&self.app.records, &caller, &what, clock::now()).await?;
+        let (record, changed) =
+            cordon::set(&self.app.records, &caller, &what, clock::now()).await?;
         let host = Some(self.show(record).await?);
         Ok(Response::new(CordonHostResponse { host, changed }))
     }

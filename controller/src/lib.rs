@@ -38,4 +38,6 @@ pub mod secrets;
 pub mod secrets_api;
 pub mod server;
 pub mod sessions;
+#[cfg(test)]
+mod simulation;
 pub mod store;

@@ -25,8 +25,8 @@
 
 use shoal_proto::v1::store::{
     AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostRecord, HostSpecRecord,
-    HostStatusRecord, ImageRecord, LockRecord, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord,
-    SecretRecord, TagRecord, TokenRecord, UserRecord,
+    HostStatusRecord, ImageRecord, LockRecord, PresenceRecord, RevisionRecord, RolloutRecord,
+    SecretHeadRecord, SecretRecord, TagRecord, TokenRecord, UserRecord,
 };
 
 use crate::store::Record;

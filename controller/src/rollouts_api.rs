@@ -289,7 +289,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::fleets_api::tests_support::{ADA, Lab, NOON};
+    use crate::fleets_api::tests_support::{ADA, Lab};
 
     const WEB: &[(&str, &str, &str)] = &[("main", "app:1", "h1")];
 
@@ -317,16 +317,14 @@ mod tests {
         let mut stream = watch(&service(&lab).0).await;
         let first = next(&mut stream).await.unwrap().unwrap();
         assert_eq!((first.state(), first.author.as_str()), (RolloutState::Planned, ADA));
-        let agent = lab.connect("h1");
-        lab.advance("shop", 1, NOON).await;
-        agent.converge(&lab.spec("h1").await);
-        lab.advance("shop", 1, NOON).await;
+        assert_eq!((first.batch, first.policy.as_ref().unwrap().batches.len()), (0, 4));
+        lab.roll("shop", 1).await;
         let mut last = first;
         while let Some(rollout) = next(&mut stream).await {
             last = rollout.unwrap();
         }
         assert_eq!(last.state(), RolloutState::Completed);
-        assert_eq!(last.hosts[0].name, "h1");
+        assert_eq!((last.hosts[0].name.as_str(), last.hosts[0].batch, last.batch), ("h1", 1, 1));
         let mut again = watch(&service(&lab).0).await;
         assert_eq!(next(&mut again).await.unwrap().unwrap(), last);
         assert!(next(&mut again).await.is_none());

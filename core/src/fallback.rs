@@ -130,6 +130,8 @@ pub struct Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Trial {
     looked: Timestamp,
+    /// How many instances have been begun from another configuration than the good one.
+    begun: usize,
     instances: BTreeMap<InstanceId, Progress>,
 }
 
@@ -143,6 +145,11 @@ struct Progress {
     failing: Option<Duration>,
     /// Whether it was ready once.
     was_ready: bool,
+    /// For how long it has been, without a break.
+    ready: Duration,
+    /// Whether that was for long enough. What fails after that does not fail of what is new, even
+    /// where another instance has yet to come.
+    settled: bool,
 }
 
 impl Memory {
@@ -274,7 +281,7 @@ impl Memory {
 
 impl Trial {
     fn new(now: Timestamp) -> Self {
-        Self { looked: now, instances: BTreeMap::new() }
+        Self { looked: now, begun: 0, instances: BTreeMap::new() }
     }
 
     /// Takes in a look; gives the instance that failed for good, and why.
@@ -286,12 +293,20 @@ impl Trial {
     ) -> Option<(InstanceId, String)> {
         let passed = now.since(self.looked).min(BETWEEN_LOOKS);
         self.looked = now;
-        let begun = all.iter().any(|(spec, seen)| seen.begun && past.differs(spec));
+        let is_begun = |(spec, seen): &&(&InstanceSpec, Seen)| seen.begun && past.differs(spec);
+        let begun = all.iter().filter(is_begun).count();
+        if std::mem::replace(&mut self.begun, begun) != begun {
+            self.instances.values_mut().for_each(Progress::unsettle);
+        }
         for (spec, seen) in all {
             let progress = self.instances.entry(spec.id.clone()).or_default();
+            let differs = past.differs(spec);
+            if seen.verdict == Verdict::Ready {
+                progress.is_ready(spec, passed);
+                continue;
+            }
             // What is as it was can fail of what is not, and for that something must be.
-            let concerned = begun || past.differs(spec);
-            progress.look(seen, seen.begun && past.differs(spec), concerned, passed);
+            progress.is_not(seen, seen.begun && differs, begun > 0 || differs, passed);
             if let Some(why) = progress.failure(spec, seen) {
                 return Some((spec.id.clone(), why));
             }
@@ -301,11 +316,19 @@ impl Trial {
 }
 
 impl Progress {
-    fn look(&mut self, seen: &Seen, begun: bool, concerned: bool, passed: Duration) {
-        if seen.verdict == Verdict::Ready {
-            *self = Self { was_ready: true, ..Self::default() };
-            return;
-        }
+    /// Something else has come: it has to prove itself with that, too.
+    fn unsettle(&mut self) {
+        (self.ready, self.settled) = (Duration::ZERO, false);
+    }
+
+    fn is_ready(&mut self, spec: &InstanceSpec, passed: Duration) {
+        let ready = self.ready + passed;
+        let settled = self.settled || spec.gate.is_some_and(|gate| ready >= gate);
+        *self = Self { was_ready: true, ready, settled, ..Self::default() };
+    }
+
+    fn is_not(&mut self, seen: &Seen, begun: bool, concerned: bool, passed: Duration) {
+        self.ready = Duration::ZERO;
         if seen.waits {
             return;
         }
@@ -321,7 +344,7 @@ impl Progress {
 
     /// Why the instance has failed for good.
     fn failure(&self, spec: &InstanceSpec, seen: &Seen) -> Option<String> {
-        let gate = spec.gate?;
+        let gate = spec.gate.filter(|_| !self.settled)?;
         if spec.paused || spec.run == RunState::Stopped || seen.waits {
             return None;
         }

@@ -34,12 +34,85 @@ pub(crate) enum HostCommand {
         #[arg(required = true, value_name = "KEY=VALUE|KEY-")]
         edits: Vec<LabelEdit>,
     },
+    /// Keep new instances off hosts; what runs there stays
+    ///
+    /// It counts from the next plan and apply on: `count` picks other hosts, and where every match
+    /// is meant, the new instance is left out there and `plan` says so.
+    Cordon {
+        #[command(flatten)]
+        hosts: SomeHosts,
+        /// Why, for those who wonder
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Let hosts have instances again, after `cordon` or `drain`
+    ///
+    /// Nothing comes back by itself: the next `shoal apply` of a fleet places it.
+    Uncordon {
+        #[command(flatten)]
+        hosts: SomeHosts,
+    },
+    /// Move or stop everything that runs on a host, and keep it empty
+    ///
+    /// Each fleet is moved by a revision and a rollout of its own, with its batches and gates:
+    /// instances with a `count` go to other hosts, the others are stopped. Data volumes stay on the
+    /// host. It exits 0 where nothing is left, 5 where something stays, and 6 where the time was
+    /// up; what is left is named, with the reason. The host stays empty until `uncordon`.
+    Drain(DrainArgs),
+    /// Take a host out of the fleet for good
+    ///
+    /// Its certificate is refused from then on, and its name is free again. What runs on it goes on
+    /// until someone stops it there. Refused while it has instances.
+    #[command(alias = "rm")]
+    Remove {
+        /// Its name
+        name: HostName,
+        /// Whatever is on it: for a host that is gone for good
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SomeHosts {
+    /// Their names
+    #[arg(value_name = "HOST", required_unless_present = "selector")]
+    pub(crate) names: Vec<HostName>,
+    /// All hosts with these labels, such as role=web,!old
+    #[arg(short = 'l', long, conflicts_with = "names")]
+    pub(crate) selector: Option<Selector>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Its name
+    pub(crate) name: HostName,
+    /// How long to wait until nothing is left
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub(crate) timeout: Duration,
+    /// Why, for those who wonder
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Make a join token, and show the line to run on the host
     Create(TokenArgs),
+    /// List join tokens that can still be used; their secrets are not kept
+    #[command(alias = "ls")]
+    List {
+        /// Also those that were used or have expired
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Make a join token worthless
+    #[command(alias = "rm")]
+    Revoke {
+        /// Its id, as `list` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -78,7 +78,7 @@ fn what_is_wrong_on_the_command_line_is_said() {
         ("shoal rollout undo shop --to-revision 0", "not in 1.."),
         ("shoal rollout pause shop --for 25h", "at most 24h"),
         ("shoal rollout lock shop", "--reason"),
-        ("shoal rollout lock shop --reason=", "a value is required"),
+        ("shoal rollout lock shop --reason=", "write one line"),
         (&format!("shoal rollout abort shop --reason {}", "x".repeat(501)), "at most 500"),
         ("shoal apply --lock-wait 1m --dry-run", "cannot be used with"),
         ("shoal secret set db hunter2", "unexpected argument"),

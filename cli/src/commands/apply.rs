@@ -15,6 +15,7 @@ use crate::args::fleet::{ApplyArgs, PlanArgs};
 use crate::client::{Client, ReplyError};
 use crate::clock;
 use crate::exit::{Exit, Failure};
+use crate::output::OutputError;
 use crate::view::fleet::FleetView;
 use crate::view::plan::PlanView;
 use crate::view::rollout::{RolloutView, State};
@@ -76,7 +77,11 @@ pub(super) async fn apply(shell: &Shell, args: ApplyArgs) -> Result<Exit, Failur
     let (applied, plan) = send(shell, &client, &spec, plan, &args).await?;
     let ApplyResponse { revision, changed, .. } = applied;
     let mut view = ApplyView { plan, revision: Some(revision), changed, rollout: None };
-    say_revision(shell, &fleet, &applied, args.wait)?;
+    let under_way = now.is_some_and(|now| now.is_under_way(revision));
+    say_revision(shell, &applied, under_way)?;
+    if !args.wait && (changed || under_way) {
+        shell.console.note(format!("follow it with `shoal rollout watch {fleet}`"));
+    }
     if !args.wait {
         return finish(shell, &view);
     }
@@ -173,19 +178,15 @@ fn source(args: &ApplyArgs) -> String {
 
 fn say_revision(
     shell: &Shell,
-    fleet: &FleetName,
     applied: &ApplyResponse,
-    wait: bool,
-) -> Result<(), Failure> {
+    under_way: bool,
+) -> Result<(), OutputError> {
     let revision = applied.revision;
-    if !applied.changed {
-        return Ok(shell.console.text(format!("revision {revision} as before: nothing to do"))?);
-    }
-    shell.console.text(format!("revision {revision}"))?;
-    if !wait {
-        shell.console.note(format!("follow it with `shoal rollout watch {fleet}`"));
-    }
-    Ok(())
+    shell.console.text(match (applied.changed, under_way) {
+        (true, _) => format!("revision {revision}"),
+        (false, true) => format!("revision {revision} as before: its rollout is under way"),
+        (false, false) => format!("revision {revision} as before: nothing to do"),
+    })
 }
 
 /// What the end of the rollout means. Where this apply changed nothing, the rollout may be long

@@ -1,5 +1,10 @@
 //! `shoal host …`.
 
+mod cordon;
+pub(crate) mod drain;
+mod removal;
+mod tokens;
+
 use serde::Serialize;
 use shoal_core::label::Selector;
 use shoal_core::name::HostName;
@@ -17,6 +22,13 @@ use crate::output::time::At;
 use crate::target::LabelEdit;
 use crate::view::host::{HostView, HostsView};
 
+/// Why there is nothing to do it to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostError {
+    #[error("no host matches {selector:?}; see `shoal host list` for the hosts and their labels")]
+    NoMatch { selector: String },
+}
+
 /// The port for agents that `shoal-agent join` takes where none is given.
 const LINK_PORT: u16 = 7443;
 
@@ -24,9 +36,21 @@ pub(super) async fn run(shell: &Shell, command: HostCommand) -> Result<Exit, Fai
     let client = shell.client().await?;
     match command {
         HostCommand::Token(TokenCommand::Create(args)) => token(shell, &client, args).await?,
+        HostCommand::Token(TokenCommand::List { all }) => tokens::list(shell, &client, all).await?,
+        HostCommand::Token(TokenCommand::Revoke { id }) => {
+            tokens::revoke(shell, &client, id).await?;
+        }
         HostCommand::List { selector } => list(shell, &client, selector).await?,
         HostCommand::Show { name } => show(shell, &client, &name).await?,
         HostCommand::Label { name, edits } => label(shell, &client, &name, edits).await?,
+        HostCommand::Cordon { hosts, reason } => {
+            cordon::cordon(shell, &client, hosts, reason).await?;
+        }
+        HostCommand::Uncordon { hosts } => cordon::uncordon(shell, &client, hosts).await?,
+        HostCommand::Drain(args) => drain::run(shell, &client, args).await?,
+        HostCommand::Remove { name, force } => {
+            removal::run(shell, &client, &name, force).await?;
+        }
     }
     Ok(Exit::Done)
 }

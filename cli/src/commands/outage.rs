@@ -38,6 +38,11 @@ impl Outage {
         told
     }
 
+    /// Whether there is one.
+    pub(super) fn has_begun(&self) -> bool {
+        self.began.is_some()
+    }
+
     /// Whether it takes too long for a controller.
     pub(super) fn is_hopeless(&self) -> bool {
         self.began.is_some_and(|began| began.elapsed() > GIVE_UP)

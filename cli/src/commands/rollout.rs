@@ -26,8 +26,7 @@ pub(super) async fn run(shell: &Shell, command: RolloutCommand) -> Result<Exit, 
         RolloutCommand::Show(args) => show(shell, client, &args).await?,
         RolloutCommand::Watch(ShowArgs { fleet, revision }) => {
             let revision = revision.unwrap_or(0);
-            let ended =
-                watch::follow(shell, client, &fleet, revision, Patience::ToTheEnd).await?;
+            let ended = watch::follow(shell, client, &fleet, revision, Patience::ToTheEnd).await?;
             shell.console.text(watch::conclude(&ended, Goal::Forward)?)?;
         }
         RolloutCommand::Pause(PauseArgs { say, hold }) => {
@@ -92,7 +91,8 @@ fn said(verb: Verb, rollout: &RolloutView) -> String {
         Verb::Pause => {
             let until = rollout.deadline.relative(clock::now());
             format!(
-                "{what} is paused and ends {until}; `shoal rollout resume {fleet}` lets it go on"
+                "{what} is paused; it ends {until} unless `shoal rollout resume {fleet}` lets it go \
+                 on before"
             )
         }
         Verb::Abort => format!("{what} is aborted; its hosts are left as they are"),
@@ -118,12 +118,7 @@ async fn control(
     Ok(read(reply.map_err(client.refused(doing))?.into_inner().rollout)?)
 }
 
-async fn go_on(
-    shell: &Shell,
-    client: &Client,
-    verb: Verb,
-    args: &GoOnArgs,
-) -> Result<(), Failure> {
+async fn go_on(shell: &Shell, client: &Client, verb: Verb, args: &GoOnArgs) -> Result<(), Failure> {
     let GoOnArgs { say, wait } = args;
     let goes_on = control(client, verb, say, 0).await?;
     if !wait.wait {

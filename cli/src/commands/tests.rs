@@ -281,7 +281,10 @@ async fn a_lock_has_a_code_of_its_own_and_is_waited_for_where_asked() {
 async fn operators_say_what_they_want_and_why() {
     let world = world().await;
     let table = [
-        ("rollout pause shop --reason graphs --for 2h", "ROLLOUT_COMMAND_PAUSE shop \"graphs\" 7200000"),
+        (
+            "rollout pause shop --reason graphs --for 2h",
+            "ROLLOUT_COMMAND_PAUSE shop \"graphs\" 7200000",
+        ),
         ("rollout pause shop", "ROLLOUT_COMMAND_PAUSE shop \"\" 86400000"),
         ("rollout resume shop --wait", "ROLLOUT_COMMAND_RESUME shop \"\" 0"),
         ("rollout resume shop -o json", "ROLLOUT_COMMAND_RESUME shop \"\" 0"),

@@ -37,8 +37,8 @@ pub(super) enum Patience {
     Limited(Duration),
 }
 
-/// Follows the rollout of a revision (0: the newest) until it is over, or held for longer than
-/// `patience` lasts. A line for each change goes to standard error.
+/// Follows the rollout of a revision (0: the newest) until it is over or `patience` ends: how it is
+/// then. A line for each change goes to standard error.
 pub(super) async fn follow(
     shell: &Shell,
     client: &Client,
@@ -68,11 +68,8 @@ pub(super) async fn follow(
         () = super::interrupted() => Some(Err(watcher.interrupted().into())),
     };
     watcher.board.clear();
-    followed.unwrap_or_else(|| match watcher.last.take() {
-        // What holds it says more than that it was too late.
-        Some(rollout) if rollout.hold.is_some() => Ok(rollout),
-        _ => Err(watcher.unseen().into()),
-    })
+    // Where it was last says more than that it was too late.
+    followed.unwrap_or_else(|| watcher.last.take().ok_or_else(|| watcher.unseen().into()))
 }
 
 /// `shop revision 3`; just the fleet where it is the newest revision, whichever that is.
@@ -146,7 +143,7 @@ impl Watcher<'_> {
 
     fn unseen(&self) -> WatchError {
         let WatchRolloutRequest { fleet, revision } = self.request.clone();
-        WatchError::StillRunning { what: what(&fleet, revision), fleet }
+        WatchError::StillRunning { what: what(&fleet, revision), fleet, why: String::new() }
     }
 
     fn interrupted(&self) -> WatchError {
@@ -163,7 +160,11 @@ impl Watcher<'_> {
         loop {
             let message = stream.message().await.map_err(self.client.refused(&doing))?;
             let Some(message) = message else { return Ok(None) };
-            let rollout = RolloutView::try_from(message).map_err(ReplyError::about("a rollout"))?;
+            let rollout = RolloutView::try_from(message);
+            let mut rollout = rollout.map_err(ReplyError::about("a rollout"))?;
+            if let Some(before) = &self.last {
+                rollout.remember(before);
+            }
             if self.take(rollout.clone())? {
                 return Ok(Some(rollout));
             }

@@ -143,17 +143,4 @@ fn resize(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_comes_again_and_again_is_told_once() {
-        let news = |weight, text: &str| News { weight, text: text.into() };
-        let mut told = Told::default();
-        assert!(told.is_new(&news(Weight::Step, "h1: changing: starting")));
-        assert!(told.is_new(&news(Weight::Step, "h1: changing: no such file")));
-        assert!(!told.is_new(&news(Weight::Step, "h1: changing: starting")));
-        assert!(told.is_new(&news(Weight::Change, "h1: ready")));
-        assert!(told.is_new(&news(Weight::Change, "h1: ready")));
-    }
-}
+mod tests;

@@ -94,8 +94,14 @@ impl FleetView {
         fields.extend(rollout.hold.as_ref().zip(rollout.hold_text()).map(|(hold, text)| {
             ("Hold", format!("{text} (since {}, {})", hold.since, hold.since.ago(now)))
         }));
-        fields.extend(rollout.cause.clone().map(|cause| ("Cause", cause)));
+        fields.extend(rollout.other_cause().map(|cause| ("Cause", cause)));
         fields
+    }
+
+    /// Whether that revision is being rolled out.
+    pub(crate) fn is_under_way(&self, revision: u64) -> bool {
+        let under_way = |it: &RolloutView| it.revision == revision && !it.is_over();
+        self.rollout.as_ref().is_some_and(under_way)
     }
 
     /// Why nobody else can apply at the moment, and what to do about it.

@@ -1,8 +1,12 @@
 //! Hosts.
 
+pub(crate) mod drain;
+pub(crate) mod token;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use shoal_core::host::Cordon;
 use shoal_core::policy::Policy;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, digest};
@@ -37,7 +41,19 @@ pub(crate) struct HostView {
     images: Vec<String>,
     retained: Vec<RetainedView>,
     problems: Vec<String>,
+    /// Why it takes no new instances; absent where it does.
+    pub(crate) cordon: Option<CordonView>,
     pub(crate) facts: Option<FactsView>,
+}
+
+/// Why a host takes no new instances.
+#[derive(Debug, Serialize)]
+pub(crate) struct CordonView {
+    by: String,
+    reason: String,
+    since: At,
+    /// Whether it keeps none either.
+    drains: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,6 +125,23 @@ impl TryFrom<v1::HostFacts> for FactsView {
     }
 }
 
+impl From<v1::Cordon> for CordonView {
+    fn from(wire: v1::Cordon) -> Self {
+        let v1::Cordon { by, reason, since_ms, drains } = wire;
+        Self { by, reason, since: At::new(since_ms), drains }
+    }
+}
+
+impl CordonView {
+    /// `cordoned (ann: bad disk)`.
+    pub(crate) fn text(&self) -> String {
+        let Self { by, reason, drains, since: _ } = self;
+        let (by, reason) = (by.clone(), reason.clone());
+        let cordon = Cordon { by, reason, since: Timestamp::default(), drains: *drains };
+        printable(&cordon.to_string())
+    }
+}
+
 impl From<v1::RetainedData> for RetainedView {
     fn from(wire: v1::RetainedData) -> Self {
         let v1::RetainedData { machine, volumes } = wire;
@@ -132,6 +165,7 @@ impl TryFrom<v1::Host> for HostView {
             generation,
             certificate_expires_ms,
             status,
+            cordon,
         } = wire;
         let observed_generation = status.as_ref().map(|status| status.observed_generation);
         let v1::HostStatus { observed_generation: _, instances, images, retained, problems } =
@@ -152,6 +186,7 @@ impl TryFrom<v1::Host> for HostView {
             images: images.collect::<Result<_, Invalid>>()?,
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
+            cordon: cordon.map(Into::into),
             facts: facts.map(FactsView::try_from).transpose()?,
         })
     }
@@ -193,10 +228,19 @@ impl HostView {
     }
 
     fn status(&self) -> Cell {
-        match (self.online, self.last_heard) {
-            (true, _) => Cell::toned("online", Tone::Good),
-            (false, Some(_)) => Cell::toned("offline", Tone::Bad),
-            (false, None) => Cell::toned("never seen", Tone::Waiting),
+        let (state, tone) = match (self.online, self.last_heard) {
+            (true, _) => ("online", Tone::Good),
+            (false, Some(_)) => ("offline", Tone::Bad),
+            (false, None) => ("never seen", Tone::Waiting),
+        };
+        match &self.cordon {
+            None => Cell::toned(state, tone),
+            // It is how someone wants it, and still the first thing to know of it.
+            Some(CordonView { drains, .. }) => {
+                let cordon = if *drains { "drained" } else { "cordoned" };
+                let tone = if self.online { Tone::Waiting } else { tone };
+                Cell::toned(format!("{state}, {cordon}"), tone)
+            }
         }
     }
 
@@ -219,6 +263,12 @@ impl HostView {
             ("Id", self.id.clone()),
             ("Labels", self.labels("\n")),
             ("Status", status),
+        ];
+        if let Some(cordon) = &self.cordon {
+            let since = when(Some(cordon.since));
+            fields.push(("Cordon", format!("{} since {since}", cordon.text())));
+        }
+        fields.extend([
             ("Last heard", when(self.last_heard)),
             ("Enrolled", when(Some(self.enrolled))),
             ("Certificate", format!("expires {expiry} ({})", expiry.relative(now))),
@@ -227,7 +277,7 @@ impl HostView {
             ("Images staged", self.images.len().to_string()),
             ("Retained data", self.retained()),
             ("Problems", self.problems.iter().map(|p| printable(p)).collect::<Vec<_>>().join("\n")),
-        ];
+        ]);
         if let Some(facts) = &self.facts {
             fields.extend(facts.fields());
         }
@@ -235,12 +285,26 @@ impl HostView {
     }
 
     fn retained(&self) -> String {
-        let lines = self.retained.iter().map(|data| {
-            let RetainedView { machine, volumes } = data;
-            format!("{machine}: {}", volumes.join(", "))
-        });
-        lines.collect::<Vec<_>>().join("\n")
+        self.retained.iter().map(RetainedView::text).collect::<Vec<_>>().join("\n")
     }
+}
+
+impl RetainedView {
+    /// `shop-db: var, log`.
+    pub(crate) fn text(&self) -> String {
+        let Self { machine, volumes } = self;
+        printable(&format!("{machine}: {}", volumes.join(", ")))
+    }
+}
+
+/// What is said of data that outlives its instances on a host; nothing where there is none.
+pub(crate) fn stays(host: &str, retained: &[RetainedView]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !retained.is_empty() {
+        lines.push(format!("data volumes that stay on {host} (how large they are is not known):"));
+    }
+    lines.extend(retained.iter().map(|data| format!("  {}", data.text())));
+    lines
 }
 
 impl FactsView {
@@ -271,3 +335,6 @@ impl FactsView {
 fn problem_tone(problems: &[String]) -> Tone {
     if problems.is_empty() { Tone::Faint } else { Tone::Bad }
 }
+
+#[cfg(test)]
+mod tests;

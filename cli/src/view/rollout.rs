@@ -58,6 +58,8 @@ pub(crate) struct HostProgress {
     pub(crate) kept: bool,
     /// Whether it has the revision's images.
     pub(crate) staged: bool,
+    /// Why it failed before it went back, where that was seen.
+    pub(crate) had_failed: Option<String>,
 }
 
 /// Why a rollout does not go on.
@@ -229,7 +231,7 @@ impl TryFrom<v1::RolloutHost> for HostProgress {
         let host = if name.is_empty() { id } else { name };
         let outcome = Outcome::read(outcome)?;
         let batch = (batch > 0).then_some(batch);
-        Ok(Self { host, outcome, reason, generation, batch, kept, staged })
+        Ok(Self { host, outcome, reason, generation, batch, kept, staged, had_failed: None })
     }
 }
 
@@ -247,6 +249,18 @@ impl RolloutView {
     /// The hosts that are like this.
     pub(crate) fn with(&self, outcome: Outcome) -> impl Iterator<Item = &HostProgress> {
         self.hosts.iter().filter(move |host| host.outcome == outcome)
+    }
+
+    /// Keeps in mind what failed in `before` and is on its way back by now, or is there.
+    pub(crate) fn remember(&mut self, before: &Self) {
+        let back = |host: &&mut HostProgress| {
+            matches!(host.outcome, Outcome::GoingBack | Outcome::Back | Outcome::Offline)
+        };
+        for host in self.hosts.iter_mut().filter(back) {
+            let Some(old) = before.hosts.iter().find(|old| old.host == host.host) else { continue };
+            let failed = (old.outcome == Outcome::Failed).then(|| old.reason.clone());
+            host.had_failed = failed.or_else(|| old.had_failed.clone());
+        }
     }
 
     /// When the maintenance window opens that it waits for.

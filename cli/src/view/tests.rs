@@ -1,5 +1,8 @@
+use std::time::Duration;
+
+use shoal_core::rollout::{Policy, Reach};
 use shoal_core::time::Timestamp;
-use shoal_proto::v1::{self, InstanceHealth, InstanceState, OutcomeKind, RolloutState};
+use shoal_proto::v1::{self, HoldKind, InstanceHealth, InstanceState, OutcomeKind, RolloutState};
 
 use super::audit::AuditView;
 use super::event::{EventView, EventsView};
@@ -8,6 +11,7 @@ use super::host::HostsView;
 use super::image::ImagesView;
 use super::instance::{DataView, InstanceView, InstancesView};
 use super::plan::PlanView;
+use super::policy::PolicyView;
 use super::rollout::{News, RolloutView, RolloutsView};
 use super::samples::{self, MINUTE, NOW};
 use super::secret::{KeptView, SecretsView};
@@ -105,6 +109,16 @@ fn instances() {
     insta::assert_snapshot!("instances-table", view.table(now(), false));
     insta::assert_snapshot!("instances-complaints", view.complaints().join("\n"));
     insta::assert_snapshot!("instances-json", json(&view.instances[1]));
+}
+
+#[test]
+fn an_instance_that_went_back_says_why() {
+    let observed = samples::observed(2, InstanceState::Running, InstanceHealth::Healthy);
+    let back = v1::InstanceStatus { went_back: Some("it crashed twice".into()), ..observed };
+    let view = InstanceView::try_from(samples::instance("h1", Some(back))).unwrap();
+    let why = "the agent went back to what was healthy: it crashed twice";
+    assert_eq!((view.ready, view.not_ready_because.as_deref()), (false, Some(why)));
+    assert_eq!(view.line(), format!("running, healthy, 0 restarts: {why}"));
 }
 
 #[test]
@@ -238,6 +252,31 @@ fn fleets() {
     let good = fleet(samples::instances().into_iter().take(1).collect());
     assert!(good.ready);
     insta::assert_snapshot!("fleet-json", json(&good));
+    let locked = |hold, cause: &str| {
+        let lock = v1::Lock {
+            holder: "spiffe://example.org/user/bob".into(),
+            reason: "migration".into(),
+            since_ms: NOW - MINUTE,
+            until_ms: NOW + 59 * MINUTE,
+        };
+        let cause = cause.to_owned();
+        let rollout = v1::Rollout { hold, cause, ..samples::second_batch(RolloutState::Changing) };
+        let fleet = v1::Fleet {
+            name: "shop".into(),
+            revision: 3,
+            rollout: Some(rollout),
+            lock: Some(lock),
+            ..Default::default()
+        };
+        let wire = v1::GetFleetStatusResponse { fleet: Some(fleet), instances: vec![] };
+        FleetView::try_from(wire).unwrap()
+    };
+    let paused = locked(samples::hold(HoldKind::Failure, "shop/main: exit code 1"), "it broke");
+    insta::assert_snapshot!("fleet-paused-text", paused.text(now(), false));
+    insta::assert_snapshot!("fleet-locked-notes", paused.locked_notes(now()).join("\n"));
+    assert!(fleet(vec![]).locked_notes(now())[0].contains("is being rolled out by user/ada"));
+    let both = FleetsView { fleets: vec![locked(None, ""), paused] };
+    insta::assert_snapshot!("fleets-locked-table", both.table(now(), false));
     let both = FleetsView { fleets: vec![good, bad] };
     assert!(!both.is_ready());
     insta::assert_snapshot!("fleets-table", both.table(now(), false));
@@ -259,8 +298,17 @@ fn plans() {
     insta::assert_snapshot!("plan-nothing", text(&nothing));
     let retried = v1::PlanResponse { retries: true, ..nothing.clone() };
     insta::assert_snapshot!("plan-retried", text(&retried));
-    let recorded = v1::PlanResponse { changes_anything: true, ..nothing };
+    let recorded = v1::PlanResponse { changes_anything: true, ..nothing.clone() };
     insta::assert_snapshot!("plan-recorded", text(&recorded));
+    let usual = Policy::default();
+    let spread = Some("site".to_owned());
+    let monitor = Duration::from_secs(90);
+    let other = Policy { spread, monitor, batches: vec![Reach::ALL], ..usual.clone() };
+    let before = PolicyView::from(usual.clone());
+    let plan = || PlanView::read("shop", nothing.clone()).unwrap();
+    insta::assert_snapshot!("plan-policy", plan().with_policy(&other, Some(&before)).text());
+    assert_eq!(plan().with_policy(&usual, Some(&before)), plan());
+    assert_eq!(plan().with_policy(&other, None), plan(), "the fleet is new");
     let new = v1::PlanResponse { base_revision: 0, ..samples::plan() };
     assert!(PlanView::read("shop", new).unwrap().text().starts_with("fleet shop (new)\n"));
     let note = "h2 is cordoned (ann: bad disk): instance web is not placed there".to_owned();

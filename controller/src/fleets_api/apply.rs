@@ -396,12 +396,7 @@ pub(crate) fn superseded(rollout: &Rollout, now: Timestamp) -> Rollout {
 }
 
 /// The rollout of a new revision.
-pub(super) fn rollout(
-    world: &World,
-    revision: &Revision,
-    plan: &Plan,
-    wanted: &Wanted,
-) -> Rollout {
+pub(super) fn rollout(world: &World, revision: &Revision, plan: &Plan, wanted: &Wanted) -> Rollout {
     Rollout {
         fleet: revision.fleet.clone(),
         revision: revision.number,

@@ -10,9 +10,7 @@ use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
 use shoal_core::name::{HostId, HostName, InstanceName};
 use shoal_core::peers::Peer;
-use shoal_core::placement::{
-    Action, Surroundings, host_actions, misplaced, place, with_fleet,
-};
+use shoal_core::placement::{Action, Surroundings, host_actions, misplaced, place, with_fleet};
 use shoal_core::rollout::State;
 use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceConfig;
@@ -211,7 +209,8 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         }
         let configs = configs.unwrap_or(&nowhere);
         let size = |peers: &[Peer]| {
-            let after = with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, Some(Duration::MAX));
+            let after =
+                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, Some(Duration::MAX));
             v1::HostSpec::from(after).encoded_len()
         };
         if size(&[]) + seats.largest() <= largest {

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::fleet::FleetSpec;
 use shoal_core::name::{FleetName, HostId, InstanceName};
-use shoal_core::spec::{Hooks, InstanceConfig, Limits, Link, Network, Root, Security, Settings, Start};
+use shoal_core::spec::{
+    Hooks, InstanceConfig, Limits, Link, Network, Root, Security, Settings, Start,
+};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, parse};
 use shoal_proto::v1;

@@ -8,7 +8,9 @@ use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
 use shoal_core::name::HostId;
-use shoal_core::spec::{Limits, Network, Root, Security, Settings, Start};
+use shoal_core::placement::with_fleet;
+use shoal_core::rollout::Policy;
+use shoal_core::spec::{Hooks, Limits, Network, Root, Security, Settings, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::digest_bytes;
@@ -23,6 +25,7 @@ use crate::inventory;
 use crate::live::{Attached, Live};
 use crate::records::revision_id;
 use crate::refusal::Refusal;
+use crate::rollout_driver::Driver;
 use crate::store::{Batch, Records, SqliteStore, Stored};
 
 /// Who does everything in tests.
@@ -123,10 +126,61 @@ impl Lab {
         self.records.get(&revision_id(fleet, revision)).await.unwrap().unwrap()
     }
 
-    /// Lets the driver do all that it can do at `now`.
+    /// Lets the driver do all that it can do at `now`; whether the rollout has ended.
     pub(crate) async fn advance(&self, fleet: &str, revision: u64, now: Timestamp) -> bool {
-        let id = revision_id(fleet, revision);
-        crate::rollout_driver::advance(&self.records, &self.live, &id, now).await.unwrap()
+        let driver = Driver::new(self.records.clone(), self.live.clone());
+        driver.advance(&revision_id(fleet, revision), now).await.unwrap().is_none()
+    }
+
+    /// Lets the driver and these agents do all that they can do at `now`; whether the rollout has
+    /// ended.
+    pub(crate) async fn settle(
+        &self,
+        fleet: &str,
+        revision: u64,
+        agents: &[&Agent],
+        now: Timestamp,
+    ) -> bool {
+        loop {
+            let before = self.rollout(fleet, revision).await.modified;
+            let mut told = false;
+            for agent in agents {
+                told |= agent.catch_up(self).await;
+            }
+            if self.advance(fleet, revision, now).await {
+                return true;
+            }
+            if !told && self.rollout(fleet, revision).await.modified == before {
+                return false;
+            }
+        }
+    }
+
+    /// Has all hosts told of a revision at once, without a rollout, and whoever is there.
+    pub(crate) async fn tell(&self, fleet: &str, revision: u64) {
+        let revision = inventory::revision(&self.records, fleet, revision).await.unwrap();
+        for (host, configs) in &revision.hosts {
+            let name = host.as_str().trim_start_matches("id-");
+            let before = self.spec(name).await;
+            let number = revision.number;
+            let after = with_fleet(&before, &revision.fleet, number, configs, &[], None);
+            self.put(host.as_str(), &HostSpecRecord { spec: Some(after.into()) }).await;
+        }
+    }
+
+    /// Lets a rollout run over hosts that are all there and do as they are told.
+    pub(crate) async fn roll(&self, fleet: &str, revision: u64) {
+        let agents: Vec<Agent> = self.names().await.iter().map(|host| self.connect(host)).collect();
+        let agents: Vec<&Agent> = agents.iter().collect();
+        assert!(self.settle(fleet, revision, &agents, NOON).await);
+        let state = self.rollout(fleet, revision).await.record.state();
+        assert_eq!(state, v1::RolloutState::Completed);
+    }
+
+    /// The hosts that are enrolled.
+    async fn names(&self) -> Vec<String> {
+        let hosts = self.records.list::<HostRecord>().await.unwrap().records;
+        hosts.into_iter().map(|stored| stored.record.name).collect()
     }
 }
 
@@ -141,9 +195,27 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// Reports that everything is as wanted; whether that is news.
+    pub(crate) async fn catch_up(&self, lab: &Lab) -> bool {
+        let spec = lab.spec(self.id.as_str().trim_start_matches("id-")).await;
+        let before = lab.live.fresh_status(&self.id).map(|status| status.observed_generation);
+        self.converge(&spec);
+        before != Some(spec.generation)
+    }
+
     /// Reports that everything in `spec` is as wanted.
     pub(crate) fn converge(&self, spec: &HostSpec) {
         self.report(spec, State::Running);
+    }
+
+    /// Reports that everything in `spec` failed, and that the agent went back by itself.
+    pub(crate) fn went_back(&self, spec: &HostSpec) {
+        self.report(spec, State::Failed);
+        let mut status = HostStatus::clone(&self.live.status(&self.id).unwrap());
+        for instance in &mut status.instances {
+            instance.went_back = Some("exited with 1".into());
+        }
+        self.live.report(&self.id, status);
     }
 
     /// Reports that everything in `spec` is in `state`.
@@ -164,12 +236,15 @@ impl Agent {
             paused: instance.paused,
             drift: vec![],
             last_exit: None,
+            went_back: None,
             addresses: vec![],
         };
+        let used = spec.instances.iter().map(|instance| &instance.config.image);
+        let images = used.chain(&spec.stage).map(|image| image.digest);
         let status = HostStatus {
             observed_generation: spec.generation,
             instances: spec.instances.iter().map(status).collect(),
-            images: spec.instances.iter().map(|i| i.config.image.digest).collect(),
+            images: images.collect(),
             ..HostStatus::default()
         };
         self.live.report(&self.id, status);
@@ -196,6 +271,7 @@ pub(crate) fn settings() -> Settings {
         mounts: BTreeMap::new(),
         root: Root::default(),
         secrets: BTreeMap::new(),
+        hooks: Hooks::default(),
     }
 }
 
@@ -219,9 +295,11 @@ pub(crate) fn fleet(name: &str, instances: &[(&str, &str, &str)]) -> FleetSpec {
         };
         (instance.parse().unwrap(), declared)
     };
-    FleetSpec { fleet: name.parse().unwrap(), instances: instances.iter().map(declared).collect() }
+    let instances = instances.iter().map(declared).collect();
+    FleetSpec { fleet: name.parse().unwrap(), instances, rollout: Policy::default() }
 }
 
+/// An apply that takes the place of one before.
 pub(crate) fn request(spec: &FleetSpec) -> ApplyRequest {
-    ApplyRequest { spec: Some(spec.clone().into()), ..ApplyRequest::default() }
+    ApplyRequest { spec: Some(spec.clone().into()), replace: true, ..ApplyRequest::default() }
 }

@@ -260,3 +260,6 @@ async fn pin(
         gone.join(", ")
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,7 @@ pub(super) async fn set(
             "a reason is one line of at most {LONGEST_REASON} characters"
         )));
     }
-    let cordon =
-        Cordon { by: who.to_string(), reason: reason.to_owned(), since_ms: now.0, drains };
+    let cordon = Cordon { by: who.to_string(), reason: reason.to_owned(), since_ms: now.0, drains };
     let what = if drains { "Hosts/Drain" } else { "Hosts/Cordon" };
     let what = Audited { who, what, detail: reason.to_owned() };
     let edit = |before: &HostRecord| {

@@ -16,11 +16,8 @@ use std::time::Duration;
 use shoal_core::name::{FleetName, HostId, HostName, InstanceId};
 use shoal_core::status::HostStatus;
 use shoal_core::time::Timestamp;
-use shoal_proto::convert::millis;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
-use shoal_proto::v1::{
-    ApplyRequest, DrainEnd, DrainHostRequest, DrainHostResponse, DrainingFleet, OfflineHosts,
-};
+use shoal_proto::v1::{DrainEnd, DrainHostRequest, DrainHostResponse, DrainingFleet};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +28,7 @@ use super::cordon;
 use crate::access::Caller;
 use crate::app::App;
 use crate::fleets_api::Fleets;
+use crate::fleets_api::again::Again;
 use crate::fleets_api::world::Newest;
 use crate::live::Live;
 use crate::refusal::Refusal;
@@ -261,8 +259,8 @@ impl Drain {
         Ok(self.told(fleet, left, (why, over), Some((&newest, &host.names))))
     }
 
-    /// Makes a revision of the fleet's newest spec, which placement keeps off the host. Says what
-    /// is awaited then or, with `true`, why there is none.
+    /// Has the fleet placed anew, which keeps it off the host. Says what is awaited then or, with
+    /// `true`, why it can't be.
     async fn move_away(
         &mut self,
         fleet: &FleetName,
@@ -275,19 +273,15 @@ impl Drain {
             known.pause -= 1;
             return Ok((known.held.clone(), false));
         }
-        let request = ApplyRequest {
-            spec: Some(newest.revision.spec.clone().into()),
-            base_revision: Some(newest.revision.number),
+        let asked = Again {
+            fleet,
+            base: newest.revision.number,
             // A rollout that is cut short goes back: it is given the usual time at least.
-            timeout_ms: millis(self.timeout.max(USUAL)),
+            timeout: self.timeout.max(USUAL),
             source: format!("drain of {}", self.name),
-            // Hosts that happen to be offline are none of a drain's business.
-            offline: OfflineHosts::Skip.into(),
-            replace: false,
         };
-        match self.fleets.apply(request, &self.who, now).await {
-            Ok(applied) => {
-                let revision = applied.revision;
+        match self.fleets.again(&asked, &self.who, now).await {
+            Ok(revision) => {
                 known.tried = Tried { revision: Some(revision), refused: None };
                 Ok((format!("the rollout of revision {revision} begins"), false))
             }

@@ -37,8 +37,11 @@ pub(super) async fn create(
         .map_err(|error| Refusal::Internal(error.to_string()))?;
     let now = clock::now();
     let expires_ms = now.after(life).0;
-    let detail =
-        format!("for {}, good for {} s", host_name.as_deref().unwrap_or("any host"), life.as_secs());
+    let detail = format!(
+        "for {}, good for {} s",
+        host_name.as_deref().unwrap_or("any host"),
+        life.as_secs()
+    );
     let record = TokenRecord {
         secret_sha256: token.secret_hash().to_vec().into(),
         expires_ms,

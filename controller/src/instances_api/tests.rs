@@ -15,7 +15,7 @@ use crate::sessions::Session;
 async fn running() -> (Lab, Instances) {
     let lab = Lab::new().await;
     lab.apply("shop", &[("main", "app:1", "role=web"), ("db", "app:2", "h3")]).await.unwrap();
-    lab.advance("shop", 1, NOON).await;
+    lab.tell("shop", 1).await;
     let shutdown = CancellationToken::new();
     let instances = Instances::over(lab.records.clone(), lab.live.clone(), shutdown);
     (lab, instances)
@@ -54,7 +54,7 @@ async fn a_list_joins_what_is_wanted_with_what_is_there() {
     lab.live.report(&three.id, status);
     // Taken away, and not yet gone.
     lab.apply("shop", &[("db", "app:2", "h3")]).await.unwrap();
-    lab.advance("shop", 2, NOON).await;
+    lab.tell("shop", 2).await;
     let list = async |fleet: &str, selector: &str| {
         let (fleet, selector) = (fleet.into(), selector.into());
         instances.list(ListInstancesRequest { fleet, selector }).await.unwrap()
@@ -113,7 +113,7 @@ async fn a_stopped_instance_stays_so_through_a_new_revision() {
     let (lab, instances) = running().await;
     set(&instances, "shop/main", Some("h1"), RunVerb::Stop).await.unwrap();
     lab.apply("shop", &[("main", "app:3", "role=web")]).await.unwrap();
-    lab.advance("shop", 2, NOON).await;
+    lab.tell("shop", 2).await;
     let runs = [lab.spec("h1").await, lab.spec("h2").await].map(|s| s.instances[0].run);
     assert_eq!(runs, [RunState::Stopped, RunState::Running]);
 }

@@ -80,7 +80,9 @@ pub(crate) fn commanded(
 fn refusal(rollout: &Rollout, refused: Refused) -> String {
     let (fleet, number) = (&rollout.fleet, rollout.revision);
     let advice = match refused {
-        Refused::Ended => format!("`shoal rollout show {fleet}` tells how; `shoal apply` begins anew"),
+        Refused::Ended => {
+            format!("`shoal rollout show {fleet}` tells how; `shoal apply` begins anew")
+        }
         Refused::NothingBefore => format!(
             "`shoal rollout abort {fleet}` ends it, and `shoal apply` brings other contents"
         ),
@@ -115,3 +117,6 @@ pub(crate) async fn save(
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,7 +135,7 @@ async fn who_uses_a_secret_is_told() {
     api.set_text("db", "one").await.unwrap();
     api.set_text("unused", "x").await.unwrap();
     lab.fleets().apply(request(&shop("db")), ADA, NOON).await.unwrap();
-    lab.advance("shop", 1, NOON).await;
+    lab.tell("shop", 1).await;
     assert_eq!(api.set_text("db", "two").await.unwrap().used_by, ["shop"]);
     // The driver has told nobody of it yet.
     lab.fleets().apply(request(&shop("db")), ADA, NOON).await.unwrap();
@@ -164,11 +164,11 @@ async fn what_is_in_use_stays() {
     };
     let advice = "apply fleets without it first";
     assert_eq!(refused().await, format!("secret db is named by fleet shop; {advice}"));
-    lab.advance("shop", 1, NOON).await;
+    lab.tell("shop", 1).await;
     lab.apply("shop", &[("main", "app:1", "role=web")]).await.unwrap();
     let on = "shop/main@h1, shop/main@h2";
     assert_eq!(refused().await, format!("secret db is named by {on}; {advice}"));
-    lab.advance("shop", 2, NOON).await;
+    lab.tell("shop", 2).await;
     assert_eq!(api.taken("db").await.unwrap(), 1);
     let error = api.taken("db").await.unwrap_err();
     assert!(matches!(&error, Refusal::NotFound(_)), "{error}");

@@ -91,7 +91,8 @@ fn shop(image: &str) -> FleetSpec {
         settings: Some(settings),
         ..DeclaredInstance::default()
     };
-    FleetSpec { fleet: "shop".into(), instances: BTreeMap::from([("main".into(), declared)]) }
+    let instances = BTreeMap::from([("main".into(), declared)]);
+    FleetSpec { fleet: "shop".into(), instances, ..FleetSpec::default() }
 }
 
 async fn apply(admin: &Channel, image: &str) -> v1::ApplyResponse {
@@ -99,17 +100,30 @@ async fn apply(admin: &Channel, image: &str) -> v1::ApplyResponse {
     FleetsClient::new(admin.clone()).apply(request).await.unwrap().into_inner()
 }
 
-/// The next desired state that has an instance in it.
-async fn desired(stream: &mut Stream) -> HostSpec {
+/// The next desired state that is so.
+async fn hear(stream: &mut Stream, is: fn(&HostSpec) -> bool) -> HostSpec {
     loop {
         match stream.hear().await {
-            controller_message::Message::Desired(spec) if !spec.instances.is_empty() => {
-                return spec;
-            }
+            controller_message::Message::Desired(spec) if is(&spec) => return spec,
             controller_message::Message::Desired(_) => {}
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The next desired state that names an image ahead of a change.
+async fn staged(stream: &mut Stream) -> HostSpec {
+    hear(stream, |spec| !spec.stage.is_empty()).await
+}
+
+/// The next desired state that has an instance in it; what it is asked for before is there.
+async fn desired(stream: &mut Stream) -> HostSpec {
+    let spec = hear(stream, |spec| !spec.stage.is_empty() || !spec.instances.is_empty()).await;
+    if !spec.instances.is_empty() {
+        return spec;
+    }
+    stream.report(running(&spec)).await;
+    hear(stream, |spec| !spec.instances.is_empty()).await
 }
 
 /// Everything of `spec` runs.
@@ -127,9 +141,12 @@ fn running(spec: &HostSpec) -> HostStatus {
             ..InstanceStatus::default()
         }
     };
+    let image = |instance: &v1::InstanceSpec| instance.config.as_ref().unwrap().image.clone();
+    let images = spec.instances.iter().filter_map(image).chain(spec.stage.clone());
     HostStatus {
         observed_generation: spec.generation,
         instances: spec.instances.iter().map(status).collect(),
+        images: images.map(|image| image.digest).collect(),
         ..HostStatus::default()
     }
 }
@@ -173,7 +190,8 @@ async fn an_image_goes_from_a_push_to_a_host_and_the_rollout_completes() {
     let begun = ImagesClient::new(admin.clone()).begin_push(begin).await.unwrap().into_inner();
     assert!(begun.present);
     assert!(apply(&admin, "app:1").await.changed);
-    let spec = desired(&mut stream).await;
+    let spec = staged(&mut stream).await;
+    assert!(spec.instances.is_empty(), "nothing is begun before the image is there");
     let request = FetchImageRequest { digest: digest_of(&bytes), offset: 0 };
     let mut image = stream.link.fetch_image(request).await.unwrap().into_inner();
     let mut fetched = Vec::new();
@@ -182,8 +200,11 @@ async fn an_image_goes_from_a_push_to_a_host_and_the_rollout_completes() {
     }
     assert!(fetched == bytes, "{} of {} bytes, or others", fetched.len(), bytes.len());
     stream.report(running(&spec)).await;
+    let spec = desired(&mut stream).await;
+    stream.report(running(&spec)).await;
     let rollout = outcome(&admin).await;
     assert_eq!(rollout.state(), RolloutState::Completed);
+    assert_eq!((rollout.batch, rollout.policy.unwrap().batches.len()), (1, 4));
     assert_eq!((rollout.hosts[0].name.as_str(), rollout.revision), ("h1", 1));
     assert!(!apply(&admin, "app:1").await.changed);
 }

@@ -4,8 +4,9 @@ use shoal_controller::store::{Batch, Record, Write};
 use shoal_proto::v1;
 use shoal_proto::v1::store::{
     AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
-    HostSpecRecord, HostStatusRecord, ImageRecord, PlacedHost, PresenceRecord, RevisionRecord,
-    RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
+    HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PlacedHost, PresenceRecord,
+    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord,
+    TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.
@@ -134,6 +135,7 @@ fn of_fleets() -> [String; 5] {
     let spec = v1::FleetSpec {
         fleet: "f".into(),
         instances: [("i".to_owned(), declared)].into_iter().collect(),
+        rollout: None,
     };
     let placed =
         PlacedHost { instances: [("i".to_owned(), instance_config())].into_iter().collect() };
@@ -150,7 +152,7 @@ fn of_fleets() -> [String; 5] {
         generation: Some(9),
         outcome: v1::OutcomeKind::Ready.into(),
         reason: "r".into(),
-        failing_since_ms: None,
+        ..HostProgress::default()
     };
     let rollout = RolloutRecord {
         fleet: "f".into(),
@@ -160,6 +162,7 @@ fn of_fleets() -> [String; 5] {
         started_ms: 1,
         deadline_ms: 2,
         ended_ms: Some(3),
+        ..RolloutRecord::default()
     };
     [
         written("07", &image),
@@ -247,9 +250,7 @@ fn wider_host() -> HostRecord {
         policy: Some(policy),
         ..v1::HostFacts::default()
     };
-    let cordon =
-        v1::Cordon { by: "a".into(), reason: "disk".into(), since_ms: 3, drains: true };
-    HostRecord { facts: Some(facts), cordon: Some(cordon), ..HostRecord::default() }
+    HostRecord { facts: Some(facts), ..HostRecord::default() }
 }
 
 /// What later versions added to records that were there before.
@@ -287,7 +288,7 @@ fn wider() -> [String; 4] {
         ..v1::DeclaredInstance::default()
     };
     let instances = [("i".to_owned(), declared)].into_iter().collect();
-    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances };
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, rollout: None };
     let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
     [
         written("h2", &wider_host()),
@@ -320,7 +321,7 @@ fn of_secrets() -> [String; 4] {
         ..v1::DeclaredInstance::default()
     };
     let instances = [("i".to_owned(), declared)].into_iter().collect();
-    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances };
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, rollout: None };
     let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
     [
         written("db/creator", &SecretHeadRecord { version: 3 }),
@@ -328,6 +329,80 @@ fn of_secrets() -> [String; 4] {
         written("h3", &HostSpecRecord { spec: Some(spec) }),
         written("f/4", &revision),
     ]
+}
+
+/// What rollouts that go in batches added.
+fn of_rollouts() -> [String; 4] {
+    let policy = v1::RolloutPolicy {
+        batches: vec!["1".into(), "50%".into()],
+        monitor_ms: 1,
+        max_failures: 2,
+        on_failure: v1::OnFailure::Pause.into(),
+        batch_timeout_ms: 3,
+        spread: Some("site".into()),
+        promote: v1::Promote::Canary.into(),
+        windows: vec!["22:00-04:00".into()],
+        stage_ahead: true,
+    };
+    let progress = HostProgress {
+        generation: Some(9),
+        outcome: v1::OutcomeKind::GoingBack.into(),
+        reason: "r".into(),
+        failing_since_ms: Some(1),
+        place: 2,
+        spread: Some("b".into()),
+        kept: true,
+        batch: Some(3),
+        staged: true,
+        staging: Some(8),
+        returning: true,
+        back: Some(10),
+        lost: true,
+        since_ms: Some(4),
+        offline_since_ms: Some(5),
+        restarts: Some(6),
+    };
+    let hold = v1::Hold {
+        kind: v1::HoldKind::Promotion.into(),
+        why: "w".into(),
+        since_ms: 1,
+        remaining_ms: 2,
+    };
+    let rollout = RolloutRecord {
+        fleet: "f".into(),
+        revision: 2,
+        state: v1::RolloutState::RollingBack.into(),
+        hosts: [("h1".to_owned(), progress)].into_iter().collect(),
+        started_ms: 1,
+        deadline_ms: 2,
+        ended_ms: None,
+        back_to: Some(1),
+        policy: Some(policy.clone()),
+        offline: v1::OfflineHosts::Skip.into(),
+        timeout_ms: 3,
+        hold: Some(hold),
+        batch: 4,
+        proofs: 5,
+        promoted: 6,
+        ready_since_ms: Some(7),
+        cause: Some("c".into()),
+    };
+    let lock = v1::Lock { holder: "ann".into(), reason: "r".into(), since_ms: 1, until_ms: 2 };
+    let spec = v1::FleetSpec { fleet: "f".into(), rollout: Some(policy), ..Default::default() };
+    let revision = RevisionRecord { spec: Some(spec), ..RevisionRecord::default() };
+    let stage = vec![v1::PinnedImage { reference: "a:1".into(), digest: vec![7].into(), size: 5 }];
+    let spec = v1::HostSpec { generation: 1, stage, ..v1::HostSpec::default() };
+    [
+        written("f/5", &rollout),
+        written("f", &LockRecord { lock: Some(lock) }),
+        written("f/5", &revision),
+        written("h4", &HostSpecRecord { spec: Some(spec) }),
+    ]
+}
+
+fn of_a_cordon() -> String {
+    let cordon = v1::Cordon { by: "a".into(), reason: "r".into(), since_ms: 3, drains: true };
+    written("h5", &HostRecord { cordon: Some(cordon), ..HostRecord::default() })
 }
 
 #[test]
@@ -338,6 +413,8 @@ fn records_are_written_as_ever() {
         .chain(of_the_rest())
         .chain(wider())
         .chain(of_secrets())
+        .chain(of_rollouts())
+        .chain([of_a_cordon()])
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

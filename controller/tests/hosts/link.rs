@@ -18,7 +18,7 @@ async fn want(stand: &Stand, agent: &Agent, spec: HostSpec) {
 }
 
 fn generation(generation: u64) -> HostSpec {
-    HostSpec { generation, instances: vec![], peers: vec![] }
+    HostSpec { generation, instances: vec![], ..HostSpec::default() }
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ fn with_image(digest: &[u8]) -> HostSpec {
         config: Some(InstanceConfig { image: Some(image), settings: None }),
         ..InstanceSpec::default()
     };
-    HostSpec { generation: 1, instances: vec![instance], peers: vec![] }
+    HostSpec { generation: 1, instances: vec![instance], ..HostSpec::default() }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod events;
 mod golden;
 mod link;
 mod order;
+mod removal;
 mod restart;
 mod secrets;
 mod sessions;

@@ -21,7 +21,7 @@ fn wanted(generation: u64, id: &str, after: &[&str]) -> HostSpec {
         config: Some(InstanceConfig { image: None, settings: Some(settings) }),
         ..InstanceSpec::default()
     };
-    HostSpec { generation, instances: vec![instance], peers: vec![] }
+    HostSpec { generation, instances: vec![instance], ..HostSpec::default() }
 }
 
 async fn want(stand: &Stand, agent: &Agent, spec: HostSpec) {

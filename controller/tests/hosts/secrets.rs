@@ -28,7 +28,7 @@ fn wanted(generation: u64, instances: &[&[(&str, u64)]]) -> HostSpec {
         }
     };
     let instances = instances.iter().enumerate().map(instance).collect();
-    HostSpec { generation, instances, peers: vec![] }
+    HostSpec { generation, instances, ..HostSpec::default() }
 }
 
 async fn want(stand: &Stand, agent: &Agent, spec: HostSpec) {

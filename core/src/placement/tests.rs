@@ -319,3 +319,35 @@ fn a_hosts_address_is_known_from_its_facts() {
     host.facts = Some(HostFacts { address, ..HostFacts::default() });
     assert_eq!(host.address(), address);
 }
+
+/// What was placed once is judged by what is around it now: not by hosts that are gone, nor by
+/// images that have moved.
+#[test]
+fn what_was_placed_once_may_not_fit_any_more() {
+    let mut world = World::new();
+    let mut spec = fleet("shop", &[("main", "*")]);
+    let declared = spec.instances.values_mut().next().unwrap();
+    declared.settings.ports = vec!["80".parse().unwrap()];
+    let ports = declared.settings.clone();
+    let placed = world.place(&spec).unwrap().hosts;
+    let problems = |world: &World| {
+        let around = Surroundings {
+            hosts: &world.hosts,
+            images: &BTreeMap::new(),
+            secrets: &world.secrets,
+            others: &world.others,
+            order: &world.order,
+            now: &world.now,
+        };
+        let problems = misplaced(&spec, &placed, &around);
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    world.hosts.pop();
+    assert_eq!(problems(&world), [""; 0]);
+    world.other("h2", "mail/web", &ports);
+    world.other("h3", "mail/web", &ports);
+    let found = problems(&world);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let wanted = "instance main on host h2: port 80/tcp of the host is also that of mail/web;";
+    assert!(found[0].starts_with(wanted), "{found:?}");
+}

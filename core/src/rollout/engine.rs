@@ -140,9 +140,23 @@ fn decide(rollout: &mut Rollout, now: Timestamp) {
             rollout.ready_since = None;
         }
         State::Monitoring => monitor(rollout, now),
-        State::Waiting if !is_under_way(rollout) => begin(rollout, now),
+        State::Waiting if !is_under_way(rollout) => go_on(rollout, now),
         _ => {}
     }
+}
+
+/// Goes on once those that came back are ready. Where nothing was proved before, they are watched
+/// as the batch that they would have been.
+fn go_on(rollout: &mut Rollout, now: Timestamp) {
+    let ready = |host: &HostProgress| !host.kept && host.outcome == Outcome::Ready;
+    if rollout.is_proved() || !rollout.hosts.values().any(ready) {
+        return begin(rollout, now);
+    }
+    for host in rollout.hosts.values_mut().filter(|host| ready(host)) {
+        host.batch = Some(rollout.batch);
+    }
+    rollout.state = State::Monitoring;
+    rollout.ready_since = Some(now);
 }
 
 fn monitor(rollout: &mut Rollout, now: Timestamp) {

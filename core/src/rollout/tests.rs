@@ -649,6 +649,22 @@ fn where_all_are_offline_only_one_is_told() {
 }
 
 #[test]
+fn the_first_that_returns_is_watched_as_a_canary_is() {
+    let mut lab = Lab::of(1).with(|policy| policy.monitor = Duration::from_secs(30));
+    lab.host("a").online = false;
+    lab.run(10);
+    lab.host("a").online = true;
+    lab.run(5);
+    assert_eq!((lab.told.as_str(), lab.rollout.state), ("a", State::Monitoring));
+    // It restarts all the time, and is ready in between.
+    for _ in 0..80 {
+        lab.run(5);
+        lab.host("a").restarts += 1;
+    }
+    assert_eq!(lab.end(), State::RolledBack);
+}
+
+#[test]
 fn a_rollout_that_found_nobody_proves_nothing() {
     for offline in [Offline::Wait, Offline::Skip] {
         let mut lab = Lab::of(4);

@@ -17,11 +17,8 @@ pub(crate) enum WatchError {
          logs` say more: apply a spec that works"
     )]
     RolledBack { what: String, fleet: String, to: String, why: String },
-    #[error(
-        "the rollout of {what} is partial{why}; hosts that are offline catch up by themselves when \
-         they return, and `shoal status {fleet}` says when all is as wanted"
-    )]
-    Partial { what: String, fleet: String, why: String },
+    #[error("the rollout of {what} is partial{why}; {next}")]
+    Partial { what: String, why: String, next: String },
     #[error(
         "the rollout of {what} timed out{why}; `shoal status {fleet}` says how it is now: apply \
          again to go on, or go back with `shoal rollout undo {fleet}`"
@@ -44,9 +41,10 @@ pub(crate) enum WatchError {
     #[error("the rollout of {what} is {why}; {next}")]
     Held { what: String, why: String, next: String },
     #[error(
-        "the end of the rollout of {what} was not seen in time; see `shoal rollout watch {fleet}`"
+        "the end of the rollout of {what} was not seen in time{why}; see `shoal rollout watch \
+         {fleet}`"
     )]
-    StillRunning { what: String, fleet: String },
+    StillRunning { what: String, fleet: String, why: String },
     #[error("interrupted; the rollout of {what} goes on: see `shoal rollout watch {fleet}`")]
     Interrupted { what: String, fleet: String },
 }
@@ -78,7 +76,7 @@ pub(in crate::commands) fn conclude(
             WatchError::RolledBack { what, fleet, to, why }
         }
         (State::Failed, _) => WatchError::Failed { what, fleet, why },
-        (State::Partial, _) => WatchError::Partial { what, fleet, why: rollout.troubled() },
+        (State::Partial, _) => WatchError::Partial { what, why, next: catching_up(rollout) },
         (State::TimedOut, _) => {
             let why = format!("{}{}", rollout.because(), not_ready(rollout));
             WatchError::TimedOut { what, fleet, why }
@@ -88,19 +86,42 @@ pub(in crate::commands) fn conclude(
             WatchError::Aborted { what, fleet, why: rollout.because(), hosts: rollout.summary() }
         }
         (_, Some(hold)) => held(rollout, hold),
-        (_, None) => WatchError::StillRunning { what, fleet },
+        (_, None) => {
+            let why = format!(": it is {}{}", rollout.state_text(), rollout.troubled());
+            WatchError::StillRunning { what, fleet, why }
+        }
     })
 }
 
 fn success(rollout: &RolloutView) -> String {
     let RolloutView { fleet, revision, hosts, .. } = rollout;
     if rollout.state != State::RolledBack {
-        return format!("fleet {fleet} is at revision {revision}: {} ready", count(hosts.len(), "host"));
+        return format!(
+            "fleet {fleet} is at revision {revision}: {} ready",
+            count(hosts.len(), "host")
+        );
     }
     let to = rollout.back_to.map_or("before".to_owned(), |to| to.to_string());
     let back = rollout.with(Outcome::Back).count();
     let troubled = rollout.troubled();
     format!("fleet {fleet} is back at revision {to}: {} back{troubled}", count(back, "host"))
+}
+
+/// What becomes of the hosts that are offline. Where no host proved the revision, no more of them
+/// were told of it than the canary.
+fn catching_up(rollout: &RolloutView) -> String {
+    let fleet = &rollout.fleet;
+    let untold = rollout.with(Outcome::Offline).filter(|host| host.generation.is_none());
+    match names(untold) {
+        none if none.is_empty() => format!(
+            "hosts that are offline catch up by themselves when they return, and `shoal status \
+             {fleet}` says when all is as wanted"
+        ),
+        untold => format!(
+            "no host proved it, so these were not told of it: {untold}; apply again when they are \
+             back"
+        ),
+    }
 }
 
 /// Hosts that are not ready, whatever the reason.

@@ -209,6 +209,15 @@ fn each_end_has_its_error_and_code() {
 }
 
 #[test]
+fn who_was_not_told_does_not_catch_up() {
+    let mut wire = rollout(RolloutState::Partial, &[("h1", OutcomeKind::Offline, "")]);
+    wire.hosts[0].generation = None;
+    let view = RolloutView::try_from(wire).unwrap();
+    let error = conclude(&view, Goal::Forward).unwrap_err().to_string();
+    assert!(error.contains("not told of it: h1; apply again"), "{error}");
+}
+
+#[test]
 fn who_wants_to_go_back_succeeds_by_being_back() {
     let hosts = [("h1", OutcomeKind::Back, ""), ("h2", OutcomeKind::Offline, "")];
     let view = |state| RolloutView::try_from(rollout(state, &hosts)).unwrap();

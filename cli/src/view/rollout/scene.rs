@@ -25,11 +25,7 @@ const MOST_BARS: u32 = 6;
 const MOST_LINES: usize = 10;
 
 impl Bar {
-    fn of<'a>(
-        label: String,
-        done: Outcome,
-        hosts: impl Iterator<Item = &'a HostProgress>,
-    ) -> Self {
+    fn of<'a>(label: String, done: Outcome, hosts: impl Iterator<Item = &'a HostProgress>) -> Self {
         let mut bar = Self { label, done: 0, total: 0 };
         for host in hosts {
             bar.total += 1;
@@ -64,16 +60,17 @@ impl RolloutView {
         }
         let first = self.batch.saturating_sub(MOST_BARS) + 1;
         let numbers = first..=self.batch;
-        numbers
-            .map(|number| Bar::of(format!("batch {number}"), Outcome::Ready, self.of_batch(number)))
-            .collect()
+        let bar =
+            |number| Bar::of(format!("batch {number}"), Outcome::Ready, self.of_batch(number));
+        numbers.map(bar).filter(|bar| bar.total > 0).collect()
     }
 
     fn lines(&self) -> Vec<String> {
         use Outcome::{Changing, Failed, GoingBack, Offline, Staging};
         let order = [Failed, GoingBack, Changing, Staging, Offline];
         let all: Vec<&HostProgress> = order.iter().flat_map(|it| self.with(*it)).collect();
-        let mut lines: Vec<String> = all.iter().take(MOST_LINES).map(|host| host.line()).collect();
+        let shown = all.iter().take(MOST_LINES);
+        let mut lines: Vec<String> = shown.map(|host| host.line(self.state)).collect();
         if let Some(more) = all.len().checked_sub(MOST_LINES).filter(|more| *more > 0) {
             lines.push(format!("… and {more} more"));
         }

@@ -16,10 +16,8 @@ fn text(wire: v1::Rollout) -> String {
 fn all_of_a_rollout_is_shown() {
     insta::assert_snapshot!("under-way", text(second_batch(RolloutState::Changing)));
     let why = "user/ada paused it: a look at the graphs";
-    let held = v1::Rollout {
-        hold: hold(HoldKind::Operator, why),
-        ..second_batch(RolloutState::Changing)
-    };
+    let held =
+        v1::Rollout { hold: hold(HoldKind::Operator, why), ..second_batch(RolloutState::Changing) };
     insta::assert_snapshot!("paused", text(held));
     let ended = v1::Rollout {
         cause: "shop/main: exit code 1".into(),
@@ -133,9 +131,48 @@ fn a_terminal_shows_bars_hosts_and_what_holds_it() {
         cause: "shop/main: exit code 1".into(),
         ..second_batch(RolloutState::RollingBack)
     };
-    let many = v1::Rollout { batch: 9, ..second_batch(RolloutState::Changing) };
+    let many = v1::Rollout { batch: 8, ..second_batch(RolloutState::Changing) };
     let all = [second_batch(RolloutState::Changing), window, back, many].map(shown);
     insta::assert_snapshot!("scenes", all.join("\n\n"));
+}
+
+#[test]
+fn who_had_failed_is_known_when_all_is_back() {
+    let of = |state, outcome, reason| {
+        read(samples::rollout(state, &[("h1", OutcomeKind::Ready, ""), ("h2", outcome, reason)]))
+    };
+    let failed = of(RolloutState::RollingBack, OutcomeKind::Failed, "shop/main: exit code 1");
+    let mut going = of(RolloutState::RollingBack, OutcomeKind::GoingBack, "waits for the agent");
+    let mut back = of(RolloutState::RolledBack, OutcomeKind::Back, "");
+    assert_eq!(back.troubled(), "");
+    going.remember(&failed);
+    back.remember(&going);
+    assert_eq!(back.troubled(), " (failed: h2)");
+    let mut again = of(RolloutState::Changing, OutcomeKind::Ready, "");
+    again.remember(&failed);
+    assert_eq!(again.troubled(), "", "it was tried once more");
+}
+
+const UNTOLD: &str = "h1: offline: was not told; apply again when it is back";
+
+#[test]
+fn what_becomes_of_a_host_that_is_offline_depends_on_the_rollout() {
+    use RolloutState::{Aborted, Changing, Partial, RolledBack, RollingBack};
+    let line = |state, generation| {
+        let mut wire = samples::rollout(state, &[("h1", OutcomeKind::Offline, "")]);
+        wire.hosts[0].generation = generation;
+        let view = read(wire);
+        view.hosts[0].line(view.state)
+    };
+    for (state, told, untold) in [
+        (Changing, "h1: offline: changes when it is back", "h1: offline: changes when it is back"),
+        (Partial, "h1: offline: changes when it is back", UNTOLD),
+        (RollingBack, "h1: offline: goes back when it returns", "h1: offline"),
+        (RolledBack, "h1: offline: goes back when it returns", "h1: offline"),
+        (Aborted, "h1: offline: changes when it is back", "h1: offline"),
+    ] {
+        assert_eq!((line(state, Some(7)).as_str(), line(state, None).as_str()), (told, untold));
+    }
 }
 
 #[test]

@@ -114,24 +114,32 @@ pub(crate) fn names<'a>(hosts: impl Iterator<Item = &'a HostProgress>) -> String
 
 impl HostProgress {
     /// `h1: changing: waits for the agent`.
-    pub(crate) fn line(&self) -> String {
+    pub(crate) fn line(&self, state: State) -> String {
         let Self { host, outcome, .. } = self;
-        let line = match self.reason() {
+        let line = match self.reason(state) {
             "" => format!("{host}: {}", outcome.name()),
             reason => format!("{host}: {}: {reason}", outcome.name()),
         };
         printable(&line)
     }
 
-    fn reason(&self) -> &str {
+    /// Why it is as it is, in a rollout of that state.
+    fn reason(&self, state: State) -> &str {
+        let is_told = self.generation.is_some();
+        let goes_back = matches!(state, State::RollingBack | State::RolledBack);
         match (self.outcome, self.reason.as_str()) {
-            (Outcome::Offline, "") => "changes when it is back",
+            (Outcome::Offline, "") if goes_back && is_told => "goes back when it returns",
+            (Outcome::Offline, "") if goes_back => "",
+            (Outcome::Offline, "") if is_told || !state.is_final() => "changes when it is back",
+            (Outcome::Offline, "") if state == State::Partial => {
+                "was not told; apply again when it is back"
+            }
             (_, reason) => reason,
         }
     }
 
-    fn shown_reason(&self) -> String {
-        match (self.reason(), self.kept) {
+    fn shown_reason(&self, state: State) -> String {
+        match (self.reason(state), self.kept) {
             ("", true) => "nothing is disturbed there".to_owned(),
             (reason, _) => reason.to_owned(),
         }
@@ -169,6 +177,12 @@ impl RolloutView {
         self.hold.as_ref().map(|hold| hold.text(self))
     }
 
+    /// Why it goes back, failed or was ended, where what holds it does not say so already.
+    pub(crate) fn other_cause(&self) -> Option<String> {
+        let held = self.hold.as_ref().map(|hold| hold.why.as_str());
+        self.cause.clone().filter(|cause| held != Some(cause))
+    }
+
     /// `changing`, or what it waits for.
     pub(crate) fn state_cell(&self) -> Cell {
         match &self.hold {
@@ -200,11 +214,12 @@ impl RolloutView {
 
     /// ` (failed: h2; offline: h3, h4)`, or nothing.
     pub(crate) fn troubled(&self) -> String {
-        let named = [Outcome::Failed, Outcome::Offline].map(|outcome| {
-            let names = names(self.with(outcome));
-            (!names.is_empty()).then(|| format!("{}: {names}", outcome.name()))
-        });
-        let named: Vec<String> = named.into_iter().flatten().collect();
+        let failed =
+            |host: &&HostProgress| host.outcome == Outcome::Failed || host.had_failed.is_some();
+        let failed = names(self.hosts.iter().filter(failed));
+        let named = [("failed", failed), ("offline", names(self.with(Outcome::Offline)))];
+        let named = named.iter().filter(|(_, names)| !names.is_empty());
+        let named: Vec<String> = named.map(|(what, names)| format!("{what}: {names}")).collect();
         if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) }
     }
 
@@ -226,7 +241,7 @@ impl RolloutView {
             // What was ready before anyone looked is in the first line's numbers.
             let is_old = old.is_none() && before.is_none() && host.outcome == Outcome::Ready;
             if old != Some((host.outcome, &host.reason)) && !is_old && self.is_told(host) {
-                news.push(News::new(host.outcome.weight(), host.line()));
+                news.push(News::new(host.outcome.weight(), host.line(self.state)));
             }
         }
         self.state_news(before, &mut news);
@@ -271,7 +286,7 @@ impl RolloutView {
             State::Waiting => Some((
                 Weight::Change,
                 format!(
-                    "all others are through; it waits for {} until {}",
+                    "only hosts that are offline are left: it waits for {} until {}",
                     names(self.with(Outcome::Offline)),
                     self.deadline
                 ),
@@ -305,7 +320,7 @@ impl RolloutView {
         fields.extend(self.hold.as_ref().map(|hold| {
             ("Hold", format!("{} (since {}, {})", hold.text(self), hold.since, hold.since.ago(now)))
         }));
-        fields.extend(self.cause.clone().map(|cause| ("Cause", cause)));
+        fields.extend(self.other_cause().map(|cause| ("Cause", cause)));
         fields.push(("Hosts", self.summary()));
         let by = short_identity(&self.author);
         fields.push(("Started", format!("{} ({}) by {by}", self.started, self.started.ago(now))));
@@ -337,7 +352,7 @@ impl RolloutView {
                 (&host.host).into(),
                 host.batch.map(|batch| batch.to_string()).unwrap_or_default().into(),
                 host.outcome.cell(),
-                host.shown_reason().into(),
+                host.shown_reason(self.state).into(),
             ]);
         }
         table.render(color, "It changes no hosts.")

@@ -50,7 +50,9 @@ pub(super) fn next(seen: Seen<'_>, tried: &Tried, gone: usize) -> Next {
         return match (seen.observed, seen.online) {
             (false, _) => Next::Gone,
             (true, true) => Next::Wait("the agent stops them".into()),
-            (true, false) => Next::Stuck("the host is offline; it stops them when it is back".into()),
+            (true, false) => {
+                Next::Stuck("the host is offline; it stops them when it is back".into())
+            }
         };
     }
     if tried.revision == Some(rollout.revision) {
@@ -160,14 +162,11 @@ mod tests {
 
     #[test]
     fn what_stays_says_why() {
-        let stuck = |has, online, rollout: &Rollout| match next(
-            seen(has, online, rollout),
-            &made(8),
-            0,
-        ) {
-            Next::Stuck(why) => why,
-            other => panic!("{other:?}"),
-        };
+        let stuck =
+            |has, online, rollout: &Rollout| match next(seen(has, online, rollout), &made(8), 0) {
+                Next::Stuck(why) => why,
+                other => panic!("{other:?}"),
+            };
         let mut back = rollout(8, State::RolledBack);
         back.cause = Some("shop/web: exit code 1".into());
         assert_eq!(
