@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
+
 /// Where control groups are.
 const ROOT: &str = "/sys/fs/cgroup";
 /// Who waits for a hook is here.
@@ -49,6 +51,13 @@ impl Aside {
         make(&unit.join(WAITING))?;
         write(&unit.join(WAITING).join("cgroup.procs"), "0")?;
         Ok(Self { unit })
+    }
+
+    /// The processes in the container that runs beside this one.
+    pub(super) fn inside(&self) -> Vec<Pid> {
+        let members = fs::read_to_string(self.unit.join(LEFT_BEHIND[0]).join("cgroup.procs"));
+        let members = members.unwrap_or_default();
+        members.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
     }
 
     /// Back into the unit's own group, as if nothing had been run in the meantime.

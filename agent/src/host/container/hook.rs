@@ -175,7 +175,7 @@ impl Due {
         let command = command(machine, arguments(record, place, Program::Hook(&run)));
         let aside = Aside::go()?;
         let ready = paths.machine_run(machine).join("hook.notify");
-        let ended = watch.run(command.map_err(failed)?, &ready, &voice, machine);
+        let ended = watch.run(command.map_err(failed)?, &ready, &voice, machine, &aside);
         aside.back()?;
         let ended = ended.map_err(failed)?;
         let verdict = conclude(paths, machine, &run, &past, ended);
@@ -196,8 +196,7 @@ fn conclude(
     ended: Ended,
 ) -> Result<String, HookError> {
     let hook = run.mode.hook();
-    // One that was told to end has ended with 0, whatever its program did: systemd-nspawn was asked
-    // for that, and has done it.
+    // How one ends that was told to says nothing: a program may well end with 0 then.
     if ended.told {
         return Err(HookError::CutOff { hook });
     }

@@ -21,6 +21,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 use super::lines::Lines;
 use crate::host::ending;
+use crate::host::group::Aside;
 use crate::host::journal::voice::Voice;
 
 /// How often systemd is told that the start goes on.
@@ -96,10 +97,22 @@ impl Watch {
         ready: &Path,
         voice: &Voice,
         machine: &MachineName,
+        aside: &Aside,
+    ) -> io::Result<Ended> {
+        self.run_with(command, ready, voice, machine, || aside.inside())
+    }
+
+    fn run_with(
+        &mut self,
+        command: Command,
+        ready: &Path,
+        voice: &Voice,
+        machine: &MachineName,
+        inside: impl Fn() -> Vec<Pid>,
     ) -> io::Result<Ended> {
         let Self { runtime, stop } = self;
         let heard = Heard { voice, machine, lines: Lines::default(), last: None, inside: None };
-        runtime.block_on(supervise(command, ready, heard, stop))
+        runtime.block_on(supervise(command, ready, heard, stop, inside))
     }
 }
 
@@ -108,6 +121,7 @@ async fn supervise(
     ready: &Path,
     mut heard: Heard<'_>,
     stop: &mut unix::Signal,
+    inside: impl Fn() -> Vec<Pid>,
 ) -> io::Result<Ended> {
     let ready_socket = UnixDatagram::bind(ready)?;
     let (reader, writer) = io::pipe()?;
@@ -129,7 +143,7 @@ async fn supervise(
             Ok(count) = ready_socket.recv(&mut word) => begun |= says_ready(&word[..count]),
             _ = stop.recv(), if !told => {
                 told = true;
-                end(&child);
+                end(&child, &inside());
             },
             _ = tell.tick() => goes_on(),
         }
@@ -162,11 +176,13 @@ fn says_ready(word: &[u8]) -> bool {
     word.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
 }
 
-/// Has a hook end as a service does: systemd-nspawn asks it to, and waits for it.
-fn end(child: &Child) {
-    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-    if let Some(pid) = pid {
-        // It has ended by itself, or is not waited for yet: then the number is still its own.
+/// Has a hook end as a service does: its processes are told to, and waited for. systemd-nspawn, told
+/// so itself, would not give them the time.
+fn end(child: &Child, inside: &[Pid]) {
+    let nspawn = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let before_it = if inside.is_empty() { nspawn } else { None };
+    for pid in inside.iter().copied().chain(before_it) {
+        // It may have ended by itself.
         let _ = kill_process(pid, Signal::TERM);
     }
 }
@@ -216,7 +232,8 @@ mod tests {
         command.arg("-c").arg(script);
         let (voice, machine) = (Voice::new("hook-test"), "shop-main".parse().unwrap());
         let mut watch = Watch::begin().unwrap();
-        watch.run(command, &dir.path().join("ready"), &voice, &machine).unwrap()
+        let ready = dir.path().join("ready");
+        watch.run_with(command, &ready, &voice, &machine, Vec::new).unwrap()
     }
 
     #[test]
