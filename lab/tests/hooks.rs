@@ -235,7 +235,7 @@ fn a_hook_that_is_cut_off_is_run_again() {
 
     // A boot is not over before what starts with it has started: so the hook is let go right away.
     host.power_kill().unwrap();
-    let go = "var/lib/shoal/instances/shop-system/data/var/go";
+    let go = "shoal/instances/shop-system/data/var/go";
     std::fs::write(host.disk().join(go), "").unwrap();
     host.start().unwrap();
     let is_up = || Ok(shown(&shop, "shop/system")?["ready"] == true);
