@@ -1,11 +1,12 @@
 //! `shoal-agent`: the command line of the agent.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use shoal_agent::files::FileError;
 use shoal_agent::host::doctor::{self, Verdict};
-use shoal_agent::host::{clean, container, ending, enter, network, runs};
+use shoal_agent::host::{clean, container, ending, enter, network};
 use shoal_agent::join::{Join, join};
 use shoal_agent::paths::Paths;
 use shoal_core::name::MachineName;
@@ -52,6 +53,13 @@ enum Command {
     /// Become the container of a machine. The unit shoal-instance@.service does this.
     #[command(hide = true)]
     InstanceStart { machine: MachineName },
+    /// Become the container in which a hook of a machine is run.
+    #[command(hide = true, name = container::hook::VERB)]
+    InstanceHook {
+        machine: MachineName,
+        #[arg(last = true)]
+        words: Vec<OsString>,
+    },
     /// Give a container that is about to start its network.
     #[command(hide = true, name = network::VERB)]
     InstanceNetwork { machine: MachineName, nspawn: u32 },
@@ -75,10 +83,10 @@ fn main() -> ExitCode {
         Command::ExecIn { leader, unit, words } => {
             return enter::run(&enter::Container { leader, unit }, &words);
         }
-        Command::InstanceStart { machine } => {
-            told(runs::note_start(&paths, &machine));
-            let started = container::start(&paths, &machine);
-            started.map(|never| match never {}).map_err(anyhow::Error::from)
+        Command::InstanceStart { machine } => return start(&paths, &machine),
+        Command::InstanceHook { machine, words } => {
+            let ran = container::hook::become_hook(&paths, &machine, &words);
+            ran.map(|never| match never {}).map_err(anyhow::Error::from)
         }
         Command::InstanceNetwork { machine, nspawn } => {
             return network::attend(&paths, &machine, nspawn);
@@ -104,6 +112,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a unit counts as a stop that went well.
+const STOPPED: u8 = 143;
+
+fn start(paths: &Paths, machine: &MachineName) -> ExitCode {
+    let error = match container::start(paths, machine) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    eprintln!("error: {}", shoal_core::cause::chain(&error));
+    if error.is_as_wanted() { ExitCode::from(STOPPED) } else { ExitCode::FAILURE }
 }
 
 /// A note that could not be written keeps nothing from starting or ending.

@@ -6,6 +6,8 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use shoal_core::image::Digest;
 use shoal_core::name::{HostName, MachineName};
 use shoal_core::plan::Applied;
 use shoal_core::policy::Isolation;
@@ -125,6 +127,15 @@ impl Record {
         Ok(write_whole(&paths.record(&self.spec.id.machine()), &bytes)?)
     }
 
+    /// Stands for what is to be started, and for how often a restart was asked for: a hook that
+    /// failed is not run again for the same.
+    #[must_use]
+    pub fn attempt(&self) -> Digest {
+        let what = (&self.spec.config, self.spec.restarts);
+        let bytes = serde_json::to_vec(&what).expect("a configuration is plain data");
+        Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
+    }
+
     /// The record as planning sees it.
     #[must_use]
     pub fn applied(&self) -> Applied {
@@ -211,6 +222,23 @@ mod tests {
         let record: Record = serde_json::from_str(GOLDEN).unwrap();
         assert_eq!(serde_json::to_string_pretty(&record).unwrap(), GOLDEN);
         assert_eq!(record.spec.id.machine().as_str(), "shop-main");
+    }
+
+    #[test]
+    fn another_configuration_or_a_restart_is_another_attempt() {
+        let record: Record = serde_json::from_str(GOLDEN).unwrap();
+        let mut revision = record.clone();
+        revision.spec.revision += 1;
+        assert_eq!(record.attempt(), revision.attempt());
+        let mut restart = record.clone();
+        restart.spec.restarts += 1;
+        let mut setting = record.clone();
+        setting.spec.config.settings.env.clear();
+        let mut image = record.clone();
+        image.spec.config.image.digest = [1; 32].into();
+        for other in [restart, setting, image] {
+            assert_ne!(record.attempt(), other.attempt());
+        }
     }
 
     #[test]

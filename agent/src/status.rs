@@ -11,7 +11,7 @@ use shoal_core::spec::{InstanceSpec, RunState, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
 use shoal_core::time::Timestamp;
 
-use crate::host::{Details, Observation};
+use crate::host::{Details, Hook, Observation};
 
 /// How a transfer stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,6 +233,9 @@ fn state(
         let down = matches!(unit, Unit::Inactive | Unit::Failed);
         return (if down { State::Stopped } else { State::Stopping }, None);
     }
+    if let Some(told) = hook(inputs, machine, unit, current) {
+        return told;
+    }
     let waits = inputs.plan.waiting.get(machine).cloned();
     let restarting = inputs.observation.details.get(machine).is_some_and(|d| d.restarting);
     match unit {
@@ -250,6 +253,25 @@ fn state(
             (State::Pending, Some(held.into()))
         }
         Unit::Inactive | Unit::Failed => down(inputs, spec, found, error, waits),
+    }
+}
+
+/// What a hook makes of a container that is not up: no other failure is as near to the cause.
+fn hook(
+    inputs: Inputs<'_>,
+    machine: &MachineName,
+    unit: Unit,
+    current: bool,
+) -> Option<(State, Option<String>)> {
+    let details = inputs.observation.details.get(machine)?;
+    match details.hook.as_ref()? {
+        Hook::Failed(why) if current && unit != Unit::Active => {
+            Some((State::Failed, Some(why.clone())))
+        }
+        Hook::Runs(mode) if unit == Unit::Activating && !details.restarting => {
+            Some((State::Starting, Some(format!("runs its hook {}", mode.hook()))))
+        }
+        Hook::Failed(_) | Hook::Runs(_) => None,
     }
 }
 
@@ -475,6 +497,50 @@ mod tests {
             let status = reported(&case);
             assert_eq!((status.state, status.message.as_deref()), (state, message));
         }
+    }
+
+    #[test]
+    fn a_hook_is_told_of_while_it_runs_and_when_it_has_failed() {
+        use shoal_core::hooks::Mode;
+        let machine = spec("running").id.machine();
+        let told = |unit, hook: Hook, restarting, image: u8| {
+            let mut applied = spec("running");
+            applied.config.image.digest = [image; 32].into();
+            let mut observation = Observation::default();
+            let applied = Applied { id: applied.id, config: applied.config, restarts: 0 };
+            let found = Machine { applied: Some(applied), unit, ..Machine::default() };
+            observation.observed.machines.insert(machine.clone(), found);
+            observation.observed.images.insert([7; 32].into());
+            let details = Details { hook: Some(hook), restarting, ..Details::default() };
+            observation.details.insert(machine.clone(), details);
+            let host = HostSpec { instances: vec![spec("running")], ..HostSpec::default() };
+            let inputs = Inputs {
+                desired: &host,
+                spec: &host,
+                back: &BTreeMap::new(),
+                observation: &observation,
+                plan: &Plan::default(),
+                transfers: &BTreeMap::new(),
+                health: &BTreeMap::new(),
+                errors: &BTreeMap::new(),
+            };
+            let status = report(inputs, &HostStatus::default(), Timestamp(9)).instances.remove(0);
+            (status.state, status.message.unwrap_or_default())
+        };
+        let failed = || Hook::Failed("hook migrate failed: exit code 3: no room".into());
+        let why = "hook migrate failed: exit code 3: no room".to_owned();
+        for (unit, restarting) in
+            [(Unit::Activating, true), (Unit::Failed, false), (Unit::Inactive, false)]
+        {
+            assert_eq!(told(unit, failed(), restarting, 7), (State::Failed, why.clone()));
+        }
+        // Of what was wanted before, and of what runs all the same.
+        assert_eq!(told(Unit::Inactive, failed(), false, 8).0, State::Pending);
+        assert_eq!(told(Unit::Active, failed(), false, 7).0, State::Running);
+        let runs = || Hook::Runs(Mode::Update);
+        let hook = (State::Starting, "runs its hook migrate".to_owned());
+        assert_eq!(told(Unit::Activating, runs(), false, 7), hook);
+        assert_eq!(told(Unit::Active, runs(), false, 7).0, State::Running, "it was cut off once");
     }
 
     #[test]

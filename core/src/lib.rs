@@ -13,6 +13,7 @@ pub mod fallback;
 pub mod fleet;
 pub mod fleetfile;
 pub mod health;
+pub mod hooks;
 pub mod host;
 pub mod image;
 pub mod label;

@@ -190,6 +190,7 @@ impl RealHost {
         for file in [runs, hosts, self.paths.record(machine)] {
             files::remove_file(&file)?;
         }
+        // What is remembered of hooks is of the data, and goes where that does.
         if files::names(&self.paths.data(machine))?.is_empty() {
             remove_tree(&self.paths.instance(machine))?;
         }

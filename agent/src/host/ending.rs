@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use shoal_core::name::MachineName;
 
+use super::container;
 use super::runs::Runs;
 use crate::clock;
 use crate::files::FileError;
@@ -58,6 +59,11 @@ impl Ending {
     /// Whether systemd-nspawn had no time to put away what it had set up.
     fn was_sudden(&self) -> bool {
         matches!(self.code.as_str(), "killed" | "dumped")
+    }
+
+    /// Whether it ended as a start does that can't be made.
+    fn is_refusal(&self) -> bool {
+        (self.code.as_str(), self.status.as_str()) == ("exited", "1")
     }
 
     /// Whether it was wanted and went as it should.
@@ -111,7 +117,10 @@ pub fn end(paths: &Paths, machine: &MachineName) -> Result<(), FileError> {
     if ending.was_sudden() {
         unregister(machine);
     }
-    Runs::note(paths, machine, |runs| runs.end(&ending, now))
+    match container::hook::failure(paths, machine).filter(|_| ending.is_refusal()) {
+        Some(failure) => Runs::note(paths, machine, |runs| runs.end_for(failure.to_string(), now)),
+        None => Runs::note(paths, machine, |runs| runs.end(&ending, now)),
+    }
 }
 
 /// Who told `unit` to end: then systemd has a job for it.
@@ -141,7 +150,8 @@ fn last_signal<'a>(machine: &MachineName, lines: &'a str) -> Option<&'a str> {
     run.filter_map(|line| signal_in(machine, line)).next()
 }
 
-fn signal_in<'a>(machine: &MachineName, line: &'a str) -> Option<&'a str> {
+/// The signal that a line of systemd-nspawn's tells of.
+pub(super) fn signal_in<'a>(machine: &MachineName, line: &'a str) -> Option<&'a str> {
     let said = line.strip_prefix("Container ")?.strip_prefix(machine.as_str())?;
     let signal = said.strip_prefix(" terminated by signal ")?.strip_suffix('.')?;
     Some(signal.strip_prefix("SIG").unwrap_or(signal))

@@ -1,12 +1,13 @@
 //! The journal of an instance: what its unit said on the host, and what a booted system inside
 //! wrote into its own journal. Read through `journalctl -o json`.
 //!
-//! Way in: [`read`]. [`reader`] runs journalctl on one journal, [`merge`] makes one stream of
+//! Way in: [`read`]; [`voice`] adds to it. [`reader`] runs journalctl on one journal, [`merge`] makes one stream of
 //! several. Following is done in two parts, what there is and then what comes, so that the first
 //! is in order whichever journal an entry is in.
 
 mod merge;
 mod reader;
+pub mod voice;
 
 use std::path::PathBuf;
 

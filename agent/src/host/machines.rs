@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use shoal_core::hooks::Past;
 use shoal_core::name::{MachineName, VolumeName};
 
 use super::runs::Runs;
@@ -19,6 +20,7 @@ pub struct Directory {
     record: Result<Remembered<Option<Arc<Record>>>, String>,
     runs: Remembered<Runs>,
     volumes: Remembered<Vec<VolumeName>>,
+    hooks: Remembered<Past>,
 }
 
 impl Directory {
@@ -36,6 +38,12 @@ impl Directory {
         self.runs.value()
     }
 
+    /// What is remembered of its hooks; nothing where that can't be read, which a start tells.
+    #[must_use]
+    pub fn hooks(&self) -> &Past {
+        self.hooks.value()
+    }
+
     /// Its data volumes.
     #[must_use]
     pub fn volumes(&self) -> &[VolumeName] {
@@ -44,28 +52,36 @@ impl Directory {
 
     /// One that was just given `record`.
     fn written(before: Option<Self>, record: Record) -> Self {
-        let (runs, volumes) = before.map(|before| (before.runs, before.volumes)).unzip();
-        Self {
-            record: Ok(Remembered::unsettled(Some(Arc::new(record)))),
-            runs: runs.unwrap_or_else(|| Remembered::unsettled(Runs::default())),
-            volumes: volumes.unwrap_or_else(|| Remembered::unsettled(Vec::new())),
+        let record = Ok(Remembered::unsettled(Some(Arc::new(record))));
+        match before {
+            Some(before) => Self { record, ..before },
+            None => Self {
+                record,
+                runs: Remembered::unsettled(Runs::default()),
+                volumes: Remembered::unsettled(Vec::new()),
+                hooks: Remembered::unsettled(Past::default()),
+            },
         }
     }
 
     fn read(before: Option<Self>, paths: &Paths, machine: &MachineName) -> Result<Self, FileError> {
-        let (record, runs, volumes) = match before {
-            Some(Self { record, runs, volumes }) => (record.ok(), Some(runs), Some(volumes)),
-            None => (None, None, None),
+        let (record, runs, volumes, hooks) = match before {
+            Some(Self { record, runs, volumes, hooks }) => {
+                (record.ok(), Some(runs), Some(volumes), Some(hooks))
+            }
+            None => (None, None, None, None),
         };
         let now = clock::now();
         let find = || Record::find(paths, machine).map(|found| found.map(Arc::new));
         let record = Remembered::read(record, &paths.record(machine), now, find);
         let list = || volume::of(paths, machine);
         let load = || Ok(Runs::load(paths, machine));
+        let past = || Ok(super::hooks::load(paths, machine).unwrap_or_default());
         Ok(Self {
             record: record.map_err(|error| crate::chain(&error)),
             runs: Remembered::read(runs, &Runs::path(paths, machine), now, load)?,
             volumes: Remembered::read(volumes, &paths.data(machine), now, list)?,
+            hooks: Remembered::read(hooks, &super::hooks::path(paths, machine), now, past)?,
         })
     }
 }

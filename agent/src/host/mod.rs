@@ -13,7 +13,9 @@ pub mod drift;
 pub mod ending;
 pub mod enter;
 pub mod facts;
+pub mod group;
 pub mod haste;
+pub mod hooks;
 pub mod hostbind;
 pub mod idmap;
 pub mod inplace;
@@ -40,6 +42,7 @@ pub mod volume;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use shoal_core::hooks::{Mode, Ran};
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
 use shoal_core::plan::{Action, Observed};
@@ -103,6 +106,19 @@ pub struct Details {
     pub uid_base: Option<u32>,
     /// The addresses of its own network.
     pub addresses: Vec<std::net::IpAddr>,
+    /// What of its hooks says why it does not run.
+    pub hook: Option<Hook>,
+    /// The last of its hooks that ended well.
+    pub ran: Option<Ran>,
+}
+
+/// What a hook does to a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hook {
+    /// It is being run, as long as the unit is on its way up.
+    Runs(Mode),
+    /// It has failed, and is not run again for the same.
+    Failed(String),
 }
 
 /// Why something could not be done to the host.
@@ -151,6 +167,9 @@ pub enum HostError {
     /// A secret.
     #[error(transparent)]
     Secret(#[from] crate::secrets::vault::SecretError),
+    /// What is remembered of hooks.
+    #[error(transparent)]
+    Hooks(#[from] hooks::NoteError),
     /// A unit inside that was to read its files again.
     #[error(transparent)]
     Reload(#[from] reload::ReloadError),

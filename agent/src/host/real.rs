@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use shoal_core::hooks::Failure;
 use shoal_core::host::HostFacts;
 use shoal_core::image::Digest;
 use shoal_core::name::{HostName, MachineName};
@@ -22,7 +23,9 @@ use super::systemd::units::{FoundUnit, Units};
 use super::systemd::{self, Systemd};
 use super::unit::UnitFiles;
 use super::unit::reread::Reread;
-use super::{Details, Host, HostError, Observation, drift, journal, mount, network, probe, room};
+use super::{
+    Details, Hook, Host, HostError, Observation, drift, hooks, journal, mount, network, probe, room,
+};
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
@@ -121,7 +124,8 @@ fn recorded(directories: &Directories, enabled: &BTreeSet<MachineName>) -> Obser
             Ok(Some(record)) => {
                 let applied = Some(record.applied());
                 let enabled = enabled.contains(machine);
-                let found = Machine { applied, enabled, ..Machine::default() };
+                let hook_failed = failed_hook(record, directory).is_some();
+                let found = Machine { applied, enabled, hook_failed, ..Machine::default() };
                 observation.observed.machines.insert(machine.clone(), found);
                 observation.details.insert(machine.clone(), noted(record, directory));
             }
@@ -131,9 +135,20 @@ fn recorded(directories: &Directories, enabled: &BTreeSet<MachineName>) -> Obser
     observation
 }
 
+/// How the hook failed that a start would run again.
+fn failed_hook<'a>(record: &Record, directory: &'a Directory) -> Option<&'a Failure> {
+    let past = directory.hooks();
+    // What stands for the attempt is dear to make, and rarely asked for.
+    past.failure.as_ref().and_then(|_| past.refusal(record.attempt()))
+}
+
 fn noted(record: &Record, directory: &Directory) -> Details {
-    let runs = directory.runs();
+    let (runs, past) = (directory.runs(), directory.hooks());
+    let failed = failed_hook(record, directory).map(|failure| Hook::Failed(failure.to_string()));
+    let running = past.running.as_ref().map(|running| Hook::Runs(running.mode));
     Details {
+        hook: failed.or(running),
+        ran: past.ran.clone(),
         restarts: runs.restarts,
         last_exit: runs.last_exit.clone(),
         uid_base: record.uid_base,
@@ -153,8 +168,8 @@ fn note_unit(observation: &mut Observation, found: FoundUnit, enabled: &BTreeSet
     let unrecorded = || Machine { enabled, ..Machine::default() };
     machines.entry(machine.clone()).or_insert_with(unrecorded).unit = unit;
     let noted = observation.details.remove(&machine).unwrap_or_default();
-    let Details { restarts, last_exit, uid_base, .. } = noted;
-    let details = Details { restarts, last_exit, uid_base, ..details };
+    let Details { restarts, last_exit, uid_base, hook, ran, .. } = noted;
+    let details = Details { restarts, last_exit, uid_base, hook, ran, ..details };
     observation.details.insert(machine, details);
 }
 
@@ -212,7 +227,10 @@ impl Host for RealHost {
                 self.configure_recorded(machine).await?;
                 self.systemd.enable(machine).await
             }
-            Action::Disable => self.systemd.disable(machine).await,
+            Action::Disable => {
+                self.systemd.disable(machine).await?;
+                Ok(hooks::forgive(&self.paths, machine)?)
+            }
             Action::Start => {
                 self.configure_recorded(machine).await?;
                 self.systemd.start(machine).await

@@ -98,8 +98,14 @@ impl Runs {
     pub fn end(&mut self, ending: &Ending, now: Timestamp) {
         self.running_in = None;
         if !ending.is_as_wanted() {
-            self.last_exit = Some(LastExit { at: now, reason: ending.reason() });
+            self.end_for(ending.reason(), now);
         }
+    }
+
+    /// It has ended for this reason, which is not as it should.
+    pub fn end_for(&mut self, reason: String, now: Timestamp) {
+        self.running_in = None;
+        self.last_exit = Some(LastExit { at: now, reason });
     }
 
     /// Another record is to be run: what was before is not of it. What runs goes on.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use shoal_core::hooks::Ran;
 use shoal_core::name::MachineName;
 use shoal_core::plan::{Action, Attempts, Plan, Unit};
 use shoal_core::time::Timestamp;
@@ -14,6 +15,10 @@ use crate::host::Observation;
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 /// How long nothing must have been changed behind our back for earlier repairs to be forgotten.
 const CALM: Duration = Duration::from_secs(10 * 60);
+
+/// How long ago a hook may have ended for an agent that has just begun to tell of it. Whoever was
+/// told already knows it by its time.
+const RECENT: Duration = Duration::from_secs(60 * 60);
 
 /// What one agent remembers of its machines.
 #[derive(Debug, Default)]
@@ -28,6 +33,8 @@ pub(super) struct Memory {
     pub(super) errors: BTreeMap<MachineName, String>,
     /// Machines that are being put right and have yet to be seen well.
     mending: BTreeSet<MachineName>,
+    /// When the last hook of each machine had ended that people were told of.
+    hooks: BTreeMap<MachineName, Timestamp>,
     /// The generation that was last wanted.
     generation: u64,
 }
@@ -85,6 +92,25 @@ impl Memory {
             let attempts = self.attempts.entry(machine.clone()).or_default();
             *attempts = attempts.again(now);
         }
+    }
+
+    /// The hooks that have ended well since this was last asked; at first, those of the last hour.
+    pub(super) fn hooks_that_ran(
+        &mut self,
+        observation: &Observation,
+        now: Timestamp,
+    ) -> Vec<(MachineName, Ran)> {
+        let mut news = Vec::new();
+        for (machine, details) in &observation.details {
+            let Some(ran) = &details.ran else { continue };
+            let before = self.hooks.insert(machine.clone(), ran.at);
+            let is_new = before.map_or(now.since(ran.at) < RECENT, |before| before != ran.at);
+            if is_new {
+                news.push((machine.clone(), ran.clone()));
+            }
+        }
+        self.hooks.retain(|machine, _| observation.details.contains_key(machine));
+        news
     }
 
     /// Notes that what someone else changed was, or is being, put right.
@@ -165,5 +191,32 @@ mod tests {
         }
         memory.took(&machine, &[Action::Start], Timestamp(9000));
         assert_eq!(failures(&memory, &machine), 2);
+    }
+
+    #[test]
+    fn a_hook_is_told_of_once() {
+        use crate::host::Details;
+        use shoal_core::hooks::Mode;
+        let mut memory = Memory::default();
+        let mut told = |hours: &[u64], now: u64| {
+            let ran = |hour: u64| Ran {
+                mode: Mode::New,
+                from: None,
+                to: "app:1".parse().unwrap(),
+                at: Timestamp(hour * 3_600_000),
+                took_ms: 1,
+            };
+            let mut observation = Observation::default();
+            for (number, hour) in hours.iter().enumerate() {
+                let details = Details { ran: Some(ran(*hour)), ..Details::default() };
+                observation.details.insert(format!("a-{number}").parse().unwrap(), details);
+            }
+            memory.hooks_that_ran(&observation, Timestamp(now * 3_600_000)).len()
+        };
+        assert_eq!(told(&[5, 1], 5), 1, "one of them was long before");
+        assert_eq!(told(&[5, 1], 5), 0);
+        assert_eq!(told(&[6, 1], 9), 1);
+        assert_eq!(told(&[], 9), 0);
+        assert_eq!(told(&[6], 9), 0, "it was away and is as it was");
     }
 }

@@ -146,6 +146,7 @@ impl<H: Host + 'static> Reconciler<H> {
         let after = if idle { Some(before) } else { self.observe().await };
         let Some(after) = after else { return AT_REST };
         self.note_failures(&after).await;
+        self.tell_hooks(spec, &after);
         self.watch_health(spec, &after);
         let (rest, again) = self.plan(spec, &after);
         let settling = self.publish(desired, spec, &after, &rest);
@@ -369,6 +370,24 @@ impl<H: Host + 'static> Reconciler<H> {
             self.events.record(Event { at, instance, kind, message });
             self.memory.try_again();
             self.bell.notify_one();
+        }
+    }
+
+    /// Says of hooks that they have run. Those that fail are told as the failures that they are.
+    fn tell_hooks(&mut self, spec: &HostSpec, observation: &Observation) {
+        let news = self.memory.hooks_that_ran(observation, clock::now());
+        if news.is_empty() {
+            return;
+        }
+        let ids = ids(spec, observation);
+        for (machine, ran) in news {
+            self.events.record(news::event(
+                &ids,
+                &machine,
+                EventKind::Step,
+                ran.to_string(),
+                ran.at,
+            ));
         }
     }
 

@@ -238,8 +238,7 @@ fn health() -> Value {
 fn hooks() -> Value {
     let keys = [
         ("init", command("Before the first start, where its data is empty")),
-        ("migrate", command("Before it starts with another image or infra version")),
-        ("restore", command("Before it starts on data that was restored from a backup")),
+        ("migrate", command("Before it starts from another image than the last time")),
     ];
     table("Commands that are run once in the new image, before the start", keys, &[])
 }

@@ -200,6 +200,9 @@ impl Instance<'_> {
 
     fn starting(&self, plan: &mut Plan, gate: &mut Gate<'_>, update: &Update) -> Vec<Step> {
         let why = self.why(update);
+        if why.is_none() && self.found.hook_failed {
+            return vec![];
+        }
         if let Some(next) = self.found.attempts.wait_until(self.now).filter(|_| why.is_none()) {
             plan.look_again(next);
             return vec![];

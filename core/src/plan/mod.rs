@@ -67,6 +67,8 @@ pub struct Machine {
     pub names: Option<String>,
     /// Whether systemd has been told to leave it down when it ends.
     pub hands_off: bool,
+    /// Whether a hook has failed for the very record that is there: to start it would be refused.
+    pub hook_failed: bool,
 }
 
 /// The record that a container is started from.

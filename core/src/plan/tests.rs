@@ -77,6 +77,20 @@ fn a_new_instance_is_staged_then_written_and_started() {
 }
 
 #[test]
+fn a_hook_that_failed_is_not_run_again_before_something_else_is_wanted() {
+    let spec = instance("a/b", 1);
+    for unit in [Unit::Failed, Unit::Inactive] {
+        let failed = Machine { unit, hook_failed: true, ready: false, ..up(&spec) };
+        let observed = with(&[(&spec, failed)], &[1, 2]);
+        assert!(plan_for(&wants(vec![spec.clone()]), &observed, 0).is_empty());
+        let restart = InstanceSpec { restarts: 1, ..spec.clone() };
+        assert_eq!(names(&plan_for(&wants(vec![restart]), &observed, 0)), ["write", "start"]);
+        let other = instance("a/b", 2);
+        assert_eq!(names(&plan_for(&wants(vec![other]), &observed, 0)), ["write", "start"]);
+    }
+}
+
+#[test]
 fn a_running_instance_is_left_alone() {
     let spec = instance("a/b", 1);
     let observed = with(&[(&spec, up(&spec))], &[1]);

@@ -13,7 +13,8 @@ pub struct Hooks {
     /// Before the first start of another image.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub migrate: Vec<String>,
-    /// Before the first start on data that came from a backup.
+    /// Before the first start on data that came from a backup. No version has that yet: fleet files
+    /// can't name it, and no host runs it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restore: Vec<String>,
 }

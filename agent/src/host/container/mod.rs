@@ -4,6 +4,8 @@
 //! then becomes systemd-nspawn. It undoes what an earlier start left before it does anything, so
 //! that it can be killed at any point and run again.
 //!
+//! What has to be run once before is run by [`hook`], in a container of its own.
+//!
 //! Rooms: [`root`] for what the container stands on; [`data`], [`rendered`] and [`shown`] for what
 //! is bound into it; [`credentials`] for its secrets; [`arguments`], with [`isolation`] and [`network`], for what systemd-nspawn is
 //! told.
@@ -11,6 +13,7 @@
 mod arguments;
 pub mod credentials;
 mod data;
+pub mod hook;
 mod isolation;
 mod network;
 pub mod rendered;
@@ -28,14 +31,16 @@ use shoal_core::name::MachineName;
 use shoal_core::policy::Policy;
 use shoal_core::spec::InstancePath;
 
+use self::arguments::{Program, arguments};
 use self::credentials::Passed;
+use self::hook::HookError;
 use self::rendered::TemplateError;
 use super::hostbind::HostBindError;
 use super::manifest::{Manifest, Mounted};
 use super::mount::{MountError, mount_failed, mount_image};
 use super::network::{self as links, NetworkError};
 use super::parents::{self, Kind};
-use super::{clean, idmap, names};
+use super::{clean, idmap, names, runs};
 use crate::files::{FileError, make_private_dir};
 use crate::paths::{Paths, text};
 use crate::policy::{self, PolicyError};
@@ -75,9 +80,23 @@ pub enum StartError {
     /// Its network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// What has to be run once before it.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The unit was stopped in the meantime.
+    #[error("stopped while it was being started")]
+    Stopped,
     /// systemd-nspawn did not start.
     #[error("can't run systemd-nspawn; is the package systemd-container installed?")]
     Nspawn(#[source] std::io::Error),
+}
+
+impl StartError {
+    /// Whether it is as someone wanted it, who stopped the unit.
+    #[must_use]
+    pub fn is_as_wanted(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Hook(HookError::CutOff { .. }))
+    }
 }
 
 /// Starts the container of `machine` and becomes it.
@@ -85,19 +104,47 @@ pub enum StartError {
 /// # Errors
 /// Where it can't be started; what was mounted is unmounted by the unit's `ExecStopPost`.
 pub fn start(paths: &Paths, machine: &MachineName) -> Result<Infallible, StartError> {
+    if let Some(refused) = hook::refused(paths, machine) {
+        return Err(refused.into());
+    }
+    if let Err(error) = runs::note_start(paths, machine) {
+        // A note that could not be written keeps nothing from starting.
+        eprintln!("warning: {}", chain(&error));
+    }
     let record = Record::load(paths, machine)?;
     let policy = policy::load(paths)?;
     permitted(&policy, &record)?;
-    clean::clean(paths, machine)?;
-    links::check(&record.spec.config.settings)?;
-    let place = prepare(paths, machine, &record, &policy)?;
+    let due = hook::due(paths, machine, &record)?;
+    let mut place = set_up(paths, machine, &record, &policy)?;
+    let mut watch = None;
+    if let Some(due) = due {
+        watch = Some(due.run(paths, machine, &record, &place)?);
+        // What it wrote outside the data is gone, as it is with every start.
+        drop(place);
+        place = set_up(paths, machine, &record, &policy)?;
+    }
     links::begin(paths, machine, &record.spec.config.settings)?;
     let mut command = Command::new("systemd-nspawn");
-    command.args(arguments::arguments(&record, &place));
+    command.args(arguments(&record, &place, Program::Instance));
     for passed in &place.credentials {
         passed.hand_over().map_err(StartError::Passing)?;
     }
+    if watch.is_some_and(|mut watch| watch.is_told()) {
+        return Err(StartError::Stopped);
+    }
     Err(StartError::Nspawn(command.exec()))
+}
+
+/// Prepares all that a container stands on, anew.
+fn set_up(
+    paths: &Paths,
+    machine: &MachineName,
+    record: &Record,
+    policy: &Policy,
+) -> Result<Prepared, StartError> {
+    clean::clean(paths, machine)?;
+    links::check(&record.spec.config.settings)?;
+    prepare(paths, machine, record, policy)
 }
 
 /// Asks the policy as it is now: the record may be older than a change of it, and may be started

@@ -5,17 +5,17 @@
 //! frozen: the container stops at just that point, and goes on when the group is thawed. A
 //! container that is killed dies frozen, too.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// Where control groups are.
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::host::group::{self, GroupError};
+
 /// The group that systemd-nspawn puts the container into.
 const PAYLOAD: &str = "payload";
 /// Our own, for the helper: the unit's group must have no processes of its own once
@@ -31,18 +31,8 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
     /// A control group.
-    #[error("can't {doing} control group {path}", path = path.display())]
-    Group {
-        /// What was being done.
-        doing: &'static str,
-        /// The group or a file of it.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// This process is in none of systemd's.
-    #[error("this process is in no unified control group; it must be run by its unit")]
-    NoGroup,
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// systemd-nspawn can't be watched.
     #[error("can't watch systemd-nspawn")]
     Watch(#[source] io::Error),
@@ -60,9 +50,9 @@ pub(super) struct Hold {
 impl Hold {
     /// Holds back the container of the unit that this process is of.
     pub(super) fn take() -> Result<Self, HoldError> {
-        let hold = Self { group: own_group()? };
+        let hold = Self { group: group::own()? };
         for name in [PAYLOAD, ASIDE] {
-            make(&hold.group.join(name))?;
+            group::make(&hold.group.join(name))?;
         }
         hold.freeze("1")?;
         Ok(hold)
@@ -71,16 +61,16 @@ impl Hold {
     /// The hold that [`take`](Self::take) took; for the helper, which was started
     /// [`aside`](Self::aside).
     pub(super) fn taken() -> Result<Self, HoldError> {
-        let mut group = own_group()?;
+        let mut group = group::own()?;
         let aside = group.ends_with(ASIDE) && group.pop();
-        if aside { Ok(Self { group }) } else { Err(HoldError::NoGroup) }
+        if aside { Ok(Self { group }) } else { Err(GroupError::None.into()) }
     }
 
     /// Does `work` with this process where what it starts is in nobody's way.
     pub(super) fn aside<T>(&self, work: impl FnOnce() -> T) -> Result<T, HoldError> {
-        write(&self.group.join(ASIDE).join("cgroup.procs"), "0")?;
+        group::write(&self.group.join(ASIDE).join("cgroup.procs"), "0")?;
         let done = work();
-        write(&self.group.join("cgroup.procs"), "0")?;
+        group::write(&self.group.join("cgroup.procs"), "0")?;
         Ok(done)
     }
 
@@ -90,7 +80,7 @@ impl Hold {
         let members = self.group.join(PAYLOAD).join("cgroup.procs");
         let end = Instant::now() + PATIENCE;
         loop {
-            let text = fs::read_to_string(&members).map_err(failed("read", &members))?;
+            let text = fs::read_to_string(&members).map_err(group::failed("read", &members))?;
             if let Some(first) = text.lines().find_map(|line| line.parse().ok()) {
                 return Ok(Some(first));
             }
@@ -109,7 +99,7 @@ impl Hold {
     }
 
     fn freeze(&self, state: &str) -> Result<(), HoldError> {
-        write(&self.group.join(PAYLOAD).join("cgroup.freeze"), state)
+        Ok(group::write(&self.group.join(PAYLOAD).join("cgroup.freeze"), state)?)
     }
 }
 
@@ -137,32 +127,4 @@ impl Nspawn {
         // Where it has ended already, all is well.
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
-}
-
-fn own_group() -> Result<PathBuf, HoldError> {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    let group = path.filter(|path| !path.is_empty()).map(|path| Path::new(ROOT).join(path));
-    // Where another kind of control groups is mounted, there is a file system of other rules.
-    group.filter(|group| group.join("cgroup.freeze").exists()).ok_or(HoldError::NoGroup)
-}
-
-fn make(group: &Path) -> Result<(), HoldError> {
-    match fs::create_dir(group) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(failed("make", group)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Writes to a file that is there.
-fn write(path: &Path, text: &str) -> Result<(), HoldError> {
-    let file = File::options().write(true).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed("write to", path))
-}
-
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HoldError {
-    let path = path.to_owned();
-    move |source| HoldError::Group { doing, path, source }
 }

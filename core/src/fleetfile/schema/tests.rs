@@ -294,7 +294,6 @@ retries = 1000
 [instance.main.hooks]
 init = ["/usr/bin/shop", "init"]
 migrate = ["/usr/bin/shop", "migrate", ""]
-restore = ["/usr/bin/shop", "reindex"]
 
 [rollout]
 batches = ["1", "10%", "100%"]
@@ -356,6 +355,8 @@ fn what_a_schema_can_say_is_wrong_is_wrong_for_both() {
         ("cpu = \"150%\"", "cpu = \"0%\""),
         ("tasks = 10", "tasks = 0"),
         ("\"CAP_NET_ADMIN\"", "\"NET_ADMIN\""),
+        ("migrate = [", "restore = [\"a\"]\nmigrate = ["),
+        ("init = [\"/usr/bin/shop\"", "init = [\"\""),
         ("new-privileges = true", "new-privileges = \"yes\""),
         ("\"bpf\"]", "\"BPF\"]"),
         ("unit = \"shop.service\"", "unit = \"shop\""),
