@@ -39,8 +39,11 @@ mod news;
 use memory::Memory;
 use news::Ids;
 
-/// How often a host at rest is looked at.
-const AT_REST: Duration = Duration::from_secs(5);
+/// How often a host at rest is looked at, for what nobody tells of: units that change ring by
+/// themselves.
+const AT_REST: Duration = Duration::from_secs(10);
+/// How soon one is looked at again that could not be.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How often one is looked at where something is on its way.
 const ON_THE_WAY: Duration = Duration::from_millis(250);
 /// How often one is looked at where nothing can be done before something else is over.
@@ -134,7 +137,7 @@ impl<H: Host + 'static> Reconciler<H> {
 
     /// One pass. Gives how long to wait for the next, if nothing else calls for one.
     async fn pass(&mut self, desired: &HostSpec) -> Duration {
-        let Some(before) = self.observe().await else { return AT_REST };
+        let Some(before) = self.observe().await else { return AFTER_FAILURE };
         self.memory.new_wish(desired.generation);
         let spec = &*self.fallback.effective(desired);
         let (steps, _) = self.plan(spec, &before);
@@ -144,7 +147,7 @@ impl<H: Host + 'static> Reconciler<H> {
         self.carry_out(spec, &before, &steps).await;
         // Where nothing was done, what was seen before still holds.
         let after = if idle { Some(before) } else { self.observe().await };
-        let Some(after) = after else { return AT_REST };
+        let Some(after) = after else { return AFTER_FAILURE };
         self.note_failures(&after).await;
         self.tell_hooks(spec, &after);
         self.watch_health(spec, &after);
