@@ -148,7 +148,7 @@ fn an_image_that_does_not_fit(site: &Deployment) {
     assert!((1..4).contains(&told), "told {told} times");
 
     empty(host, STATE);
-    site.shoal(&["rollout", "resume", "shop"]).unwrap().ok().unwrap();
+    apply(site, &web("big:1", "blue"), "60s").ok().unwrap();
     wait_until_ready(site);
     assert_eq!(row(site, "shop/web").unwrap()["image"], "big:1");
     assert_ne!(site.container(0, "shop-web").unwrap(), leader);

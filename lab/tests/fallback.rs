@@ -89,8 +89,10 @@ fn meet_again(shop: &mut Deployment, version: u32) {
         Ok(true)
     };
     wait_until("the rollout to be rolled back", PATIENCE, is_over).unwrap();
-    let is_ready = || shop.shoal(&["status", "shop"])?.ok().map(|_| true);
+    let is_ready = || Ok(shop.json(&["ps", "shop"])?["instances"][0]["ready"] == true);
     wait_until("the fleet to be as it was", PATIENCE, is_ready).unwrap();
+    // What was asked for is not what runs.
+    shop.shoal(&["status", "shop"]).unwrap().fails_with(1).unwrap();
     let host = shop.lab().host(0);
     assert_eq!(shop.container(0, "shop-web").unwrap(), leader);
     assert_eq!(starts(host).unwrap(), before);
