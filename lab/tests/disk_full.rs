@@ -148,7 +148,12 @@ fn an_image_that_does_not_fit(site: &Deployment) {
     assert!((1..4).contains(&told), "told {told} times");
 
     empty(host, STATE);
-    apply(site, &web("big:1", "blue"), "60s").ok().unwrap();
+    // The agent tries again after a pause of its own.
+    let is_applied = || {
+        site.shoal(&["rollout", "abort", "shop"])?;
+        Ok(apply(site, &web("big:1", "blue"), "60s").success())
+    };
+    wait_until("the image to have come", PATIENCE, is_applied).unwrap();
     wait_until_ready(site);
     assert_eq!(row(site, "shop/web").unwrap()["image"], "big:1");
     assert_ne!(site.container(0, "shop-web").unwrap(), leader);
