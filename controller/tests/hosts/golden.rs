@@ -361,6 +361,7 @@ fn of_rollouts() -> [String; 4] {
         since_ms: Some(4),
         offline_since_ms: Some(5),
         restarts: Some(6),
+        heard: true,
     };
     let hold = v1::Hold {
         kind: v1::HoldKind::Promotion.into(),

@@ -179,6 +179,8 @@ pub struct HostProgress {
     pub staging: Option<u64>,
     /// The generation that carries the revision; `None` until the host was told.
     pub generation: Option<u64>,
+    /// Whether its agent has said that it has that generation.
+    pub heard: bool,
     /// Whether it was chosen to go back.
     pub returning: bool,
     /// The generation that took it back.
@@ -187,8 +189,8 @@ pub struct HostProgress {
     pub lost: bool,
     /// What is known of it.
     pub outcome: Outcome,
-    /// Since when its time runs: since it was told or, if that was later, came back after it was
-    /// given up, or ceased to work after it was proved.
+    /// Since when its time runs: since it was told or, if that was later, its agent said that it
+    /// has heard, it came back after it was given up, or it ceased to work after it was proved.
     pub since: Option<Timestamp>,
     /// Since when instances there have failed, without all being ready in between.
     pub failing_since: Option<Timestamp>,
@@ -210,6 +212,7 @@ impl HostProgress {
             staged: false,
             staging: None,
             generation: None,
+            heard: false,
             returning: false,
             back: None,
             lost: false,

@@ -47,7 +47,10 @@ pub(super) fn look<'a>(
             (_, Some(back)) => returning(&rollout.fleet, back, seen),
             // It waits to be told to go back.
             (Some(_), None) if host.returning => continue,
-            (Some(generation), None) => known(&rollout.fleet, generation, seen),
+            (Some(generation), None) => {
+                hear(host, generation, seen, now);
+                known(&rollout.fleet, generation, seen)
+            }
             (None, _) if !seen.online => Known::Now(Outcome::Offline),
             (None, _) if host.staging.is_some() && !host.staged => staging(seen),
             (None, _) => Known::Now(Outcome::Pending),
@@ -79,6 +82,16 @@ fn connection(host: &mut HostProgress, online: bool, now: Timestamp) {
         }
         (false, None) => host.offline_since = Some(now),
         _ => {}
+    }
+}
+
+/// A host's time begins anew when its agent first says that it has the revision: it may have
+/// been cut off while nobody looked, as when the controller was down.
+fn hear(host: &mut HostProgress, generation: u64, seen: Observation<'_>, now: Timestamp) {
+    let heard = seen.status.is_some_and(|status| status.observed_generation >= generation);
+    if heard && !host.heard {
+        host.heard = true;
+        host.since = Some(now);
     }
 }
 

@@ -460,6 +460,23 @@ fn a_connection_that_breaks_for_a_moment_fails_nobody() {
 }
 
 #[test]
+fn an_agent_cut_off_while_nobody_looked_has_its_time_from_when_it_heard() {
+    let mut lab = Lab::of(2);
+    lab.pass();
+    // The controller is down for longer than a batch may take, and the order did not get through.
+    let told = lab.host("a").told;
+    lab.host("a").told = (told.0 - 1, false);
+    lab.seconds += 6 * 60;
+    // The agent is back before the first look, and has only just begun.
+    lab.host("a").told = told;
+    lab.each("a", |host| host.new = Hangs);
+    lab.run(10);
+    assert_eq!(lab.rollout.state, State::Changing, "{}", lab.cause());
+    lab.each("a", |host| host.new = Works);
+    assert_eq!(lab.end(), State::Completed);
+}
+
+#[test]
 fn a_proved_host_has_its_time_anew_when_it_is_lost() {
     let mut lab = Lab::of(3).with(|policy| policy.monitor = Duration::from_secs(400));
     lab.rollout.deadline = Timestamp(60 * MINUTE);

@@ -201,6 +201,8 @@ pub struct HostProgress {
     pub offline_since_ms: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "16")]
     pub restarts: ::core::option::Option<u32>,
+    #[prost(bool, tag = "17")]
+    pub heard: bool,
 }
 /// Under a fleet's name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
