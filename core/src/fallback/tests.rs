@@ -256,6 +256,23 @@ fn no_machine_is_brought_back_under_a_name_that_is_taken() {
     assert_eq!(effective(&memory, &desired), expected);
 }
 
+#[test]
+fn what_is_stopped_before_it_was_healthy_proves_nothing() {
+    let mut memory = proved(&["a", "b"]);
+    let stopped = InstanceSpec { run: RunState::Stopped, ..wanted("a", 3) };
+    let desired = host(vec![stopped, wanted("b", 1)]);
+    watch(&mut memory, &desired, Look::Ready, 60);
+    assert_eq!(
+        memory.past(&fleet()).unwrap().good,
+        host(vec![wanted("a", 1), wanted("b", 1)]).instances
+    );
+    // Once it is started again, it is tried; and it fails.
+    let desired = host(vec![wanted("a", 3), wanted("b", 1)]);
+    watch(&mut memory, &desired, Look::Failed, 21);
+    assert!(memory.went_back(&fleet()).is_some());
+    assert_eq!(effective(&memory, &desired)[0], ("a".to_owned(), 1));
+}
+
 /// How an instance does, by its image: 1 and 2 work, 3 fails, 4 hangs.
 fn does(spec: &InstanceSpec, observed: &Observed) -> Seen {
     let found = observed.machines.get(&spec.id.machine());
