@@ -362,6 +362,8 @@ fn of_rollouts() -> [String; 4] {
         offline_since_ms: Some(5),
         restarts: Some(6),
         heard: true,
+        stray: true,
+        failed: Some("f".into()),
     };
     let hold = v1::Hold {
         kind: v1::HoldKind::Promotion.into(),
