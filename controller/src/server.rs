@@ -179,6 +179,7 @@ impl Running {
     /// Where the store can't be written or closed.
     pub async fn stop(mut self) -> Result<(), ServeError> {
         tracing::info!("controller shuts down");
+        self.app.live.close();
         self.app.shutdown.cancel();
         if timeout(DRAIN, self.served()).await.is_err() {
             let cut: usize = self.connections.iter().map(Connections::cut_all).sum();

@@ -163,6 +163,8 @@ pub(crate) fn rollout(
         batch: 1,
         kept: false,
         staged: true,
+        failed: String::new(),
+        stray: false,
     });
     v1::Rollout {
         fleet: "shop".into(),

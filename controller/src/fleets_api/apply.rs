@@ -427,9 +427,13 @@ fn hosts(world: &World, revision: &Revision, plan: &Plan) -> BTreeMap<HostId, Ho
         };
         configs.keys().map(id).collect()
     };
+    let before = world.newest.as_ref().map(|newest| &newest.rollout);
+    let strays: BTreeSet<&HostId> = before.map(strays).unwrap_or_default();
     let by_name = world.hosts.iter().filter_map(|host| {
-        let configs = revision.hosts.get(&host.id)?;
-        Some((host.id.clone(), instances(configs)))
+        // A stray that the fleet is no longer on may have to get it back.
+        let nothing = || strays.contains(&host.id).then(BTreeSet::new);
+        let there = revision.hosts.get(&host.id).map(instances).or_else(nothing)?;
+        Some((host.id.clone(), there))
     });
     let by_name: Vec<_> = by_name.collect();
     let places = host_places(&order_of(&revision.spec), &by_name);
@@ -442,12 +446,23 @@ fn hosts(world: &World, revision: &Revision, plan: &Plan) -> BTreeMap<HostId, Ho
         .iter()
         .filter(|change| change.action != Action::Keep)
         .map(|change| &change.host)
+        // Their agents try anew what they rejected.
+        .chain(world.went_back.keys())
         .collect();
     let progress = |(id, place): (HostId, u32)| {
-        let (spread, kept) = (spread(&id), !disturbed.contains(&id));
-        (id, HostProgress { spread, kept, ..HostProgress::pending(place) })
+        let (kept, stray) = (!disturbed.contains(&id), strays.contains(&id));
+        let spread = spread(&id);
+        (id, HostProgress { spread, kept, stray, ..HostProgress::pending(place) })
     };
     places.into_iter().map(progress).collect()
+}
+
+/// The hosts that a rollout, or those before it, changed and did not take back, where its revision
+/// was not proved: they are at no revision that others go back to.
+fn strays(before: &Rollout) -> BTreeSet<&HostId> {
+    let changed = |host: &HostProgress| host.generation.is_some() || host.stray;
+    let hosts = before.hosts.iter().filter(|(_, host)| changed(host) && host.back.is_none());
+    hosts.map(|(id, _)| id).filter(|_| !before.is_proof()).collect()
 }
 
 /// The newest revision of a fleet that has to be there.

@@ -41,7 +41,7 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Whether a revision is to be made of it.
     pub need: Need,
-    /// Where instances are not placed, and why; for people.
+    /// Where instances are not placed or are tried again, and why; for people.
     pub notes: Vec<String>,
 }
 
@@ -66,7 +66,8 @@ pub enum Need {
     /// The spec, a placement or a host differs.
     Change,
     /// Nothing differs, but the last rollout ended without success: whoever applies again wants
-    /// it tried again, with a deadline and a verdict of its own. Nothing is recreated by it.
+    /// it tried again, with a deadline and a verdict of its own. Nothing is recreated by it but on
+    /// hosts whose agents went back.
     Retry,
 }
 
@@ -88,6 +89,7 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
     let placement = placement.map_err(|problems| texts(&problems))?;
     let mut plan = planned(world, spec, placement.hosts)?;
     plan.notes = texts(&placement.left_out);
+    plan.notes.extend(tried_again(world, &plan.hosts));
     plan.need = need(world, spec, &plan.hosts, &plan.changes);
     Ok(plan)
 }
@@ -128,6 +130,16 @@ fn planned(world: &World, spec: &FleetSpec, mut hosts: Placed) -> Result<Plan, V
     }
     let changes = changes(world, spec, &hosts);
     Ok(Plan { hosts, changes, need: Need::Change, notes: Vec::new() })
+}
+
+/// The hosts whose agents went back: they try what they rejected, also where nothing differs.
+fn tried_again(world: &World, hosts: &Placed) -> Vec<String> {
+    let there = world.hosts.iter().filter(|host| hosts.contains_key(&host.id));
+    let back = there.filter_map(|host| Some((&host.name, world.went_back.get(&host.id)?)));
+    let note = |(host, why): (&HostName, &String)| {
+        format!("{host} went back to what was healthy before ({why}): an apply has it tried again")
+    };
+    back.map(note).collect()
 }
 
 fn texts<T: ToString>(problems: &[T]) -> Vec<String> {

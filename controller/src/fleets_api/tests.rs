@@ -213,6 +213,25 @@ async fn the_same_spec_after_a_failure_is_another_try_that_disturbs_nothing() {
 }
 
 #[tokio::test]
+async fn a_host_whose_agent_went_back_is_changed_by_whatever_comes_next() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    let (one, two) = (lab.connect("h1"), lab.connect("h2"));
+    one.catch_up(&lab).await;
+    two.went_back(&lab.spec("h2").await);
+    lab.live.flush().await.unwrap();
+    let more = [WEB, &[("more", "app:1", "h3")]].concat();
+    let plan = planned(&lab, &more).await.unwrap();
+    assert_eq!(plan.notes.len(), 1);
+    assert!(plan.notes[0].starts_with("h2 went back") && plan.notes[0].contains("exited with 1"));
+    let applied = lab.apply("shop", &more).await.unwrap();
+    assert_eq!(shown(&applied.changes), ["KEEP main@h1", "KEEP main@h2", "CREATE more@h3"]);
+    let record = lab.rollout("shop", applied.revision).await.record;
+    let kept = ["id-h1", "id-h2", "id-h3"].map(|host| record.hosts[host].kept);
+    assert_eq!(kept, [true, false, false]);
+}
+
+#[tokio::test]
 async fn a_newer_revision_supersedes_the_rollout_before() {
     let lab = Lab::new().await;
     lab.apply("shop", WEB).await.unwrap();

@@ -12,7 +12,7 @@ use shoal_core::secret::{PinnedSecret, SecretName};
 use shoal_core::spec::Settings;
 use shoal_proto::convert;
 use shoal_proto::v1::store::{
-    FleetRecord, ImageRecord, RolloutRecord, SecretHeadRecord, TagRecord,
+    FleetRecord, HostStatusRecord, ImageRecord, RolloutRecord, SecretHeadRecord, TagRecord,
 };
 
 use super::revision::Revision;
@@ -51,6 +51,9 @@ pub struct World {
     pub lock: Held,
     /// The fleet's newest revision that was proved; the one to go back to.
     pub proved: Option<u64>,
+    /// The hosts whose agents took the fleet back to what had proved healthy, with why: they don't
+    /// run what they were told to, and try what they are told next.
+    pub went_back: BTreeMap<HostId, String>,
 }
 
 /// A fleet's newest revision and its rollout, as they were read.
@@ -91,6 +94,7 @@ impl World {
             newest,
             lock: Held::load(records, spec.fleet.as_str()).await?,
             proved,
+            went_back: went_back(records, &spec.fleet).await?,
         };
         world.load_others(records, &spec.fleet).await?;
         world.load_images(records, spec).await?;
@@ -193,6 +197,25 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The hosts whose agents took `fleet` back, as they last reported.
+async fn went_back(
+    records: &Records,
+    fleet: &FleetName,
+) -> Result<BTreeMap<HostId, String>, Refusal> {
+    let mut found = BTreeMap::new();
+    for stored in records.list::<HostStatusRecord>().await?.records {
+        let instances = stored.record.status.into_iter().flat_map(|status| status.instances);
+        let mut why = instances.filter_map(|instance| {
+            let id: InstanceId = instance.id.parse().ok()?;
+            instance.went_back.filter(|_| id.fleet == *fleet)
+        });
+        if let Some(why) = why.next() {
+            found.insert(inventory::host_id(&stored.id)?, why);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether what a revision says of its instances' places is so, or is being made so.

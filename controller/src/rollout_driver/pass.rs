@@ -119,14 +119,18 @@ impl<'a> Pass<'a> {
         let mut rollout = self.rollout.clone();
         let mut seen: BTreeMap<HostId, (bool, Option<Arc<HostStatus>>)> = BTreeMap::new();
         for (host, progress) in &mut rollout.hosts {
-            let online = self.driver.live.presence(host).is_some_and(|presence| presence.online);
+            let live = &self.driver.live;
+            let untold = progress.generation.is_none() && progress.back.is_none();
+            // A controller that has just started has heard of nobody yet.
+            let awaited = untold && self.driver.awaits(host, self.now);
+            let online = awaited || live.presence(host).is_some_and(|presence| presence.online);
             if !online && !matches!(progress.outcome, Outcome::Failed(_) | Outcome::Back) {
                 let there = self.driver.records.get::<HostRecord>(host.as_str()).await?;
                 if there.is_none() {
                     progress.outcome = Outcome::Failed(REMOVED.into());
                 }
             }
-            seen.insert(host.clone(), (online, self.driver.live.fresh_status(host)));
+            seen.insert(host.clone(), (online, live.fresh_status(host)));
         }
         let observe = |host: &HostId| match seen.get(host) {
             Some((online, status)) => Observation {

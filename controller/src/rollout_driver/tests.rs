@@ -355,6 +355,89 @@ async fn a_pause_and_a_gate_hold_whatever_the_driver_does() {
 }
 
 #[tokio::test]
+async fn what_a_replaced_rollout_changed_goes_back_with_the_rest() {
+    let (lab, agents) = six(ALL).await;
+    let policy = Policy { batches: vec![Reach::Hosts(3), Reach::ALL], ..Policy::default() };
+    apply(&lab, &[("main", "app:2", "*"), ("more", "app:2", "h3")], policy).await;
+    while at(&lab, 2).await.len() < 3 {
+        lab.advance("shop", 2, NOON).await;
+        report(&lab, &agents, &[], 2).await;
+    }
+    assert_eq!(at(&lab, 2).await, ["h1", "h2", "h3"]);
+    apply(&lab, &[("main", "app:3", "*")], Policy::default()).await;
+    let mut seconds = 0;
+    while !lab.advance("shop", 3, later(seconds)).await {
+        report(&lab, &agents, &["h1"], 3).await;
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    let record = lab.rollout("shop", 3).await.record;
+    assert_eq!(record.state(), RolloutState::RolledBack);
+    assert_eq!((record.back_to, at(&lab, 1).await.len()), (Some(1), 6));
+    for host in SIX {
+        let image = lab.spec(host).await.instances[0].config.image.reference.to_string();
+        assert_eq!((image.as_str(), lab.spec(host).await.instances.len()), ("app:1", 1), "{host}");
+    }
+    let progress = |host: &str| &record.hosts[&format!("id-{host}")];
+    assert_eq!(progress("h1").failed.as_deref(), Some("shop/main: exited with 1"));
+    assert_eq!((progress("h2").stray, progress("h4").stray), (true, false));
+    assert_eq!(outcome(&record, "h2").0, OutcomeKind::Back);
+    assert_eq!(outcome(&record, "h4").0, OutcomeKind::Pending);
+}
+
+#[tokio::test]
+async fn a_host_that_the_fleet_left_gets_it_back() {
+    let (lab, agents) = six(ALL).await;
+    apply(&lab, &[("main", "app:1", "h2,h3,h4,h5,h6")], Policy::default()).await;
+    while !lab.spec("h1").await.instances.is_empty() {
+        lab.advance("shop", 2, NOON).await;
+        report(&lab, &agents, &[], 2).await;
+    }
+    apply(&lab, &[("main", "app:2", "h2,h3,h4,h5,h6")], Policy::default()).await;
+    let mut seconds = 0;
+    while !lab.advance("shop", 3, later(seconds)).await {
+        report(&lab, &agents, &["h2"], 3).await;
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    assert_eq!(state(&lab, 3).await, RolloutState::RolledBack);
+    assert_eq!(at(&lab, 1).await, SIX);
+}
+
+/// A driver that has had 44 seconds to move revision 2 in vain.
+async fn unmoved(lab: &Lab) -> Driver {
+    let driver = Driver::new(lab.records.clone(), lab.live.clone());
+    for seconds in [0, 44] {
+        driver.advance(&revision_id("shop", 2), later(seconds)).await.unwrap();
+        let record = lab.rollout("shop", 2).await.record;
+        assert_eq!((record.state(), record.batch), (RolloutState::Staging, 1));
+        assert_eq!(at(lab, 2).await, [""; 0]);
+    }
+    driver
+}
+
+/// A controller starts in the middle of a rollout that waits for nobody: its hosts were connected
+/// to the one before and have had no time to come back.
+#[tokio::test]
+async fn a_controller_that_starts_waits_for_its_hosts() {
+    let (mut lab, agents) = six(ALL).await;
+    let spec = fleet("shop", &[("main", "app:2", "*")]);
+    let skips = ApplyRequest { offline: OfflineHosts::Skip.into(), ..request(&spec) };
+    lab.fleets().apply(skips, ADA, NOON).await.unwrap();
+    lab.live.flush().await.unwrap();
+    let first = std::mem::replace(&mut lab.live, Live::load(lab.records.clone(), 4).await.unwrap());
+    // That one was killed; the next is told to end, and its hosts' streams end with it.
+    unmoved(&lab).await;
+    first.close();
+    drop(agents);
+    first.flush().await.unwrap();
+    lab.live = Live::load(lab.records.clone(), 4).await.unwrap();
+    let driver = unmoved(&lab).await;
+    driver.advance(&revision_id("shop", 2), later(46)).await.unwrap();
+    assert_eq!(state(&lab, 2).await, RolloutState::Partial, "they never came");
+}
+
+#[tokio::test]
 async fn offline_hosts_delay_only_themselves_and_catch_up() {
     let lab = Lab::new().await;
     first(&lab, ALL).await;

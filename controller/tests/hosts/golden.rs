@@ -332,7 +332,7 @@ fn of_secrets() -> [String; 4] {
 }
 
 /// What rollouts that go in batches added.
-fn of_rollouts() -> [String; 4] {
+fn of_rollouts() -> [String; 5] {
     let policy = v1::RolloutPolicy {
         batches: vec!["1".into(), "50%".into()],
         monitor_ms: 1,
@@ -361,7 +361,17 @@ fn of_rollouts() -> [String; 4] {
         since_ms: Some(4),
         offline_since_ms: Some(5),
         restarts: Some(6),
+        ..HostProgress::default()
+    };
+    let newer = HostProgress {
         heard: true,
+        stray: true,
+        failed: Some("f".into()),
+        ..HostProgress::default()
+    };
+    let newer = RolloutRecord {
+        hosts: [("h1".to_owned(), newer)].into_iter().collect(),
+        ..RolloutRecord::default()
     };
     let hold = v1::Hold {
         kind: v1::HoldKind::Promotion.into(),
@@ -395,6 +405,7 @@ fn of_rollouts() -> [String; 4] {
     let spec = v1::HostSpec { generation: 1, stage, ..v1::HostSpec::default() };
     [
         written("f/5", &rollout),
+        written("f/6", &newer),
         written("f", &LockRecord { lock: Some(lock) }),
         written("f/5", &revision),
         written("h4", &HostSpecRecord { spec: Some(spec) }),

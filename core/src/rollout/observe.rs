@@ -43,7 +43,7 @@ pub(super) fn look<'a>(
         connection(host, seen.online, now);
         host.staged |= seen.staged;
         let outcome = match (host.generation, host.back) {
-            (Some(_), _) if !seen.online => gone(host, now),
+            (Some(_), _) | (_, Some(_)) if !seen.online => gone(host, now),
             (_, Some(back)) => returning(&rollout.fleet, back, seen),
             // It waits to be told to go back.
             (Some(_), None) if host.returning => continue,
@@ -165,17 +165,17 @@ fn note(host: &mut HostProgress, known: Known, now: Timestamp) {
             let since = *host.failing_since.get_or_insert(now);
             if now.since(since) >= FAILURE_PATIENCE {
                 Outcome::Failed(why)
-            } else if host.generation.is_none() {
-                Outcome::Staging
             } else if host.back.is_some() {
                 Outcome::GoingBack(why)
+            } else if host.generation.is_none() {
+                Outcome::Staging
             } else {
                 Outcome::Changing(why)
             }
         }
         Known::Now(outcome) => outcome,
     };
-    let untold = host.generation.is_none() && !failing;
+    let untold = host.generation.is_none() && host.back.is_none() && !failing;
     if untold || matches!(outcome, Outcome::Ready | Outcome::Back) {
         host.failing_since = None;
     }

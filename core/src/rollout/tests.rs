@@ -843,6 +843,64 @@ fn going_back_that_does_not_help_kills_nothing_that_works() {
 }
 
 #[test]
+fn what_a_rollout_before_has_changed_goes_back_too() {
+    let mut lab = Lab::of(6);
+    for name in ["c", "d", "e", "f"] {
+        lab.progress(name).stray = true;
+    }
+    lab.progress("c").kept = true;
+    lab.host("d").online = false;
+    lab.host("a").new = Fails;
+    assert_eq!(lab.end(), State::RolledBack);
+    // `c` is told at once, since nothing is disturbed there; going back disturbs it.
+    assert_eq!(lab.told, "a c | <a <d | <c | <e <f");
+    assert!(!lab.host("d").told.1 && *lab.outcome("b") == Outcome::Pending);
+}
+
+#[test]
+fn before_anything_is_told_what_was_changed_before_can_go_back() {
+    let mut lab = Lab::of(3);
+    lab.say(Command::GoBack).unwrap_err();
+    lab.progress("b").stray = true;
+    lab.say(Command::GoBack).unwrap();
+    assert_eq!((lab.end(), &*lab.told), (State::RolledBack, "<b"));
+}
+
+#[test]
+fn why_a_host_failed_outlives_its_going_back() {
+    let mut lab = Lab::of(3);
+    lab.each("a", |host| host.new = Fails);
+    assert_eq!(lab.end(), State::RolledBack);
+    assert_eq!(*lab.outcome("a"), Outcome::Back);
+    assert_eq!(lab.progress("a").failed.as_deref(), Some("shop/main: exited with 1"));
+    assert_eq!(lab.progress("b").failed, None);
+    let mut late = Lab::of(2).with(|policy| policy.batch_timeout = Duration::from_secs(7_200));
+    late.each("a", |host| host.new = Hangs);
+    assert_eq!(late.end(), State::RolledBack);
+    let why = late.progress("a").failed.clone().unwrap();
+    assert!(why.starts_with("not ready by the deadline: shop/main: starting"), "{why}");
+}
+
+#[test]
+fn a_controller_that_starts_anew_does_not_take_all_for_broken() {
+    let mut lab = Lab::of(10);
+    lab.run(3);
+    assert_eq!(lab.told, ALL_OF_TEN);
+    lab.each("g", |host| (host.new, host.old) = (GoesBack, Hangs));
+    lab.run(2);
+    assert_eq!(lab.rollout.state, State::RollingBack);
+    // It hears of nobody for a moment, and of `g` first.
+    lab.hosts.values_mut().for_each(|host| host.online = false);
+    lab.run(1);
+    lab.each("g", |host| (host.online, host.old) = (true, Works));
+    lab.run(5);
+    lab.hosts.values_mut().for_each(|host| host.online = true);
+    assert_eq!(lab.end(), State::RolledBack);
+    let back = lab.told.strip_prefix(ALL_OF_TEN).unwrap();
+    assert_eq!(back, " | <g | <a <b <c <d | <e <f <h <i <j");
+}
+
+#[test]
 fn going_back_needs_no_monitor_time() {
     let mut lab = Lab::of(10).with(|policy| policy.monitor = Duration::from_secs(100));
     lab.run(250);

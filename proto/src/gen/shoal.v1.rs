@@ -2309,6 +2309,12 @@ pub struct RolloutHost {
     pub kept: bool,
     #[prost(bool, tag = "8")]
     pub staged: bool,
+    /// why it had failed when it was to go back
+    #[prost(string, tag = "9")]
+    pub failed: ::prost::alloc::string::String,
+    /// a rollout before changed it: it goes back with the others
+    #[prost(bool, tag = "10")]
+    pub stray: bool,
 }
 /// Why a rollout does not go on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -203,6 +203,10 @@ pub struct HostProgress {
     pub restarts: ::core::option::Option<u32>,
     #[prost(bool, tag = "17")]
     pub heard: bool,
+    #[prost(bool, tag = "18")]
+    pub stray: bool,
+    #[prost(string, optional, tag = "19")]
+    pub failed: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Under a fleet's name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
