@@ -94,7 +94,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (scrubbed, told) = (host.clone(), bell.clone());
     let scrubbing = tokio::spawn(async move { scrubbed.scrub(&told).await });
     let mut ringing = tokio::spawn(async move { host.watch(&bell).await });
-    info!(version = env!("CARGO_PKG_VERSION"), "the agent is up");
+    info!(version = version(), "the agent is up");
     // Fails where systemd did not start us; then nobody waits for it.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     // A part that ends by itself has broken. Then the whole agent ends, and systemd starts it
