@@ -15,7 +15,8 @@ use crate::name::InvalidName;
 use crate::text::as_text;
 
 /// What a stamp begins with.
-const MAGIC: &[u8; BLOCK] = b"\x7fshoal-agent \xc2\xa7 version stamp, format 1; the version is next:\n\n\n";
+const MAGIC: &[u8; BLOCK] =
+    b"\x7fshoal-agent \xc2\xa7 version stamp, format 1; the version is next:\n\n\n";
 /// Bytes of each half of a stamp. It is put at a multiple of this, in memory and so in the file.
 const BLOCK: usize = 64;
 /// Bytes of a stamp.
@@ -48,7 +49,9 @@ impl FromStr for AgentVersion {
             problem: problem.to_owned(),
         };
         if text.len() > LONGEST || !text.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(invalid("begins with a digit and has at most 48 characters, as 0.3.0 does"));
+            return Err(invalid(
+                "begins with a digit and has at most 48 characters, as 0.3.0 does",
+            ));
         }
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-~".contains(&b)) {
             return Err(invalid("has only letters, digits and . + - ~"));

@@ -11,7 +11,6 @@ use super::idmap;
 use super::systemd::Systemd;
 use crate::files::{make_private_dir, remove_tree};
 use crate::paths::{Paths, text};
-use crate::version::version;
 
 /// Gathers the facts. What can't be found out is empty or zero, and told by `doctor`. Besides,
 /// why it could not be tried whether squashfs can be idmapped: that is not the same as knowing
@@ -35,7 +34,7 @@ pub async fn gather(
         disk_total,
         disk_free,
         idmapped_squashfs: matches!(probed, Ok(true)),
-        agent: version().to_owned(),
+        agent: crate::version::version().to_owned(),
         boot_id: read_trimmed("/proc/sys/kernel/random/boot_id"),
         max_files: number("/proc/sys/fs/nr_open"),
         max_tasks: number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max")),

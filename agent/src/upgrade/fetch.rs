@@ -54,7 +54,7 @@ pub async fn fetch(
     source: &dyn Source,
     paths: &Paths,
     spec: &AgentSpec,
-    mut told: impl FnMut(u64),
+    mut told: impl FnMut(u64) + Send,
 ) -> Result<PathBuf, FetchError> {
     let path = paths.agent_program(&spec.digest);
     if path.exists() && digest_of(&path).await? == spec.digest.to_string() {

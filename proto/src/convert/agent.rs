@@ -106,8 +106,7 @@ mod tests {
             Phase::Rejected,
         ] {
             let (version, message) = ("1.2.3".parse().unwrap(), "why".into());
-            let status =
-                AgentStatus { version, digest: [3; 32].into(), asked: 4, phase, message };
+            let status = AgentStatus { version, digest: [3; 32].into(), asked: 4, phase, message };
             assert_eq!(AgentStatus::try_from(v1::AgentStatus::from(status.clone())), Ok(status));
         }
     }

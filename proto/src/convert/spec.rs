@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::agent_upgrade::AgentSpec;
+use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::host::HostSpec;
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
