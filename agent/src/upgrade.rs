@@ -93,7 +93,7 @@ impl Upgrade {
     async fn keep_on(&mut self) {
         let mut desired = self.desired.clone();
         loop {
-            let spec = desired.borrow_and_update().as_ref().and_then(|spec| spec.agent.clone());
+            let spec = agent_of(&desired.borrow_and_update()).cloned();
             let again = match self.pass(spec.as_ref()).await {
                 Ok(again) => again,
                 Err(error) => {
@@ -110,7 +110,11 @@ impl Upgrade {
                 }
             };
             tokio::select! {
-                changed = desired.changed() => if changed.is_err() { return },
+                changed = desired.wait_for(|now| agent_of(now) != spec.as_ref()) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
                 () = wait => {},
             }
         }
@@ -120,6 +124,12 @@ impl Upgrade {
     async fn pass(&mut self, wanted: Option<&AgentSpec>) -> Result<Option<Duration>, UpgradeError> {
         let notes = Notes::open(&self.paths).map_err(NoteError::from)?;
         let note = notes.read()?;
+        if note.trial.is_none() && self.trials.is_left_over() {
+            // The guard was killed in the middle of it.
+            self.trials.end().await?;
+            self.trials.restart().await?;
+            return Ok(Some(RESTART));
+        }
         if wanted.is_none() && note == Note::default() {
             self.told.send_replace(None);
             return Ok(None);
@@ -219,8 +229,7 @@ impl Upgrade {
             }
         };
         self.tell(Some(spec), Phase::Fetching, String::new());
-        let is_other =
-            |now: &Option<HostSpec>| now.as_ref().and_then(|now| now.agent.as_ref()) != Some(spec);
+        let is_other = |now: &Option<HostSpec>| agent_of(now) != Some(spec);
         tokio::select! {
             fetched = fetch(self.source.as_ref(), &self.paths, spec, told) => Ok(fetched?),
             _ = desired.wait_for(is_other) => {
@@ -310,4 +319,9 @@ impl Upgrade {
             self.bell.notify_one();
         }
     }
+}
+
+/// The agent that a desired state names.
+fn agent_of(desired: &Option<HostSpec>) -> Option<&AgentSpec> {
+    desired.as_ref()?.agent.as_ref()
 }

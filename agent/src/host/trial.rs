@@ -109,12 +109,18 @@ impl Trials {
     /// # Errors
     /// Where another than the agent's unit started this process, or systemd does not answer.
     pub async fn place(&self) -> Result<PathBuf, TrialError> {
-        if Path::new(DROP_IN).exists() {
+        if self.is_left_over() {
             // Of a trial that was cut short.
             self.end().await?;
         }
         let program = self.systemd.agent_program().await?.ok_or(TrialError::OtherUnit)?;
         Ok(PathBuf::from(program))
+    }
+
+    /// Whether systemd would start a program that is tried.
+    #[must_use]
+    pub fn is_left_over(&self) -> bool {
+        Path::new(DROP_IN).exists()
     }
 
     /// Checks that a program runs here and is of this version.

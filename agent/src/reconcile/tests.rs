@@ -491,7 +491,12 @@ async fn images_of_a_revision_to_come_are_brought_and_used_by_nothing() {
     let stage = serde_json::from_value(stage).unwrap();
     let instances = vec![gated("a", 1), gated("b", 1)];
     let starts = bench.host.change(|s| s.starts);
-    bench.desired.send_replace(Some(HostSpec { generation: 2, instances, stage, ..HostSpec::default() }));
+    bench.desired.send_replace(Some(HostSpec {
+        generation: 2,
+        instances,
+        stage,
+        ..HostSpec::default()
+    }));
     let problem = "image app:3, which a revision to come needs: the controller has no such image";
     bench.until(|s| s.problems == [problem]).await;
     bench.host.change(|s| s.images.insert([3; 32].into()));
