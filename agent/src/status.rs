@@ -76,6 +76,8 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         images: inputs.observation.observed.images.iter().copied().collect(),
         retained: retained(inputs),
         problems: problems(inputs),
+        // Put in by whoever knows.
+        agent: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Names, labels and selectors are parsed into core types here, so that a wrong one is a usage
 //! error before anything is read or asked.
 
+pub(crate) mod agent;
 pub(crate) mod context;
 pub(crate) mod fleet;
 pub(crate) mod host;
@@ -68,9 +69,12 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Hosts: enrol, list, show, label, cordon, drain, remove
+    /// Hosts: enrol, list, show, label, cordon, drain, upgrade, remove
     #[command(subcommand)]
     Host(host::HostCommand),
+    /// Programs of the agent, for `shoal host upgrade`: push, list, remove
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
     /// Images: push, list, show, tag, remove
     #[command(subcommand)]
     Image(image::ImageCommand),

@@ -1,6 +1,7 @@
 //! What each command does. Each takes its arguments and a [`Shell`], and ends with an [`Exit`] or
 //! a [`Failure`].
 
+pub(crate) mod agent;
 mod apply;
 mod audit;
 pub(crate) mod chosen;
@@ -84,6 +85,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     let shell = &Shell::new(globals);
     match command {
         Command::Host(command) => host::run(shell, command).await,
+        Command::Agent(command) => agent::run(shell, command).await,
         Command::Image(command) => image::run(shell, command).await,
         Command::Secret(command) => secret::run(shell, command).await,
         Command::Check(args) => fleet::check(shell, &args),

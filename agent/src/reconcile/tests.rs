@@ -163,7 +163,8 @@ fn bench_on(host: Arc<FakeHost>, dir: Arc<tempfile::TempDir>) -> Bench {
         Stager::start(Arc::new(NoSource), dir.path().join("images"), bell.clone(), stop.clone());
     let facts = HostFacts { idmapped_squashfs: true, ..HostFacts::default() };
     let (ready, ready_elsewhere) = watch::channel(None);
-    let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere };
+    let (_, agent) = watch::channel(None);
+    let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere, agent };
     let (report, status) = watch::channel(HostStatus::default());
     let events = Events::default();
     let paths = Paths { state: dir.path().into(), run: dir.path().join("run"), ..Paths::default() };
@@ -490,7 +491,12 @@ async fn images_of_a_revision_to_come_are_brought_and_used_by_nothing() {
     let stage = serde_json::from_value(stage).unwrap();
     let instances = vec![gated("a", 1), gated("b", 1)];
     let starts = bench.host.change(|s| s.starts);
-    bench.desired.send_replace(Some(HostSpec { generation: 2, instances, stage, peers: vec![] }));
+    bench.desired.send_replace(Some(HostSpec {
+        generation: 2,
+        instances,
+        stage,
+        ..HostSpec::default()
+    }));
     let problem = "image app:3, which a revision to come needs: the controller has no such image";
     bench.until(|s| s.problems == [problem]).await;
     bench.host.change(|s| s.images.insert([3; 32].into()));

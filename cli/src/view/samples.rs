@@ -61,8 +61,10 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
                 volumes: vec!["var".into(), "log".into()],
             }],
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
+            agent: None,
         }),
         cordon: None,
+        agent: None,
     }
 }
 

@@ -3,10 +3,10 @@
 use shoal_controller::store::{Batch, Record, Write};
 use shoal_proto::v1;
 use shoal_proto::v1::store::{
-    AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
-    HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PlacedHost, PresenceRecord,
-    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord,
-    TokenUse, UserRecord,
+    AgentProgramRecord, AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord,
+    HostProgress, HostRecord, HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord,
+    PlacedHost, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord,
+    TagRecord, TokenRecord, TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.
@@ -87,6 +87,7 @@ fn of_hosts() -> [String; 6] {
         images: vec![vec![7; 2].into()],
         retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
         problems: vec!["p".into()],
+        agent: None,
     };
     let used = TokenUse {
         key_sha256: vec![1].into(),
@@ -417,6 +418,37 @@ fn of_a_cordon() -> String {
     written("h5", &HostRecord { cordon: Some(cordon), ..HostRecord::default() })
 }
 
+/// What the agent's own upgrade added.
+fn of_agents() -> [String; 3] {
+    let program = AgentProgramRecord {
+        digest: vec![1; 32].into(),
+        size: 2,
+        pushed_ms: 3,
+        pushed_by: "ann".into(),
+    };
+    let agent = v1::AgentSpec {
+        version: "1.0.0".into(),
+        digest: vec![1; 32].into(),
+        size: 2,
+        deadline_ms: 3,
+        asked: 4,
+    };
+    let spec = v1::HostSpec { generation: 1, agent: Some(agent), ..v1::HostSpec::default() };
+    let agent = v1::AgentStatus {
+        version: "1.0.0".into(),
+        digest: vec![1; 32].into(),
+        asked: 4,
+        phase: v1::AgentPhase::Rejected.into(),
+        message: "w".into(),
+    };
+    let status = v1::HostStatus { agent: Some(agent), ..v1::HostStatus::default() };
+    [
+        written("1.0.0/x86-64", &program),
+        written("h6", &HostSpecRecord { spec: Some(spec) }),
+        written("h6", &HostStatusRecord { status: Some(status) }),
+    ]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -427,6 +459,7 @@ fn records_are_written_as_ever() {
         .chain(of_secrets())
         .chain(of_rollouts())
         .chain([of_a_cordon()])
+        .chain(of_agents())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

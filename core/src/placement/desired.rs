@@ -47,7 +47,7 @@ pub fn with_fleet(
     if instances == spec.instances && peers == spec.peers {
         return spec.clone();
     }
-    HostSpec { generation: spec.generation + 1, instances, peers, stage: spec.stage.clone() }
+    HostSpec { generation: spec.generation + 1, instances, peers, ..spec.clone() }
 }
 
 /// What a new revision does to one instance on one host.
@@ -115,6 +115,7 @@ mod tests {
             instances: vec![],
             peers: vec![peer("infra/sql"), peer("shop/old")],
             stage: vec![],
+            agent: None,
         };
         let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
         assert_eq!(
@@ -134,6 +135,7 @@ mod tests {
             generation: 7,
             peers: vec![],
             stage: vec![],
+            agent: None,
             instances: vec![before, instance("other/x", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
@@ -150,6 +152,7 @@ mod tests {
             generation: 7,
             peers: vec![],
             stage: vec![],
+            agent: None,
             instances: vec![instance("shop/main", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
@@ -162,6 +165,7 @@ mod tests {
             generation: 1,
             peers: vec![],
             stage: vec![],
+            agent: None,
             instances: ["keep", "gone", "new-image", "reorder"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
                 .into(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shoal_core::agent_upgrade::AgentSpec;
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::host::HostSpec;
 use shoal_core::image::PinnedImage;
@@ -161,22 +162,24 @@ impl TryFrom<v1::HostSpec> for HostSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
-        let v1::HostSpec { generation, instances, peers, stage } = wire;
+        let v1::HostSpec { generation, instances, peers, stage, agent } = wire;
         let stage: Result<_, Invalid> = stage.into_iter().map(PinnedImage::try_from).collect();
         let peers: Result<_, Invalid> = peers.into_iter().map(Peer::try_from).collect();
         let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
-        Ok(Self { generation, instances: instances?, peers: peers?, stage: stage? })
+        let agent = agent.map(AgentSpec::try_from).transpose()?;
+        Ok(Self { generation, instances: instances?, peers: peers?, stage: stage?, agent })
     }
 }
 
 impl From<HostSpec> for v1::HostSpec {
     fn from(spec: HostSpec) -> Self {
-        let HostSpec { generation, instances, peers, stage } = spec;
+        let HostSpec { generation, instances, peers, stage, agent } = spec;
         Self {
             generation,
             instances: instances.into_iter().map(Into::into).collect(),
             peers: peers.into_iter().map(Into::into).collect(),
             stage: stage.into_iter().map(Into::into).collect(),
+            agent: agent.map(Into::into),
         }
     }
 }
@@ -468,6 +471,13 @@ mod tests {
                 digest: [8; 32].into(),
                 size: 8192,
             }],
+            agent: Some(AgentSpec {
+                version: "0.3.0".parse().unwrap(),
+                digest: [9; 32].into(),
+                size: 5,
+                deadline: Duration::from_secs(60),
+                asked: 2,
+            }),
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
     }

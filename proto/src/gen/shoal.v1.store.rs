@@ -267,6 +267,18 @@ pub struct SecretHeadRecord {
     #[prost(uint64, tag = "1")]
     pub version: u64,
 }
+/// A program of the agent, under its version and architecture.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentProgramRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(uint64, tag = "3")]
+    pub pushed_ms: u64,
+    #[prost(string, tag = "4")]
+    pub pushed_by: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochRecord {
     #[prost(uint64, tag = "1")]
