@@ -224,6 +224,7 @@ pub(crate) fn plan() -> v1::PlanResponse {
         kind: kind.into(),
         fields,
         host_online: host != "h2",
+        data: vec![],
     };
     v1::PlanResponse {
         base_revision: 2,
