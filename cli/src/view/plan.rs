@@ -31,7 +31,8 @@ struct ChangeView {
     kind: Kind,
     fields: Vec<FieldView>,
     /// Of one that is made afresh: its data volumes, which stay.
-    data: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -134,6 +135,7 @@ impl TryFrom<v1::InstanceChange> for ChangeView {
                 return Err(Invalid::Unknown { field: "kind", value: kind });
             }
         };
+        let data = (kind == Kind::Recreate).then_some(data);
         let fields = fields.into_iter().map(|field| {
             let v1::FieldChange { field, from, to } = field;
             FieldView { field, from, to }
@@ -158,10 +160,12 @@ impl ChangeView {
         for field in &self.fields {
             lines.push(format!("      {}", field.text(self.kind == Kind::Create)));
         }
-        match self.data.as_slice() {
-            [] if self.kind == Kind::Recreate => lines.push("      it has no data volume".into()),
-            [] => {}
-            data => lines.push(printable(&format!("      its data stays: {}", data.join(", ")))),
+        match self.data.as_deref() {
+            None => {}
+            Some([]) => lines.push("      it has no data volume".into()),
+            Some(data) => {
+                lines.push(printable(&format!("      its data stays: {}", data.join(", "))));
+            }
         }
     }
 }

@@ -110,6 +110,7 @@ fn wanted(run: v1::RunState) -> v1::InstanceSpec {
         }),
         run: run.into(),
         restarts: 0,
+        recreate: 0,
         paused: false,
         gate_ms: None,
     }
