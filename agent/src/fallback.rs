@@ -193,7 +193,18 @@ fn wishes(desired: &HostSpec) -> Wishes {
 /// Tells wishes for a fleet apart, without keeping them.
 fn wish(wanted: &[InstanceSpec]) -> Digest {
     let mut hasher = Sha256::new();
-    for InstanceSpec { id, revision, config, run: _, restarts, paused: _, gate: _ } in wanted {
+    for spec in wanted {
+        // Another container is asked for by another revision.
+        let InstanceSpec {
+            id,
+            revision,
+            config,
+            run: _,
+            restarts,
+            recreate: _,
+            paused: _,
+            gate: _,
+        } = spec;
         let asked = (id, revision, restarts, config.image.digest, &config.settings);
         hasher.update(serde_json::to_vec(&asked).expect("settings are plain data"));
     }

@@ -127,12 +127,17 @@ impl Record {
         Ok(write_whole(&paths.record(&self.spec.id.machine()), &bytes)?)
     }
 
-    /// Stands for what is to be started, and for how often a restart was asked for: a hook that
-    /// failed is not run again for the same.
+    /// Stands for what is to be started, and for how often a restart or another container was
+    /// asked for: a hook that failed is not run again for the same.
     #[must_use]
     pub fn attempt(&self) -> Digest {
-        let what = (&self.spec.config, self.spec.restarts);
-        let bytes = serde_json::to_vec(&what).expect("a configuration is plain data");
+        let InstanceSpec { config, restarts, recreate, .. } = &self.spec;
+        let bytes = match recreate {
+            // As it always was: a hook that failed is not run again for an upgrade of the agent.
+            0 => serde_json::to_vec(&(config, restarts)),
+            _ => serde_json::to_vec(&(config, restarts, recreate)),
+        };
+        let bytes = bytes.expect("a configuration is plain data");
         Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
     }
 
@@ -143,6 +148,7 @@ impl Record {
             id: self.spec.id.clone(),
             config: self.spec.config.clone(),
             restarts: self.spec.restarts,
+            recreate: self.spec.recreate,
         }
     }
 }
@@ -236,7 +242,9 @@ mod tests {
         setting.spec.config.settings.env.clear();
         let mut image = record.clone();
         image.spec.config.image.digest = [1; 32].into();
-        for other in [restart, setting, image] {
+        let mut afresh = record.clone();
+        afresh.spec.recreate = 2;
+        for other in [restart, setting, image, afresh] {
             assert_ne!(record.attempt(), other.attempt());
         }
     }

@@ -373,6 +373,7 @@ fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
             config: applied.config.clone(),
             run: RunState::Stopped,
             restarts: applied.restarts,
+            recreate: applied.recreate,
             paused: false,
             gate: None,
         };
@@ -436,6 +437,7 @@ mod tests {
             id: case.spec.id.clone(),
             config: case.spec.config.clone(),
             restarts: 0,
+            recreate: 0,
         });
         let found = Machine { applied, unit: case.unit, enabled: true, ..Machine::default() };
         observation.observed.machines.insert(machine.clone(), found);
@@ -509,7 +511,8 @@ mod tests {
             let mut applied = spec("running");
             applied.config.image.digest = [image; 32].into();
             let mut observation = Observation::default();
-            let applied = Applied { id: applied.id, config: applied.config, restarts: 0 };
+            let applied =
+                Applied { id: applied.id, config: applied.config, restarts: 0, recreate: 0 };
             let found = Machine { applied: Some(applied), unit, ..Machine::default() };
             observation.observed.machines.insert(machine.clone(), found);
             observation.observed.images.insert([7; 32].into());
@@ -551,8 +554,12 @@ mod tests {
         spec.config.settings.start = Start::Command(vec!["/bin/app".into()]);
         let machine = spec.id.machine();
         let mut observation = Observation::default();
-        let applied =
-            Applied { id: spec.id.clone(), config: spec.config.clone(), restarts: spec.restarts };
+        let applied = Applied {
+            id: spec.id.clone(),
+            config: spec.config.clone(),
+            restarts: spec.restarts,
+            recreate: spec.recreate,
+        };
         let found = Machine {
             applied: Some(applied),
             unit: Unit::Active,

@@ -107,7 +107,7 @@ pub(crate) enum Command {
     /// Make a fleet as its file says
     ///
     /// Shows the plan, then makes a revision and its rollout, which changes the hosts batch by
-    /// batch. Applying the same again changes nothing and restarts nothing. If someone else applies
+    /// batch. Applying the same again changes nothing and restarts nothing, but with --recreate. If someone else applies
     /// in between, nothing is changed and it exits 7; where a rollout is under way or someone holds
     /// a lock, it says who and exits 13.
     Apply(fleet::ApplyArgs),

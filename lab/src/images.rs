@@ -5,6 +5,7 @@
 //! the same machine: times are fixed.
 
 mod belenios;
+mod rebuild;
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _};
@@ -19,6 +20,7 @@ use crate::cache::Cache;
 use crate::{base, exec, packages};
 
 pub use belenios::belenios_image;
+pub use rebuild::rebuild_image;
 
 /// Where `busybox-static` puts its one program.
 const BUSYBOX: &str = "/bin/busybox";

@@ -65,8 +65,8 @@ impl Host for FakeHost {
             let found = state.machines.entry(machine.clone()).or_default();
             match action {
                 Action::Write(spec) => {
-                    let (id, config) = (spec.id.clone(), spec.config.clone());
-                    found.applied = Some(Applied { id, config, restarts: spec.restarts });
+                    let InstanceSpec { id, config, restarts, recreate, .. } = *spec.clone();
+                    found.applied = Some(Applied { id, config, restarts, recreate });
                     found.unit = Unit::Inactive;
                 }
                 Action::Enable => found.enabled = true,
@@ -79,8 +79,8 @@ impl Host for FakeHost {
                 }
                 Action::Stop => found.unit = Unit::Inactive,
                 Action::Refresh(spec, _) => {
-                    let (id, config) = (spec.id.clone(), spec.config.clone());
-                    found.applied = Some(Applied { id, config, restarts: spec.restarts });
+                    let InstanceSpec { id, config, restarts, recreate, .. } = *spec.clone();
+                    found.applied = Some(Applied { id, config, restarts, recreate });
                     found.drift.clear();
                 }
                 Action::Configure => found.drift.clear(),

@@ -4,7 +4,7 @@ use serde::Serialize;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::name::FleetName;
 use shoal_proto::convert::millis;
-use shoal_proto::v1::{ApplyRequest, ApplyResponse, OfflineHosts, PlanRequest};
+use shoal_proto::v1::{ApplyRequest, ApplyResponse, OfflineHosts, PlanRequest, Recreate};
 
 use super::fleet::fetch;
 use super::fleet_file::load;
@@ -22,7 +22,7 @@ use crate::view::rollout::{RolloutView, State};
 
 pub(super) async fn plan(shell: &Shell, args: &PlanArgs) -> Result<Exit, Failure> {
     let spec = load(args.file.path())?;
-    let (plan, fleet) = ask_plan(&shell.client().await?, &spec).await?;
+    let (plan, fleet) = ask_plan(&shell.client().await?, &spec, args.recreate.wanted()).await?;
     note_locks(shell, fleet.as_ref());
     shell.console.result(plan.text(), &plan)?;
     // Where the last rollout failed there is something to do, even if nothing differs.
@@ -30,13 +30,14 @@ pub(super) async fn plan(shell: &Shell, args: &PlanArgs) -> Result<Exit, Failure
     Ok(if something { Exit::Differs } else { Exit::Done })
 }
 
-/// What would change, and the fleet as it is, where there is one.
+/// What would change, with what is to be made afresh; and the fleet as it is, where there is one.
 async fn ask_plan(
     client: &Client,
     spec: &FleetSpec,
+    recreate: Option<Recreate>,
 ) -> Result<(PlanView, Option<FleetView>), Failure> {
     let fleet = spec.fleet.as_str();
-    let request = client.ask(PlanRequest { spec: Some(spec.clone().into()) });
+    let request = client.ask(PlanRequest { spec: Some(spec.clone().into()), recreate });
     let reply = client.fleets().plan(request).await;
     let reply = reply.map_err(client.refused(format!("plan fleet {fleet}")))?.into_inner();
     let plan = PlanView::read(fleet, reply).map_err(ReplyError::about(format!("fleet {fleet}")))?;
@@ -67,7 +68,7 @@ pub(super) async fn apply(shell: &Shell, args: ApplyArgs) -> Result<Exit, Failur
     let spec = load(args.file.path())?;
     let fleet = spec.fleet.clone();
     let client = shell.client().await?;
-    let (plan, now) = ask_plan(&client, &spec).await?;
+    let (plan, now) = ask_plan(&client, &spec, args.recreate.wanted()).await?;
     shell.console.text(plan.text())?;
     if args.dry_run {
         note_locks(shell, now.as_ref());
@@ -138,7 +139,7 @@ async fn send_when_free(
         if !attempts.again(&failure).await {
             return Err(failure);
         }
-        let (by_now, _) = ask_plan(client, spec).await?;
+        let (by_now, _) = ask_plan(client, spec, args.recreate.wanted()).await?;
         if by_now != plan {
             shell.console.text(by_now.text())?;
         }
@@ -161,6 +162,7 @@ async fn send_once(
         source: source(args),
         offline: offline.into(),
         replace: args.replace,
+        recreate: args.recreate.wanted(),
     };
     let reply = client.fleets().apply(client.ask(request)).await;
     Ok(reply.map_err(client.refused(doing))?.into_inner())

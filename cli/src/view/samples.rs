@@ -112,6 +112,7 @@ fn wanted(run: v1::RunState) -> v1::InstanceSpec {
         }),
         run: run.into(),
         restarts: 0,
+        recreate: 0,
         paused: false,
         gate_ms: None,
     }
@@ -228,6 +229,7 @@ pub(crate) fn plan() -> v1::PlanResponse {
         kind: kind.into(),
         fields,
         host_online: host != "h2",
+        data: vec![],
     };
     v1::PlanResponse {
         base_revision: 2,

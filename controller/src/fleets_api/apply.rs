@@ -9,8 +9,8 @@ use std::time::Duration;
 use shoal_core::diff::{InstanceDifference, fleet_changes};
 use shoal_core::fleet::FleetSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::{CredentialName, HostId, InstanceId, InstanceName};
-use shoal_core::placement::{Action, host_places, order_of};
+use shoal_core::name::{CredentialName, HostId, HostName, InstanceId, InstanceName};
+use shoal_core::placement::{Action, Hosts, host_places, order_of};
 use shoal_core::rollout::{HostProgress, Offline, Rollout, State};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::time::Timestamp;
@@ -19,6 +19,7 @@ use shoal_proto::v1::ApplyRequest;
 use shoal_proto::v1::store::{FleetRecord, RevisionRecord};
 
 use super::plan::{Change, Need, Plan, plan, replan};
+use super::recreate::Recreate;
 use super::revision::{Placed, Revision};
 use super::world::{Newest, World};
 use crate::audit;
@@ -56,6 +57,8 @@ pub(super) struct Wanted {
     pub(super) offline: Offline,
     /// Whether it may take the place of a rollout that has not ended.
     pub(super) replace: bool,
+    /// Which hosts' containers are made afresh; none where nothing differs there.
+    pub(super) recreate: Option<Recreate>,
 }
 
 /// What was done.
@@ -73,7 +76,8 @@ impl TryFrom<ApplyRequest> for Wanted {
     type Error = Refusal;
 
     fn try_from(wire: ApplyRequest) -> Result<Self, Refusal> {
-        let ApplyRequest { spec, base_revision, timeout_ms, source, offline, replace } = wire;
+        let ApplyRequest { spec, base_revision, timeout_ms, source, offline, replace, recreate } =
+            wire;
         Ok(Self {
             spec: fleet_spec(spec)?,
             base: base_revision,
@@ -81,6 +85,7 @@ impl TryFrom<ApplyRequest> for Wanted {
             source: checked_source(source)?,
             offline: offline_from(offline)?,
             replace,
+            recreate: recreate.map(Recreate::try_from).transpose()?,
         })
     }
 }
@@ -137,7 +142,7 @@ pub(super) async fn apply_to(
     who: &str,
     now: Timestamp,
 ) -> Result<Option<Applied>, Refusal> {
-    let (world, plan) = planned(world, &wanted.spec).await?;
+    let (world, plan) = planned(world, &wanted.spec, wanted.recreate.as_ref()).await?;
     if plan.need == Need::Nothing {
         // Also where the base is an older one: what is wanted is so.
         let Plan { changes, notes, .. } = plan;
@@ -150,7 +155,7 @@ pub(super) async fn apply_to(
     }
     let revision = revision(&world, &plan, wanted, who, now);
     let rollout = rollout(&world, &revision, &plan, wanted);
-    let detail = format!("revision {}", revision.number);
+    let detail = detail(&world, &revision);
     let said = ("Fleets/Apply", detail.as_str());
     let batch = batch(&world, &revision, &rollout, said, now)?;
     match records.commit(batch).await {
@@ -163,6 +168,16 @@ pub(super) async fn apply_to(
     }
 }
 
+/// What the audit log says of an apply.
+fn detail(world: &World, revision: &Revision) -> String {
+    let afresh = world.hosts.iter().filter(|host| revision.recreate.contains(&host.id));
+    let afresh: Vec<HostName> = afresh.map(|host| host.name.clone()).collect();
+    if afresh.is_empty() {
+        return format!("revision {}", revision.number);
+    }
+    format!("revision {}, containers made afresh on {}", revision.number, Hosts(afresh))
+}
+
 /// Refuses where the fleet's last rollout is under way.
 fn must_have_ended(world: &World, now: Timestamp) -> Result<(), Refusal> {
     let Some(Newest { revision, rollout, .. }) = &world.newest else { return Ok(()) };
@@ -173,10 +188,14 @@ fn must_have_ended(world: &World, now: Timestamp) -> Result<(), Refusal> {
 }
 
 /// Plans where it may take its time: there may be many templates to render.
-pub(super) async fn planned(world: World, spec: &FleetSpec) -> Result<(World, Plan), Refusal> {
-    let spec = spec.clone();
+pub(super) async fn planned(
+    world: World,
+    spec: &FleetSpec,
+    recreate: Option<&Recreate>,
+) -> Result<(World, Plan), Refusal> {
+    let (spec, recreate) = (spec.clone(), recreate.cloned());
     let task = tokio::task::spawn_blocking(move || {
-        let plan = plan(&world, &spec);
+        let plan = plan(&world, &spec, recreate.as_ref());
         (world, plan)
     });
     let (world, plan) = task.await.map_err(|error| Refusal::Internal(chain(&error)))?;
@@ -338,6 +357,7 @@ pub(super) fn revision(
         created: now,
         author: who.to_owned(),
         source: wanted.source.clone(),
+        recreate: plan.recreate.clone(),
     }
 }
 

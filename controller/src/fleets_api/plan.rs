@@ -17,6 +17,7 @@ use shoal_core::spec::InstanceConfig;
 use shoal_core::time::Timestamp;
 use shoal_proto::v1;
 
+use super::recreate::Recreate;
 use super::revision::{Placed, Revision};
 use super::world::World;
 use crate::link::MOST_SECRETS;
@@ -37,6 +38,8 @@ const MOST_NAMED: usize = MAX_OPERATIONS - 16;
 pub struct Plan {
     /// What each host gets; nothing on a host that the fleet leaves.
     pub hosts: Placed,
+    /// The hosts on which every container is made afresh.
+    pub recreate: BTreeSet<HostId>,
     /// What happens to each instance on each host, ordered by host name and instance.
     pub changes: Vec<Change>,
     /// Whether a revision is to be made of it.
@@ -71,11 +74,15 @@ pub enum Need {
     Retry,
 }
 
-/// Plans `spec`.
+/// Plans `spec`, with what is to be made afresh.
 ///
 /// # Errors
 /// Every reason why it can't be done, one text each.
-pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
+pub fn plan(
+    world: &World,
+    spec: &FleetSpec,
+    recreate: Option<&Recreate>,
+) -> Result<Plan, Vec<String>> {
     let now = world.now(&spec.fleet);
     let around = Surroundings {
         hosts: &world.hosts,
@@ -87,7 +94,9 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
     };
     let placement = place(spec, &around);
     let placement = placement.map_err(|problems| texts(&problems))?;
-    let mut plan = planned(world, spec, placement.hosts)?;
+    let chosen = recreate.map(|r| r.chosen(&spec.fleet, &world.hosts, &placement.hosts));
+    let chosen = chosen.transpose().map_err(|problem| vec![problem])?.unwrap_or_default();
+    let mut plan = planned(world, spec, placement.hosts, chosen)?;
     plan.notes = texts(&placement.left_out);
     plan.notes.extend(tried_again(world, &plan.hosts));
     plan.need = need(world, spec, &plan.hosts, &plan.changes);
@@ -113,11 +122,16 @@ pub fn replan(world: &World, spec: &FleetSpec, placed: Placed) -> Result<Plan, V
     if !problems.is_empty() {
         return Err(texts(&problems));
     }
-    planned(world, spec, placed)
+    planned(world, spec, placed, BTreeSet::new())
 }
 
 /// The plan that puts the instances there, where that fits.
-fn planned(world: &World, spec: &FleetSpec, mut hosts: Placed) -> Result<Plan, Vec<String>> {
+fn planned(
+    world: &World,
+    spec: &FleetSpec,
+    mut hosts: Placed,
+    recreate: BTreeSet<HostId>,
+) -> Result<Plan, Vec<String>> {
     for (host, desired) in &world.specs {
         let enrolled = world.hosts.iter().any(|known| known.id == *host);
         if enrolled && desired.instances.iter().any(|i| i.id.fleet == spec.fleet) {
@@ -128,8 +142,8 @@ fn planned(world: &World, spec: &FleetSpec, mut hosts: Placed) -> Result<Plan, V
     if !problems.is_empty() {
         return Err(problems);
     }
-    let changes = changes(world, spec, &hosts);
-    Ok(Plan { hosts, changes, need: Need::Change, notes: Vec::new() })
+    let changes = changes(world, spec, &hosts, &recreate);
+    Ok(Plan { hosts, recreate, changes, need: Need::Change, notes: Vec::new() })
 }
 
 /// The hosts whose agents went back: they try what they rejected, also where nothing differs.
@@ -146,13 +160,19 @@ fn texts<T: ToString>(problems: &[T]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-fn changes(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<Change> {
+fn changes(
+    world: &World,
+    spec: &FleetSpec,
+    hosts: &Placed,
+    recreate: &BTreeSet<HostId>,
+) -> Vec<Change> {
     let nothing = HostSpec::default();
     let mut changes = Vec::new();
     for host in &world.hosts {
         let Some(configs) = hosts.get(&host.id) else { continue };
         let desired = world.specs.get(&host.id).unwrap_or(&nothing);
-        let actions = host_actions(desired, &spec.fleet, configs).into_iter();
+        let afresh = recreate.contains(&host.id);
+        let actions = host_actions(desired, &spec.fleet, configs, afresh).into_iter();
         changes.extend(actions.map(|(instance, action)| Change {
             host: host.id.clone(),
             host_name: host.name.clone(),
@@ -168,7 +188,10 @@ fn need(world: &World, spec: &FleetSpec, hosts: &Placed, changes: &[Change]) -> 
     if newest.revision.spec != *spec || !same_placement(&newest.revision.hosts, hosts) {
         return Need::Change;
     }
+    let afresh = |change: &Change| matches!(change.action, Action::Recreate(..));
     match newest.rollout.state {
+        // To be made afresh once more is not what a rollout under way is making so.
+        _ if changes.iter().any(afresh) => Need::Change,
         State::RollingBack => Need::Change,
         state if !state.is_final() => Need::Nothing,
         _ if changes.iter().any(|change| change.action != Action::Keep) => Need::Change,
@@ -206,6 +229,7 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         created: Timestamp(u64::MAX),
         author: String::new(),
         source: String::new(),
+        recreate: BTreeSet::new(),
     };
     let size = revision.record().encoded_len();
     if size > largest {

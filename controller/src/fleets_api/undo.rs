@@ -112,6 +112,7 @@ async fn anew(
         source: checked_source(source)?,
         offline: Offline::Wait,
         replace: false,
+        recreate: None,
     };
     let (world, plan) = replanned(world, &wanted.spec, placed).await?;
     let revision = revision(&world, &plan, &wanted, who, now);

@@ -8,7 +8,7 @@ use shoal_core::cause::chain;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, PinnedImage};
 use shoal_core::name::HostId;
-use shoal_core::placement::with_fleet;
+use shoal_core::placement::{not_recreated, recreated, with_fleet};
 use shoal_core::rollout::{self, Action, Observation, OnFailure, Outcome, Rollout};
 use shoal_core::status::HostStatus;
 use shoal_core::time::Timestamp;
@@ -269,6 +269,13 @@ impl<'a> Pass<'a> {
         let configs = revision.as_ref().and_then(|r| r.hosts.get(host)).unwrap_or(&nothing);
         let number = revision.as_ref().map_or(0, |revision| revision.number);
         let mut after = with_fleet(spec, &self.rollout.fleet, number, configs, &[], gate);
+        let (fleet, number) = (&self.rollout.fleet, self.rollout.revision);
+        if matches!(action, Action::Return(_)) {
+            // What was made afresh is so, and runs what it is to go back to; the rest stays.
+            after = not_recreated(after, fleet, number);
+        } else if self.revision.recreate.contains(host) {
+            after = recreated(after, fleet, number);
+        }
         let used: BTreeSet<Digest> =
             after.instances.iter().map(|instance| instance.config.image.digest).collect();
         after.stage.retain(|image| !used.contains(&image.digest));

@@ -9,8 +9,8 @@ use shoal_core::spec::RunState;
 use shoal_core::status::State as InstanceState;
 use shoal_proto::v1::store::{HostProgress, HostRecord, HostSpecRecord};
 use shoal_proto::v1::{
-    ApplyRequest, ControlRolloutRequest, HoldKind, OfflineHosts, OutcomeKind, RolloutCommand,
-    RolloutState,
+    ApplyRequest, ControlRolloutRequest, HoldKind, OfflineHosts, OutcomeKind, Recreate,
+    RolloutCommand, RolloutState,
 };
 
 use super::pass::LONGEST_REASON;
@@ -192,6 +192,87 @@ async fn images_are_there_before_anything_is_disturbed() {
     let spec = lab.spec("h1").await;
     assert_eq!((spec.instances[0].revision, spec.stage.len()), (2, 0));
     assert_eq!(spec.instances[0].gate, Some(Policy::default().batch_timeout));
+}
+
+/// A fleet on three hosts of other roles and on two of the role log, whose containers are to be made
+/// afresh; all connected.
+async fn afresh() -> (Lab, Vec<Agent>) {
+    let lab = Lab::new().await;
+    lab.host("h4", "log").await;
+    lab.host("h5", "log").await;
+    first(&lab, ALL).await;
+    let agents = SIX[..5].iter().map(|host| lab.connect(host)).collect();
+    let recreate = Some(Recreate { selector: "role=log".into() });
+    let wanted = ApplyRequest { recreate, ..request(&fleet("shop", ALL)) };
+    let applied = lab.fleets().apply(wanted, ADA, NOON).await.unwrap();
+    assert_eq!((applied.revision, applied.changed), (2, true));
+    (lab, agents)
+}
+
+/// The hosts whose containers are to be made afresh by their desired state.
+async fn told_afresh(lab: &Lab) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for host in &SIX[..5] {
+        match lab.spec(host).await.instances[0].recreate {
+            0 => {}
+            2 => found.push(*host),
+            other => panic!("{host}: {other}"),
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn containers_are_made_afresh_batch_by_batch_and_only_where_asked() {
+    let (lab, agents) = afresh().await;
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        report(&lab, &agents, &[], 2).await;
+        let ended = lab.advance("shop", 2, NOON).await;
+        let told = told_afresh(&lab).await;
+        if seen.last() != Some(&told) {
+            seen.push(told);
+        }
+        if ended {
+            break;
+        }
+    }
+    assert_eq!(seen, [vec!["h4"], vec!["h4", "h5"]]);
+    assert_eq!(state(&lab, 2).await, RolloutState::Completed);
+    assert_eq!(at(&lab, 2).await.len(), 5, "the others keep what they have at the new revision");
+    // Whatever comes next leaves what was made afresh alone.
+    let next = apply(&lab, &[("main", "app:2", "*")], Policy::default()).await;
+    let all: Vec<&Agent> = agents.iter().collect();
+    assert!(lab.settle("shop", next, &all, NOON).await);
+    assert_eq!(told_afresh(&lab).await, ["h4", "h5"]);
+}
+
+#[tokio::test]
+async fn containers_that_do_not_come_back_afresh_leave_the_others_as_they_are() {
+    let (lab, agents) = afresh().await;
+    let before = lab.spec("h5").await;
+    let first = lab.spec("h4").await.generation;
+    let mut seconds = 0;
+    while !lab.advance("shop", 2, later(seconds)).await {
+        // Going back gives it nothing else to run.
+        for agent in &agents {
+            let host = agent.id.as_str().trim_start_matches("id-");
+            let spec = lab.spec(host).await;
+            let tried = host == "h4" && spec.generation > first;
+            agent.report(&spec, if tried { InstanceState::Failed } else { InstanceState::Running });
+        }
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    let record = lab.rollout("shop", 2).await.record;
+    assert_eq!(
+        (record.state(), outcome(&record, "h5").0),
+        (RolloutState::Failed, OutcomeKind::Pending)
+    );
+    assert_eq!(outcome(&record, "h4"), (OutcomeKind::Failed, "shop/main: exited with 1".into()));
+    assert!(told_afresh(&lab).await.is_empty(), "nobody is to be made afresh later");
+    assert_eq!(at(&lab, 2).await, [""; 0], "all are told of the revision that was proved");
+    assert_eq!(lab.spec("h5").await, before, "it has heard nothing");
 }
 
 /// With no monitor time, and images that are there, nothing is waited for but proof.

@@ -148,6 +148,7 @@ fn of_fleets() -> [String; 5] {
         created_ms: 8,
         author: "ann".into(),
         source: "git".into(),
+        recreate: vec![],
     };
     let progress = HostProgress {
         generation: Some(9),
@@ -449,6 +450,14 @@ fn of_agents() -> [String; 3] {
     ]
 }
 
+/// What making containers afresh added.
+fn of_recreations() -> [String; 2] {
+    let instance = v1::InstanceSpec { id: "f/i".into(), recreate: 6, ..Default::default() };
+    let spec = v1::HostSpec { instances: vec![instance], ..v1::HostSpec::default() };
+    let revision = RevisionRecord { recreate: vec!["h6".into()], ..RevisionRecord::default() };
+    [written("h6", &HostSpecRecord { spec: Some(spec) }), written("f/6", &revision)]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -460,6 +469,7 @@ fn records_are_written_as_ever() {
         .chain(of_rollouts())
         .chain([of_a_cordon()])
         .chain(of_agents())
+        .chain(of_recreations())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

@@ -119,7 +119,8 @@ fn without_a_gate_a_past_or_a_difference_nothing_goes_back() {
     let paused = InstanceSpec { paused: true, ..wanted("a", 2) };
     let stopped = InstanceSpec { run: RunState::Stopped, ..wanted("a", 2) };
     let same = InstanceSpec { revision: 2, ..wanted("a", 1) };
-    for spec in [ungated, paused, stopped, same] {
+    let afresh = InstanceSpec { revision: 2, recreate: 2, ..wanted("a", 1) };
+    for spec in [ungated, paused, stopped, same, afresh] {
         let mut memory = proved(&["a"]);
         assert_eq!(watch(&mut memory, &host(vec![spec]), Look::Failed, 900), []);
     }

@@ -1,11 +1,11 @@
 //! A placed fleet in the desired state of one host, and what that changes there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::diff::{FieldChange, config_fields};
+use crate::diff::{FieldChange, config_changes, config_fields};
 use crate::host::HostSpec;
-use crate::name::{FleetName, InstanceId, InstanceName};
+use crate::name::{FleetName, InstanceId, InstanceName, VolumeName};
 use crate::peers::Peer;
 use crate::spec::{InstanceConfig, InstanceSpec, RunState};
 use crate::update::{Update, update};
@@ -14,7 +14,7 @@ use crate::update::{Update, update};
 /// where that fleet's instances are.
 ///
 /// `gate` is how long an instance may take to get ready before its agent takes it back by itself.
-/// What operators asked for (stopped, restarts) stays with the instances that stay. The
+/// What was asked for besides (stopped, restarts, recreation) stays with the instances that stay. The
 /// generation rises only where something changes; the same spec comes back where nothing does.
 #[must_use]
 pub fn with_fleet(
@@ -36,6 +36,7 @@ pub fn with_fleet(
             config: config.clone(),
             run: before.map_or(RunState::Running, |i| i.run),
             restarts: before.map_or(0, |i| i.restarts),
+            recreate: before.map_or(0, |i| i.recreate),
             paused: before.is_some_and(|i| i.paused),
             gate,
         });
@@ -50,6 +51,25 @@ pub fn with_fleet(
     HostSpec { generation: spec.generation + 1, instances, peers, ..spec.clone() }
 }
 
+/// A desired state in which `revision` has every container of `fleet` made afresh.
+#[must_use]
+pub fn recreated(mut spec: HostSpec, fleet: &FleetName, revision: u64) -> HostSpec {
+    for instance in spec.instances.iter_mut().filter(|i| i.id.fleet == *fleet) {
+        instance.recreate = revision;
+    }
+    spec
+}
+
+/// A desired state without that: a container that was not made afresh yet is left as it is.
+#[must_use]
+pub fn not_recreated(mut spec: HostSpec, fleet: &FleetName, revision: u64) -> HostSpec {
+    let asked = |i: &&mut InstanceSpec| i.id.fleet == *fleet && i.recreate == revision;
+    for instance in spec.instances.iter_mut().filter(asked) {
+        instance.recreate = 0;
+    }
+    spec
+}
+
 /// What a new revision does to one instance on one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -57,6 +77,9 @@ pub enum Action {
     Create(Vec<FieldChange>),
     /// Its container is recreated, for these reasons; its data stays.
     Replace(Vec<FieldChange>),
+    /// Its container is made afresh because that was asked for. These fields differ besides; these
+    /// data volumes stay.
+    Recreate(Vec<FieldChange>, BTreeSet<VolumeName>),
     /// It is changed as it runs, without a new container.
     Refresh(Vec<FieldChange>),
     /// It is stopped and taken away; its data stays and is listed.
@@ -65,12 +88,14 @@ pub enum Action {
     Keep,
 }
 
-/// What `placement` does to one host's instances of `fleet`, by instance.
+/// What `placement` does to one host's instances of `fleet`, by instance; with `recreate`, those
+/// that are there are made afresh, whatever differs.
 #[must_use]
 pub fn host_actions(
     spec: &HostSpec,
     fleet: &FleetName,
     configs: &BTreeMap<InstanceName, InstanceConfig>,
+    recreate: bool,
 ) -> BTreeMap<InstanceName, Action> {
     let there: BTreeMap<&InstanceName, &InstanceSpec> = spec
         .instances
@@ -86,6 +111,11 @@ pub fn host_actions(
     for (name, config) in configs {
         let action = match there.get(name) {
             None => Action::Create(config_fields(config)),
+            Some(before) if recreate => {
+                let volumes = |config: &InstanceConfig| config.settings.data.clone().into_keys();
+                let data = volumes(&before.config).chain(volumes(config)).collect();
+                Action::Recreate(config_changes(&before.config, config), data)
+            }
             Some(before) => match update(&before.config, config) {
                 Update::None => Action::Keep,
                 Update::Refresh { changes, .. } => Action::Refresh(changes),
@@ -100,6 +130,7 @@ pub fn host_actions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::DataVolume;
     use crate::spec::tests_support::instance;
 
     #[test]
@@ -147,6 +178,22 @@ mod tests {
     }
 
     #[test]
+    fn a_recreation_is_asked_for_once_kept_and_taken_back() {
+        let shop: FleetName = "shop".parse().unwrap();
+        let instances = vec![instance("other/x", 1), instance("shop/main", 1)];
+        let spec = HostSpec { generation: 7, instances, ..HostSpec::default() };
+        let of =
+            |spec: &HostSpec| -> Vec<u64> { spec.instances.iter().map(|i| i.recreate).collect() };
+        let asked = recreated(spec.clone(), &shop, 2);
+        assert_eq!((of(&asked), recreated(asked.clone(), &shop, 2)), (vec![0, 2], asked.clone()));
+        let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
+        let next = with_fleet(&asked, &shop, 3, &configs, &[], None);
+        assert_eq!(of(&next), [0, 2], "an offline host has yet to do it");
+        assert_eq!(of(&not_recreated(next.clone(), &shop, 3)), [0, 2]);
+        assert_eq!(of(&not_recreated(next, &shop, 2)), [0, 0]);
+    }
+
+    #[test]
     fn the_same_revision_again_raises_no_generation() {
         let spec = HostSpec {
             generation: 7,
@@ -176,12 +223,29 @@ mod tests {
                 .into();
         let reordered = configs.values_mut().next_back().unwrap();
         reordered.settings.after.insert("shop/keep".parse().unwrap());
-        let actions = host_actions(&spec, &"shop".parse().unwrap(), &configs);
+        let shop = "shop".parse().unwrap();
+        let actions = host_actions(&spec, &shop, &configs, false);
         let of = |name: &str| &actions[&name.parse::<InstanceName>().unwrap()];
         assert_eq!(of("keep"), &Action::Keep);
         assert_eq!(of("gone"), &Action::Remove);
         assert!(matches!(of("fresh"), Action::Create(fields) if fields.len() == 3));
         assert!(matches!(of("reorder"), Action::Refresh(changes) if changes.len() == 1));
         assert!(matches!(of("new-image"), Action::Replace(changes) if changes.len() == 1));
+        let volume = DataVolume { path: "/var/x".parse().unwrap(), owner: Default::default() };
+        let keep = configs.get_mut(&"keep".parse::<InstanceName>().unwrap()).unwrap();
+        keep.settings.data.insert("var".parse().unwrap(), volume);
+        let afresh = host_actions(&spec, &shop, &configs, true);
+        let of = |name: &str| &afresh[&name.parse::<InstanceName>().unwrap()];
+        assert!(matches!(of("gone"), Action::Remove));
+        assert!(matches!(of("fresh"), Action::Create(_)));
+        let data = ["var".parse().unwrap()].into();
+        assert!(
+            matches!(of("keep"), Action::Recreate(changes, kept) if !changes.is_empty() && *kept == data)
+        );
+        for name in ["new-image", "reorder"] {
+            assert!(
+                matches!(of(name), Action::Recreate(changes, kept) if changes.len() == 1 && kept.is_empty())
+            );
+        }
     }
 }

@@ -100,7 +100,9 @@ impl Instance<'_> {
 
     fn update(&self) -> Update {
         match &self.found.applied {
-            Some(applied) if applied.restarts == self.spec.restarts => {
+            Some(applied)
+                if applied.restarts == self.spec.restarts && !applied.is_spent(self.spec) =>
+            {
                 update(&applied.config, &self.spec.config)
             }
             _ => Update::Recreate { changes: Vec::new() },
@@ -113,6 +115,9 @@ impl Instance<'_> {
             (None, _) => Some("not there yet".into()),
             (Some(applied), _) if applied.restarts != self.spec.restarts => {
                 Some("a restart was asked for".into())
+            }
+            (Some(applied), _) if applied.is_spent(self.spec) => {
+                Some(format!("revision {} has it made afresh", self.spec.recreate))
             }
             (_, Update::None) => None,
             (_, Update::Refresh { changes, .. } | Update::Recreate { changes }) => {

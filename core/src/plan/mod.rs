@@ -80,13 +80,23 @@ pub struct Applied {
     pub config: InstanceConfig,
     /// The restarts that had been asked for when it was written.
     pub restarts: u64,
+    /// The newest revision that had asked for a container made afresh.
+    pub recreate: u64,
 }
 
 impl Applied {
     /// Whether it is just what is wanted.
     #[must_use]
     pub fn is(&self, spec: &InstanceSpec) -> bool {
-        self.restarts == spec.restarts && self.config.same_container(&spec.config)
+        self.restarts == spec.restarts
+            && !self.is_spent(spec)
+            && self.config.same_container(&spec.config)
+    }
+
+    /// Whether another container was asked for, whatever differs. Who takes that back (a smaller
+    /// number) wants nothing of a container that was made already.
+    fn is_spent(&self, spec: &InstanceSpec) -> bool {
+        self.recreate < spec.recreate
     }
 }
 

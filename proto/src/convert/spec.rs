@@ -205,7 +205,8 @@ impl TryFrom<v1::InstanceSpec> for InstanceSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::InstanceSpec) -> Result<Self, Invalid> {
-        let v1::InstanceSpec { id, revision, config, run, restarts, paused, gate_ms } = wire;
+        let v1::InstanceSpec { id, revision, config, run, restarts, paused, gate_ms, recreate } =
+            wire;
         let gate = gate_ms.map(Duration::from_millis);
         let run = match v1::RunState::try_from(run) {
             Ok(v1::RunState::Running) => RunState::Running,
@@ -213,20 +214,21 @@ impl TryFrom<v1::InstanceSpec> for InstanceSpec {
             _ => return Err(Invalid::Unknown { field: "run", value: run }),
         };
         let config = required("config", config)?.try_into()?;
-        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts, paused, gate })
+        let id = parse("id", &id)?;
+        Ok(Self { id, revision, config, run, restarts, recreate, paused, gate })
     }
 }
 
 impl From<InstanceSpec> for v1::InstanceSpec {
     fn from(spec: InstanceSpec) -> Self {
-        let InstanceSpec { id, revision, config, run, restarts, paused, gate } = spec;
+        let InstanceSpec { id, revision, config, run, restarts, recreate, paused, gate } = spec;
         let run = match run {
             RunState::Running => v1::RunState::Running,
             RunState::Stopped => v1::RunState::Stopped,
         };
         let config = Some(config.into());
         let (id, run, gate_ms) = (id.to_string(), run.into(), gate.map(super::millis));
-        Self { id, revision, config, run, restarts, paused, gate_ms }
+        Self { id, revision, config, run, restarts, paused, gate_ms, recreate }
     }
 }
 
@@ -458,6 +460,7 @@ mod tests {
                 config: InstanceConfig { image, settings: settings() },
                 run: RunState::Stopped,
                 restarts: 2,
+                recreate: 3,
                 paused: true,
                 gate: Some(Duration::from_secs(9)),
             }],

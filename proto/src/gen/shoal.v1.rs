@@ -269,6 +269,9 @@ pub struct InstanceSpec {
     /// the agent goes back by itself where it is not ready by then
     #[prost(uint64, optional, tag = "7")]
     pub gate_ms: ::core::option::Option<u64>,
+    /// the newest revision that asked for a container made afresh
+    #[prost(uint64, tag = "8")]
+    pub recreate: u64,
 }
 /// Where an instance is and how it is reached.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2356,6 +2359,17 @@ pub struct UpgradeAgentResponse {
 pub struct PlanRequest {
     #[prost(message, optional, tag = "1")]
     pub spec: ::core::option::Option<FleetSpec>,
+    /// absent: what does not differ is left alone
+    #[prost(message, optional, tag = "2")]
+    pub recreate: ::core::option::Option<Recreate>,
+}
+/// Have every container of the fleet on these hosts destroyed and made afresh, whatever differs.
+/// Data volumes stay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recreate {
+    /// of hosts; empty: all of the fleet's
+    #[prost(string, tag = "1")]
+    pub selector: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FieldChange {
@@ -2379,6 +2393,9 @@ pub struct InstanceChange {
     pub fields: ::prost::alloc::vec::Vec<FieldChange>,
     #[prost(bool, tag = "5")]
     pub host_online: bool,
+    /// of one that is made afresh: its data volumes, which stay
+    #[prost(string, repeated, tag = "6")]
+    pub data: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanResponse {
@@ -2414,6 +2431,9 @@ pub struct ApplyRequest {
     /// take the place of a rollout that has not ended
     #[prost(bool, tag = "6")]
     pub replace: bool,
+    /// as a plan's; each call with it recreates once more
+    #[prost(message, optional, tag = "7")]
+    pub recreate: ::core::option::Option<Recreate>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyResponse {
@@ -2911,6 +2931,8 @@ pub enum ChangeKind {
     Keep = 4,
     /// changed as it runs, without a new container
     Refresh = 5,
+    /// made afresh because that was asked for
+    Recreate = 6,
 }
 impl ChangeKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2925,6 +2947,7 @@ impl ChangeKind {
             Self::Remove => "CHANGE_KIND_REMOVE",
             Self::Keep => "CHANGE_KIND_KEEP",
             Self::Refresh => "CHANGE_KIND_REFRESH",
+            Self::Recreate => "CHANGE_KIND_RECREATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2936,6 +2959,7 @@ impl ChangeKind {
             "CHANGE_KIND_REMOVE" => Some(Self::Remove),
             "CHANGE_KIND_KEEP" => Some(Self::Keep),
             "CHANGE_KIND_REFRESH" => Some(Self::Refresh),
+            "CHANGE_KIND_RECREATE" => Some(Self::Recreate),
             _ => None,
         }
     }

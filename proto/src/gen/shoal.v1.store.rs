@@ -116,6 +116,9 @@ pub struct RevisionRecord {
     pub author: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub source: ::prost::alloc::string::String,
+    /// ids of hosts on which it has every container made afresh
+    #[prost(string, repeated, tag = "8")]
+    pub recreate: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What a revision puts on one host; empty: it takes the fleet away from it.
 #[derive(Clone, PartialEq, ::prost::Message)]
