@@ -88,6 +88,7 @@ impl Fleets {
             retries: plan.need == Need::Retry,
             notes: plan.notes,
             changes: self.changes(plan.changes),
+            infra: vec![],
         })
     }
 

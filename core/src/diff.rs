@@ -418,6 +418,7 @@ mod tests {
             fleet: "shop".parse().unwrap(),
             instances: instances.collect(),
             rollout: crate::rollout::Policy::default(),
+            infra: None,
         }
     }
 

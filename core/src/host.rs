@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::image::PinnedImage;
+use crate::infra::HostInfra;
 use crate::label::Labels;
 use crate::name::{HostId, HostName};
 use crate::peers::Peer;
@@ -118,6 +119,9 @@ pub struct HostSpec {
     /// Images that a revision to come needs: to be there, and not to be used yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage: Vec<PinnedImage>,
+    /// Its infra.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<HostInfra>,
 }
 
 impl HostSpec {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Digest, ImageRef};
+use crate::infra;
 use crate::name::{HostId, InstanceId, MachineName, VolumeName};
 use crate::time::Timestamp;
 
@@ -22,6 +23,9 @@ pub struct HostStatus {
     pub retained: Vec<RetainedData>,
     /// What is wrong with the host as a whole, for people.
     pub problems: Vec<String>,
+    /// Its infra, where it has one or is to have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<infra::Status>,
 }
 
 /// Data volumes that an instance left behind.

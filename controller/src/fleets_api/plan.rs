@@ -8,6 +8,7 @@ use std::time::Duration;
 use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
+use shoal_core::infra::HostInfra;
 use shoal_core::name::{HostId, HostName, InstanceName};
 use shoal_core::peers::Peer;
 use shoal_core::placement::{Action, Surroundings, host_actions, misplaced, place, with_fleet};
@@ -208,9 +209,11 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
             continue;
         }
         let configs = configs.unwrap_or(&nowhere);
+        let gate = Some(Duration::MAX);
+        let infra = spec.infra.as_ref().map(|infra| HostInfra::of(infra, u64::MAX));
         let size = |peers: &[Peer]| {
             let after =
-                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, Some(Duration::MAX));
+                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, gate, infra.as_ref());
             v1::HostSpec::from(after).encoded_len()
         };
         if size(&[]) + seats.largest() <= largest {

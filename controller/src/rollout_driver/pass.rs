@@ -7,6 +7,7 @@ use prost::Message as _;
 use shoal_core::cause::chain;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, PinnedImage};
+use shoal_core::infra::HostInfra;
 use shoal_core::name::HostId;
 use shoal_core::placement::with_fleet;
 use shoal_core::rollout::{self, Action, Observation, OnFailure, Outcome, Rollout};
@@ -264,7 +265,15 @@ impl<'a> Pass<'a> {
         let nothing = BTreeMap::new();
         let configs = revision.as_ref().and_then(|r| r.hosts.get(host)).unwrap_or(&nothing);
         let number = revision.as_ref().map_or(0, |revision| revision.number);
-        let mut after = with_fleet(spec, &self.rollout.fleet, number, configs, &[], gate);
+        let infra =
+            revision.as_ref().and_then(|r| Some(HostInfra::of(r.spec.infra.as_ref()?, number)));
+        // What was tried says what goes back; a host that was not told yet has nothing to undo.
+        let infra = match (action, infra, &spec.infra) {
+            (Action::Return(_), Some(good), Some(tried)) => Some(good.instead_of(tried)),
+            (_, infra, _) => infra,
+        };
+        let fleet = &self.rollout.fleet;
+        let mut after = with_fleet(spec, fleet, number, configs, &[], gate, infra.as_ref());
         let used: BTreeSet<Digest> =
             after.instances.iter().map(|instance| instance.config.image.digest).collect();
         after.stage.retain(|image| !used.contains(&image.digest));

@@ -259,7 +259,8 @@ fn no_machine_is_brought_back_under_a_name_that_is_taken() {
 /// How an instance does, by its image: 1 and 2 work, 3 fails, 4 hangs.
 fn does(spec: &InstanceSpec, observed: &Observed) -> Seen {
     let found = observed.machines.get(&spec.id.machine());
-    let begun = found.and_then(|m| m.applied.as_ref()).is_some_and(|applied| applied.is(spec));
+    let begun =
+        found.and_then(|m| m.applied.as_ref()).is_some_and(|applied| applied.is(spec, None));
     let look = match spec.config.image.digest.as_bytes()[0] {
         _ if spec.run == RunState::Stopped => Look::Ready,
         _ if !begun => Look::Coming,
@@ -349,7 +350,7 @@ impl World {
         self.check(&target);
         let plan = plan_for(&target, &self.observed, self.now);
         let written = plan.machines.values().flatten().filter_map(|step| match &step.action {
-            Action::Write(spec) => Some(spec),
+            Action::Write(spec, _) => Some(spec),
             _ => None,
         });
         let back = self.memory.went_back(&fleet()).is_some();

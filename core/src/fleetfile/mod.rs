@@ -147,7 +147,7 @@ impl Reader<'_, '_> {
             rollout::read(section, &mut self.report)
         });
         let rollout = optional(rollout)?.unwrap_or_default();
-        Some(FleetSpec { fleet: self.fleet.clone()?, instances, rollout })
+        Some(FleetSpec { fleet: self.fleet.clone()?, instances, rollout, infra: None })
     }
 
     fn instances(&mut self, item: &Item<'_>) -> BTreeMap<InstanceName, DeclaredInstance> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::diff::{FieldChange, config_fields};
 use crate::host::HostSpec;
+use crate::infra::{HostInfra, is_infra};
 use crate::name::{FleetName, InstanceId, InstanceName};
 use crate::peers::Peer;
 use crate::spec::{InstanceConfig, InstanceSpec, RunState};
@@ -14,6 +15,7 @@ use crate::update::{Update, update};
 /// where that fleet's instances are.
 ///
 /// `gate` is how long an instance may take to get ready before its agent takes it back by itself.
+/// `infra` is what the host gets where the fleet is the infra and has instances there.
 /// What operators asked for (stopped, restarts) stays with the instances that stay. The
 /// generation rises only where something changes; the same spec comes back where nothing does.
 #[must_use]
@@ -24,6 +26,7 @@ pub fn with_fleet(
     configs: &BTreeMap<InstanceName, InstanceConfig>,
     peers: &[Peer],
     gate: Option<Duration>,
+    infra: Option<&HostInfra>,
 ) -> HostSpec {
     let mut instances: Vec<InstanceSpec> =
         spec.instances.iter().filter(|i| i.id.fleet != *fleet).cloned().collect();
@@ -44,10 +47,15 @@ pub fn with_fleet(
     let others = spec.peers.iter().filter(|peer| peer.id.fleet != *fleet);
     let mut peers: Vec<Peer> = others.chain(peers).cloned().collect();
     peers.sort();
-    if instances == spec.instances && peers == spec.peers {
+    let infra = match is_infra(fleet) {
+        true => infra.filter(|_| !configs.is_empty()).cloned(),
+        false => spec.infra.clone(),
+    };
+    if instances == spec.instances && peers == spec.peers && infra == spec.infra {
         return spec.clone();
     }
-    HostSpec { generation: spec.generation + 1, instances, peers, stage: spec.stage.clone() }
+    let generation = spec.generation + 1;
+    HostSpec { generation, instances, peers, infra, stage: spec.stage.clone() }
 }
 
 /// What a new revision does to one instance on one host.
@@ -115,13 +123,14 @@ mod tests {
             instances: vec![],
             peers: vec![peer("infra/sql"), peer("shop/old")],
             stage: vec![],
+            infra: None,
         };
-        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
+        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
         assert_eq!(
             (after.generation, &after.peers),
             (8, &vec![peer("infra/sql"), peer("shop/new")])
         );
-        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
+        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
         assert_eq!(same, after);
     }
 
@@ -134,10 +143,11 @@ mod tests {
             generation: 7,
             peers: vec![],
             stage: vec![],
+            infra: None,
             instances: vec![before, instance("other/x", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
-        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[], None);
+        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[], None, None);
         assert_eq!(after.generation, 8);
         assert_eq!(after.instances.len(), 2);
         let main = after.instances.iter().find(|i| i.id.to_string() == "shop/main").unwrap();
@@ -150,10 +160,11 @@ mod tests {
             generation: 7,
             peers: vec![],
             stage: vec![],
+            infra: None,
             instances: vec![instance("shop/main", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
-        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[], None), spec);
+        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[], None, None), spec);
     }
 
     #[test]
@@ -162,6 +173,7 @@ mod tests {
             generation: 1,
             peers: vec![],
             stage: vec![],
+            infra: None,
             instances: ["keep", "gone", "new-image", "reorder"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
                 .into(),

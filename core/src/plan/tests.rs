@@ -18,6 +18,7 @@ fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> W
     static NONE: BTreeMap<MachineName, Timestamp> = BTreeMap::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
     static KEPT: BTreeSet<PinnedSecret> = BTreeSet::new();
+    static IMAGES: BTreeSet<Digest> = BTreeSet::new();
     Wanted {
         spec,
         host: &HOST,
@@ -26,6 +27,7 @@ fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> W
         ready_elsewhere: None,
         held: &NONE,
         kept: &KEPT,
+        kept_images: &IMAGES,
         at_once: 4,
     }
 }
@@ -40,8 +42,8 @@ fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
 }
 
 fn up(spec: &InstanceSpec) -> Machine {
-    let applied =
-        Applied { id: spec.id.clone(), config: spec.config.clone(), restarts: spec.restarts };
+    let (id, config) = (spec.id.clone(), spec.config.clone());
+    let applied = Applied { id, config, restarts: spec.restarts, infra: None };
     Machine {
         applied: Some(applied),
         unit: Unit::Active,
@@ -403,23 +405,44 @@ pub(crate) fn carry_out(plan: &Plan, observed: &mut Observed) {
             Action::Stage(image) => drop(observed.images.insert(image.digest)),
             Action::Unmount(digest) => drop(observed.mounts.remove(digest)),
             Action::Forget(secret) => drop(observed.secrets.remove(secret)),
+            Action::Discard(image) => drop(observed.images.remove(image)),
+            Action::Record(version) => observed.infra.version = Some(version.clone()),
+            Action::Snapshot(_) | Action::PutBack(_) | Action::Restore(_) => {
+                touch_data(&step.action, observed);
+            }
             other => panic!("{other:?} belongs to a machine"),
         }
+    }
+}
+
+fn touch_data(action: &Action, observed: &mut Observed) {
+    let down = observed.machines.values().all(|found| found.unit.is_down());
+    assert!(down, "data is touched only while all is down");
+    match action {
+        Action::Snapshot(revision) => assert!(observed.snapshots.insert(*revision)),
+        Action::PutBack(revision) => assert!(observed.snapshots.remove(revision)),
+        Action::Restore(backup) => observed.infra.restored = Some(backup.clone()),
+        other => panic!("{other:?} touches no data"),
     }
 }
 
 fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
     let found = observed.machines.entry(machine.clone()).or_default();
     match action {
-        Action::Write(spec) => {
+        Action::Write(spec, infra) => {
             assert!(found.unit.is_down(), "the record is written only while the unit is down");
             let names = found.names.take();
             let Machine { enabled, hands_off, .. } = *found;
             *found = Machine { enabled, hands_off, unit: Unit::Inactive, names, ..up(spec) };
+            found.ready = false;
+            if let Some(applied) = &mut found.applied {
+                applied.infra.clone_from(infra);
+            }
         }
         Action::Refresh(spec, _) => {
             assert!(!found.unit.is_down(), "only what runs is refreshed");
-            found.applied = up(spec).applied;
+            let infra = found.applied.take().and_then(|applied| applied.infra);
+            found.applied = up(spec).applied.map(|applied| Applied { infra, ..applied });
             found.drift.retain(|drift| !matches!(drift, Drift::File(_)));
         }
         Action::Configure => found.drift.retain(|drift| !matches!(drift, Drift::Unit(_))),
@@ -445,14 +468,13 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
             assert!(found.unit.is_down(), "only what is down is removed");
             observed.machines.remove(machine);
         }
-        Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {
-            panic!("{action:?} belongs to the host")
-        }
+        other => panic!("{other:?} belongs to the host"),
     }
 }
 
 pub(crate) fn settle(observed: &mut Observed) {
     for machine in observed.machines.values_mut() {
+        machine.ready |= machine.unit == Unit::Activating;
         machine.unit = match machine.unit {
             Unit::Activating => Unit::Active,
             Unit::Deactivating => Unit::Inactive,
@@ -518,10 +540,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
                 .collect(),
             images: images.iter().map(|i| [*i; 32].into()).collect(),
             mounts: images.iter().map(|i| [*i; 32].into()).collect(),
-            secrets: BTreeSet::new(),
-            unkept: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            no_room: None,
+            ..Observed::default()
         },
     )
 }

@@ -10,26 +10,30 @@ impl TryFrom<v1::HostStatus> for HostStatus {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostStatus) -> Result<Self, Invalid> {
-        let v1::HostStatus { observed_generation, instances, images, retained, problems } = wire;
+        let v1::HostStatus { observed_generation, instances, images, retained, problems, infra } =
+            wire;
         Ok(Self {
             observed_generation,
             instances: instances.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             images: images.iter().map(|d| digest("images", d)).collect::<Result<_, _>>()?,
             retained: retained.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             problems,
+            infra: infra.map(TryInto::try_into).transpose()?,
         })
     }
 }
 
 impl From<HostStatus> for v1::HostStatus {
     fn from(status: HostStatus) -> Self {
-        let HostStatus { observed_generation, instances, images, retained, problems } = status;
+        let HostStatus { observed_generation, instances, images, retained, problems, infra } =
+            status;
         Self {
             observed_generation,
             instances: instances.into_iter().map(Into::into).collect(),
             images: images.iter().map(digest_bytes).collect(),
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
+            infra: infra.map(Into::into),
         }
     }
 }
@@ -256,6 +260,7 @@ mod tests {
                     volumes: vec!["var".parse().unwrap()],
                 }],
                 problems: vec!["disk".into()],
+                infra: None,
             };
             assert_eq!(HostStatus::try_from(v1::HostStatus::from(status.clone())), Ok(status));
         }
