@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shoal_core::image::Digest;
-use shoal_core::name::{HostName, MachineName};
+use shoal_core::name::{HostName, InfraVersion, MachineName};
 use shoal_core::plan::Applied;
 use shoal_core::policy::Isolation;
 use shoal_core::spec::InstanceSpec;
@@ -28,6 +28,9 @@ pub struct Record {
     pub host: HostName,
     /// What to run.
     pub spec: InstanceSpec,
+    /// The infra version that it was made under; `None` where the host had none then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<InfraVersion>,
     /// First of its user numbers; `None` to run without a user namespace, as the host's policy
     /// allowed when this was written.
     pub uid_base: Option<u32>,
@@ -67,11 +70,12 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// A record for `spec`.
+    /// A record for `spec`, made under this infra version.
     #[must_use]
     pub fn new(
         host: HostName,
         spec: InstanceSpec,
+        infra: Option<InfraVersion>,
         isolation: Isolation,
         uid_base: u32,
         machine_id: String,
@@ -80,7 +84,7 @@ impl Record {
             Isolation::UserNamespace => Some(uid_base),
             Isolation::Shared => None,
         };
-        Self { version: VERSION, host, spec, uid_base, machine_id }
+        Self { version: VERSION, host, spec, infra, uid_base, machine_id }
     }
 
     /// The record of the same container when it has been brought to `spec`.
@@ -127,12 +131,17 @@ impl Record {
         Ok(write_whole(&paths.record(&self.spec.id.machine()), &bytes)?)
     }
 
-    /// Stands for what is to be started, and for how often a restart was asked for: a hook that
-    /// failed is not run again for the same.
+    /// Stands for what is to be started, under which infra version, and for how often a restart was
+    /// asked for: a hook that failed is not run again for the same.
     #[must_use]
     pub fn attempt(&self) -> Digest {
         let what = (&self.spec.config, self.spec.restarts);
-        let bytes = serde_json::to_vec(&what).expect("a configuration is plain data");
+        let bytes = match &self.infra {
+            // As it was before there were infra versions, so that a failure of then still counts.
+            None => serde_json::to_vec(&what),
+            Some(infra) => serde_json::to_vec(&(what, infra)),
+        };
+        let bytes = bytes.expect("a configuration is plain data");
         Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
     }
 
@@ -143,6 +152,7 @@ impl Record {
             id: self.spec.id.clone(),
             config: self.spec.config.clone(),
             restarts: self.spec.restarts,
+            infra: self.infra.clone(),
         }
     }
 }
@@ -236,7 +246,10 @@ mod tests {
         setting.spec.config.settings.env.clear();
         let mut image = record.clone();
         image.spec.config.image.digest = [1; 32].into();
-        for other in [restart, setting, image] {
+        let infra = Record { infra: Some("1".parse().unwrap()), ..record.clone() };
+        let later = Record { infra: Some("2".parse().unwrap()), ..record.clone() };
+        assert_ne!(infra.attempt(), later.attempt());
+        for other in [restart, setting, image, infra] {
             assert_ne!(record.attempt(), other.attempt());
         }
     }

@@ -76,6 +76,7 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         images: inputs.observation.observed.images.iter().copied().collect(),
         retained: retained(inputs),
         problems: problems(inputs),
+        infra: None,
     }
 }
 
@@ -130,7 +131,8 @@ fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec, now: Timestamp) -> InstanceSt
     let machine = spec.id.machine();
     let found = inputs.observation.observed.machines.get(&machine);
     let applied = found.and_then(|f| f.applied.as_ref());
-    let current = applied.is_some_and(|applied| applied.is(spec));
+    let infra = inputs.spec.infra.as_ref().map(|infra| &infra.version);
+    let current = applied.is_some_and(|applied| applied.is(spec, infra));
     let (state, message) = state(inputs, spec, &machine, found, current);
     let mut status = base(inputs, spec, &machine);
     status.state = state;
@@ -434,6 +436,7 @@ mod tests {
             id: case.spec.id.clone(),
             config: case.spec.config.clone(),
             restarts: 0,
+            infra: None,
         });
         let found = Machine { applied, unit: case.unit, enabled: true, ..Machine::default() };
         observation.observed.machines.insert(machine.clone(), found);
@@ -507,7 +510,8 @@ mod tests {
             let mut applied = spec("running");
             applied.config.image.digest = [image; 32].into();
             let mut observation = Observation::default();
-            let applied = Applied { id: applied.id, config: applied.config, restarts: 0 };
+            let applied =
+                Applied { id: applied.id, config: applied.config, restarts: 0, infra: None };
             let found = Machine { applied: Some(applied), unit, ..Machine::default() };
             observation.observed.machines.insert(machine.clone(), found);
             observation.observed.images.insert([7; 32].into());
@@ -549,8 +553,8 @@ mod tests {
         spec.config.settings.start = Start::Command(vec!["/bin/app".into()]);
         let machine = spec.id.machine();
         let mut observation = Observation::default();
-        let applied =
-            Applied { id: spec.id.clone(), config: spec.config.clone(), restarts: spec.restarts };
+        let (id, config) = (spec.id.clone(), spec.config.clone());
+        let applied = Applied { id, config, restarts: spec.restarts, infra: None };
         let found = Machine {
             applied: Some(applied),
             unit: Unit::Active,

@@ -64,9 +64,10 @@ impl Host for FakeHost {
             let broken = state.broken.contains(machine);
             let found = state.machines.entry(machine.clone()).or_default();
             match action {
-                Action::Write(spec) => {
+                Action::Write(spec, infra) => {
                     let (id, config) = (spec.id.clone(), spec.config.clone());
-                    found.applied = Some(Applied { id, config, restarts: spec.restarts });
+                    let (restarts, infra) = (spec.restarts, infra.clone());
+                    found.applied = Some(Applied { id, config, restarts, infra });
                     found.unit = Unit::Inactive;
                 }
                 Action::Enable => found.enabled = true,
@@ -80,7 +81,9 @@ impl Host for FakeHost {
                 Action::Stop => found.unit = Unit::Inactive,
                 Action::Refresh(spec, _) => {
                     let (id, config) = (spec.id.clone(), spec.config.clone());
-                    found.applied = Some(Applied { id, config, restarts: spec.restarts });
+                    let infra = found.applied.take().and_then(|applied| applied.infra);
+                    let restarts = spec.restarts;
+                    found.applied = Some(Applied { id, config, restarts, infra });
                     found.drift.clear();
                 }
                 Action::Configure => found.drift.clear(),
@@ -88,7 +91,7 @@ impl Host for FakeHost {
                 Action::HandsOff => found.hands_off = true,
                 Action::HandsOn => found.hands_off = false,
                 Action::Remove => drop(state.machines.remove(machine)),
-                Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {}
+                _ => {}
             }
         });
         Ok(())
@@ -490,7 +493,12 @@ async fn images_of_a_revision_to_come_are_brought_and_used_by_nothing() {
     let stage = serde_json::from_value(stage).unwrap();
     let instances = vec![gated("a", 1), gated("b", 1)];
     let starts = bench.host.change(|s| s.starts);
-    bench.desired.send_replace(Some(HostSpec { generation: 2, instances, stage, peers: vec![] }));
+    bench.desired.send_replace(Some(HostSpec {
+        generation: 2,
+        instances,
+        stage,
+        ..HostSpec::default()
+    }));
     let problem = "image app:3, which a revision to come needs: the controller has no such image";
     bench.until(|s| s.problems == [problem]).await;
     bench.host.change(|s| s.images.insert([3; 32].into()));
