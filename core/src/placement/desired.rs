@@ -48,7 +48,7 @@ pub fn with_fleet(
     let mut peers: Vec<Peer> = others.chain(peers).cloned().collect();
     peers.sort();
     let infra = match is_infra(fleet) {
-        true => infra.filter(|_| !configs.is_empty()).cloned(),
+        true => infra.filter(|_| !configs.is_empty()).map(|i| following(spec.infra.as_ref(), i)),
         false => spec.infra.clone(),
     };
     if instances == spec.instances && peers == spec.peers && infra == spec.infra {
@@ -56,6 +56,18 @@ pub fn with_fleet(
     }
     let generation = spec.generation + 1;
     HostSpec { generation, instances, peers, infra, stage: spec.stage.clone() }
+}
+
+/// `infra` on a host that was to have `before`.
+///
+/// A revision that brings the version which the host is to have already does not rename the
+/// snapshot that was taken before it. Data that is to be put back still is, whatever comes next: a
+/// host that was offline knows nothing of it yet.
+fn following(before: Option<&HostInfra>, infra: &HostInfra) -> HostInfra {
+    let Some(before) = before else { return infra.clone() };
+    let same = before.version == infra.version;
+    let revision = if same { before.revision } else { infra.revision };
+    HostInfra { revision, undo: infra.undo.or(before.undo), ..infra.clone() }
 }
 
 /// What a new revision does to one instance on one host.
@@ -132,6 +144,38 @@ mod tests {
         );
         let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
         assert_eq!(same, after);
+    }
+
+    #[test]
+    fn the_infra_goes_with_its_instances_and_stays_what_it_is_under_the_same_version() {
+        let fleet = crate::infra::FLEET.parse().unwrap();
+        let infra = |version: &str, revision| HostInfra {
+            version: version.parse().unwrap(),
+            revision,
+            snapshot: true,
+            going_back: crate::infra::GoingBack::ImageAndData,
+            undo: None,
+            restore: None,
+        };
+        let sql = [("sql".parse().unwrap(), instance("infra/sql", 1).config)].into();
+        let with = |spec: &HostSpec, configs: &BTreeMap<_, _>, revision, infra: &HostInfra| {
+            with_fleet(spec, &fleet, revision, configs, &[], None, Some(infra))
+        };
+        let one = with(&HostSpec::default(), &sql, 1, &infra("1", 1));
+        assert_eq!(one.infra, Some(infra("1", 1)));
+        let again = with(&one, &sql, 2, &infra("1", 2));
+        assert_eq!(again.infra, Some(infra("1", 1)), "its snapshot is still the same");
+        let two = with(&again, &sql, 3, &infra("2", 3));
+        assert_eq!(two.infra, Some(infra("2", 3)));
+        let back = HostInfra { undo: Some(3), ..infra("1", 1) };
+        let back = with(&two, &sql, 1, &back);
+        let third = with(&back, &sql, 4, &infra("3", 4));
+        assert_eq!(third.infra, Some(HostInfra { undo: Some(3), ..infra("3", 4) }));
+        let app = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
+        let shop = "shop".parse().unwrap();
+        let with_app = with_fleet(&third, &shop, 1, &app, &[], None, None);
+        assert_eq!(with_app.infra, third.infra, "another fleet leaves it alone");
+        assert_eq!(with(&third, &BTreeMap::new(), 5, &infra("4", 5)).infra, None);
     }
 
     #[test]
