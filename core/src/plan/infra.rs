@@ -42,6 +42,8 @@ pub(super) struct Upgrade<'a> {
     now: BTreeSet<MachineName>,
     /// Records of another version, whether up or down.
     stale: BTreeSet<MachineName>,
+    /// Whether the host has another version on record, or none.
+    changes: bool,
 }
 
 impl<'a> Upgrade<'a> {
@@ -51,6 +53,9 @@ impl<'a> Upgrade<'a> {
             infra: Some(infra),
             data: data_step(infra, observed),
             stale: stale(wanted, infra, observed),
+            // What can't be read may be just that.
+            changes: observed.infra_unreadable.is_none()
+                && observed.infra.version.as_ref() != Some(&infra.version),
             ..Self::default()
         };
         upgrade.stops = upgrade.in_the_way(wanted, observed);
@@ -63,10 +68,12 @@ impl<'a> Upgrade<'a> {
         self.infra.map(|infra| &infra.version)
     }
 
-    /// What `machine` is to do about it.
-    pub(super) fn order(&self, machine: &MachineName) -> Order {
+    /// What `machine`, which is `down` or not, is to do about it. Nothing starts beside a container
+    /// of another version that has yet to stop.
+    pub(super) fn order(&self, machine: &MachineName, down: bool) -> Order {
         let Some(infra) = self.infra else { return Order::Free };
-        let held = self.stale.contains(machine) || self.data.is_some();
+        let beside = down && (self.changes || self.phase == Phase::Stopping);
+        let held = self.stale.contains(machine) || self.data.is_some() || beside;
         if !held || matches!(self.phase, Phase::Done | Phase::Starting) {
             return Order::Free;
         }
@@ -79,6 +86,18 @@ impl<'a> Upgrade<'a> {
             Some(waits) => format!("infra version {version}, {phase}: {waits}"),
             None => format!("infra version {version}: {phase}"),
         })
+    }
+
+    /// Whether `found`, which nobody wants any more, is still left alone: the new version is without
+    /// it, and what the old one has goes with the rest of it, after the apps.
+    pub(super) fn keeps(&self, machine: &MachineName, found: &Machine) -> bool {
+        let of_infra = found.applied.as_ref().is_some_and(|applied| is_infra(&applied.id.fleet));
+        let waits = match self.phase {
+            Phase::Preparing => true,
+            Phase::Stopping => !self.now.contains(machine),
+            Phase::Done | Phase::Data | Phase::Starting => false,
+        };
+        of_infra && waits && self.stops.contains(machine)
     }
 
     /// What an app waits for before it is made afresh.
@@ -108,35 +127,44 @@ impl<'a> Upgrade<'a> {
         };
         let all = wanted.spec.instances.iter().filter(|spec| moves(wanted, spec, observed));
         let all = all.map(|spec| spec.id.machine());
-        all.filter(|m| up(m) && (self.data.is_some() || self.stale.contains(m))).collect()
+        let stay = all.filter(|m| up(m) && (self.data.is_some() || self.stale.contains(m)));
+        let go = unwanted(wanted, observed).filter(|(machine, found)| {
+            let version = found.applied.as_ref().and_then(|applied| applied.infra.as_ref());
+            self.changes && up(machine) && version != self.version()
+        });
+        stay.chain(go.map(|(machine, _)| machine.clone())).collect()
     }
 
     fn judge(&mut self, wanted: Wanted<'_>, observed: &Observed) -> (Phase, Option<String>) {
+        if let Some(why) = &observed.infra_unreadable {
+            return (Phase::Preparing, Some(why.clone()));
+        }
         if !self.stops.is_empty() {
             if let Some(why) = self.unprepared(wanted, observed) {
                 return (Phase::Preparing, Some(why));
             }
-            self.now = self.stop_now(wanted);
+            self.now = self.stop_now(observed);
             return (Phase::Stopping, Some(format!("waits for {} to stop", listed(&self.stops))));
         }
         if self.data.is_some() {
-            let busy = stays_up(wanted, observed).or_else(|| observed.data_blocked.clone());
+            let busy = self.stays_up(wanted, observed).or_else(|| observed.data_blocked.clone());
             let phase = if busy.is_some() { Phase::Preparing } else { Phase::Data };
             return (phase, busy.or_else(|| observed.data_work.clone()));
         }
-        let recorded =
-            self.infra.is_some_and(|infra| observed.infra.version.as_ref() == Some(&infra.version));
-        if recorded && self.stale.is_empty() {
+        if !self.changes && self.stale.is_empty() {
             return (Phase::Done, None);
         }
         (Phase::Starting, self.unready(wanted, observed))
     }
 
     /// Apps stop first; then the infra.
-    fn stop_now(&self, wanted: Wanted<'_>) -> BTreeSet<MachineName> {
-        let infra = wanted.spec.instances.iter().filter(|spec| is_infra(&spec.id.fleet));
-        let infra: BTreeSet<MachineName> = infra.map(|spec| spec.id.machine()).collect();
-        let apps: BTreeSet<MachineName> = self.stops.difference(&infra).cloned().collect();
+    fn stop_now(&self, observed: &Observed) -> BTreeSet<MachineName> {
+        let infra = |machine: &MachineName| {
+            let applied = observed.machines.get(machine).and_then(|found| found.applied.as_ref());
+            applied.is_some_and(|applied| is_infra(&applied.id.fleet))
+        };
+        let apps: BTreeSet<MachineName> =
+            self.stops.iter().filter(|machine| !infra(machine)).cloned().collect();
         if apps.is_empty() { self.stops.clone() } else { apps }
     }
 
@@ -156,8 +184,30 @@ impl<'a> Upgrade<'a> {
         if let Some((spec, secret)) = needed.find(|(_, s)| !observed.secrets.contains(*s)) {
             return Some(format!("waits for secret {secret} of {}", spec.id));
         }
-        let data = || stays_up(wanted, observed).or_else(|| observed.data_blocked.clone());
+        let data = || self.stays_up(wanted, observed).or_else(|| observed.data_blocked.clone());
         observed.no_room.clone().or_else(|| self.data.as_ref().and_then(|_| data()))
+    }
+
+    /// What is up or may be, and is not stopped for an infra version: data can't be copied then.
+    fn stays_up(&self, wanted: Wanted<'_>, observed: &Observed) -> Option<String> {
+        if let Some(machine) = observed.unreadable.keys().next() {
+            return Some(format!(
+                "the record of {machine} can't be read, so it may write to its data"
+            ));
+        }
+        let up = |spec: &&InstanceSpec| {
+            observed.machines.get(&spec.id.machine()).is_some_and(|found| !found.unit.is_down())
+        };
+        let mut stays = wanted.spec.instances.iter().filter(up);
+        if let Some(spec) = stays.find(|spec| !moves(wanted, spec, observed)) {
+            let id = &spec.id;
+            return Some(format!("{id} is up and must not be touched; stop it or resume it"));
+        }
+        let going = |(machine, found): &(&MachineName, &Machine)| {
+            !found.unit.is_down() && !self.stops.contains(*machine)
+        };
+        let (machine, _) = unwanted(wanted, observed).find(going)?;
+        Some(format!("waits for {machine} to stop, which is being removed"))
     }
 
     /// Who is not ready yet under the wanted version.
@@ -176,8 +226,12 @@ impl<'a> Upgrade<'a> {
 }
 
 /// What is to be done to the data before anything starts.
-fn data_step(infra: &HostInfra, observed: &Observed) -> Option<Step> {
+#[must_use]
+pub fn data_step(infra: &HostInfra, observed: &Observed) -> Option<Step> {
     let HostInfra { version, revision, .. } = infra;
+    if observed.infra_unreadable.is_some() {
+        return None;
+    }
     if let Some(undo) = infra.undo.filter(|undo| observed.snapshots.contains(undo)) {
         let why = format!("the data goes back to what it was before infra revision {undo}");
         return Some(step(Action::PutBack(undo), why));
@@ -201,11 +255,14 @@ fn stale(wanted: Wanted<'_>, infra: &HostInfra, observed: &Observed) -> BTreeSet
         Some(applied) => applied.infra.as_ref() != Some(&infra.version),
         None => !found.unit.is_down(),
     };
+    // Where it is not known what the host had, nothing is set up for the first time either.
+    let unknown = observed.infra_unreadable.is_some();
     let instances = wanted.spec.instances.iter().filter(|spec| {
         let found = observed.machines.get(&spec.id.machine());
         // One that an operator has stopped is made afresh when it is started again.
         let rests = spec.run == RunState::Stopped && found.is_none_or(|m| m.unit.is_down());
-        found.is_some_and(other) && !rests && moves(wanted, spec, observed)
+        let is_stale = found.map_or(unknown, |found| other(found));
+        is_stale && !rests && moves(wanted, spec, observed)
     });
     instances.map(|spec| spec.id.machine()).collect()
 }
@@ -217,24 +274,16 @@ fn moves(wanted: Wanted<'_>, spec: &InstanceSpec, observed: &Observed) -> bool {
         && wanted.policy.permits(&spec.config.settings, wanted.facts).is_ok()
 }
 
-/// What is up or may be, and is not stopped for an infra version: data can't be copied then.
-fn stays_up(wanted: Wanted<'_>, observed: &Observed) -> Option<String> {
-    if let Some(machine) = observed.unreadable.keys().next() {
-        return Some(format!("the record of {machine} can't be read, so it may write to its data"));
-    }
-    let up = |spec: &&InstanceSpec| {
-        observed.machines.get(&spec.id.machine()).is_some_and(|found| !found.unit.is_down())
-    };
-    let all = &wanted.spec.instances;
-    let stays = all.iter().filter(up).find(|spec| !moves(wanted, spec, observed));
-    if let Some(spec) = stays {
-        let id = &spec.id;
-        return Some(format!("{id} is up and must not be touched; stop it or resume it"));
-    }
-    let known: BTreeSet<MachineName> = all.iter().map(|spec| spec.id.machine()).collect();
-    let mut going = observed.machines.iter().filter(|(m, _)| !known.contains(*m));
-    let (machine, _) = going.find(|(_, found)| !found.unit.is_down())?;
-    Some(format!("waits for {machine} to stop, which is being removed"))
+/// Machines that no fleet wants here any more.
+fn unwanted<'o>(
+    wanted: Wanted<'_>,
+    observed: &'o Observed,
+) -> impl Iterator<Item = (&'o MachineName, &'o Machine)> {
+    let known: BTreeSet<MachineName> =
+        wanted.spec.instances.iter().map(|spec| spec.id.machine()).collect();
+    observed.machines.iter().filter(move |(machine, _)| {
+        !known.contains(*machine) && !observed.unreadable.contains_key(*machine)
+    })
 }
 
 /// Images that nothing here needs, nor would if it went back.

@@ -59,7 +59,7 @@ impl Instance<'_> {
             stage(plan, self.spec);
         }
         let ready = staged && self.has_secrets(plan);
-        match self.upgrade.order(&self.machine) {
+        match self.upgrade.order(&self.machine, self.found.unit.is_down()) {
             Order::Free => {}
             Order::Stop(why) => return self.making_way(&why),
             Order::Hold(why) => {

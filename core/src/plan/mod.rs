@@ -29,6 +29,8 @@ mod instance;
 use gate::Gate;
 use infra::Upgrade;
 
+pub use infra::data_step;
+
 /// What is on a host, as one observation found it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -49,6 +51,8 @@ pub struct Observed {
     pub no_room: Option<String>,
     /// What the host has recorded of its infra.
     pub infra: Recorded,
+    /// Why that can't be read, where it can't: such a host is no new one.
+    pub infra_unreadable: Option<String>,
     /// Revisions of the infra before which a snapshot of the data was taken that is here, whole.
     pub snapshots: BTreeSet<u64>,
     /// Why data can't be copied or brought as is wanted now: no room, no such backup. `None` where
@@ -348,7 +352,8 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
     }
     stage_ahead(&mut plan, wanted.spec, observed);
     for (machine, found) in &observed.machines {
-        if !kept.contains(machine) && !observed.unreadable.contains_key(machine) {
+        let unwanted = !kept.contains(machine) && !observed.unreadable.contains_key(machine);
+        if unwanted && !upgrade.keeps(machine, found) {
             add(&mut plan, machine, removal(found));
         }
     }
@@ -426,5 +431,7 @@ fn unused_secrets(wanted: Wanted<'_>, observed: &Observed) -> Vec<Step> {
     unused.map(|secret| step(Action::Forget(secret), "no instance here names it")).collect()
 }
 
+#[cfg(test)]
+mod infra_tests;
 #[cfg(test)]
 pub(crate) mod tests;

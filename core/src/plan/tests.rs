@@ -5,7 +5,7 @@ use crate::policy::UserNamespace;
 use crate::spec::RunState;
 use crate::spec::tests_support::instance;
 
-fn facts() -> HostFacts {
+pub(super) fn facts() -> HostFacts {
     HostFacts { idmapped_squashfs: true, ..HostFacts::default() }
 }
 
@@ -14,7 +14,7 @@ pub(crate) fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
     plan(wanted(spec, &facts(), &policy), observed, Timestamp(now))
 }
 
-fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
+pub(super) fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
     static NONE: BTreeMap<MachineName, Timestamp> = BTreeMap::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
     static KEPT: BTreeSet<PinnedSecret> = BTreeSet::new();
@@ -37,11 +37,11 @@ fn no_peers(spec: &InstanceSpec) -> Option<String> {
     Some(hosts_file(&spec.id, &"h1".parse().unwrap(), &[]))
 }
 
-fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
+pub(super) fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
     HostSpec { generation: 1, instances, ..HostSpec::default() }
 }
 
-fn up(spec: &InstanceSpec) -> Machine {
+pub(super) fn up(spec: &InstanceSpec) -> Machine {
     let (id, config) = (spec.id.clone(), spec.config.clone());
     let applied = Applied { id, config, restarts: spec.restarts, infra: None };
     Machine {
@@ -54,7 +54,7 @@ fn up(spec: &InstanceSpec) -> Machine {
     }
 }
 
-fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
+pub(super) fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
     Observed {
         machines: machines.iter().map(|(s, m)| (s.id.machine(), m.clone())).collect(),
         images: images.iter().map(|i| [*i; 32].into()).collect(),
@@ -62,7 +62,7 @@ fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
     }
 }
 
-fn names(plan: &Plan) -> Vec<&'static str> {
+pub(super) fn names(plan: &Plan) -> Vec<&'static str> {
     let machines = plan.machines.values().flatten();
     machines.chain(&plan.stage).chain(&plan.host).map(|s| s.action.name()).collect()
 }
@@ -384,6 +384,27 @@ fn drift_is_repaired_with_its_reason_and_not_in_a_loop() {
 }
 
 #[test]
+fn a_host_that_can_t_tell_its_infra_version_is_no_new_one() {
+    use crate::infra::{HostInfra, Phase};
+    let (old, new) = (instance("a/b", 1), instance("a/new", 1));
+    let mut wanted = wants(vec![old.clone(), new]);
+    let version = "2".parse().unwrap();
+    let infra = serde_json::json!({"version": "2", "revision": 1, "restore": "nightly"});
+    wanted.infra = Some(serde_json::from_value::<HostInfra>(infra).unwrap());
+    let mut observed = with(&[(&old, up(&old))], &[1]);
+    observed.infra_unreadable = Some("infra.json is damaged".into());
+    let plan = plan_for(&wanted, &observed, 0);
+    assert!(plan.is_empty(), "{plan:?}");
+    assert_eq!(plan.infra, (Phase::Preparing, Some("infra.json is damaged".into())));
+    assert_eq!(plan.waiting.len(), 2);
+    // What is under the wanted version is looked after as ever.
+    let mut current = Machine { unit: Unit::Inactive, ..up(&old) };
+    current.applied.as_mut().unwrap().infra = Some(version);
+    observed.machines.insert(old.id.machine(), current);
+    assert_eq!(names(&plan_for(&wanted, &observed, 0)), ["start"]);
+}
+
+#[test]
 fn the_hosts_file_follows_the_peers() {
     let spec = instance("a/b", 1);
     let mut wanted = wants(vec![spec.clone()]);
@@ -506,7 +527,7 @@ fn any_spec() -> impl Strategy<Value = HostSpec> {
     })
 }
 
-fn any_unit() -> impl Strategy<Value = Unit> {
+pub(super) fn any_unit() -> impl Strategy<Value = Unit> {
     prop::sample::select(vec![
         Unit::Inactive,
         Unit::Activating,
