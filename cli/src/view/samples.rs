@@ -61,6 +61,7 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
                 volumes: vec!["var".into(), "log".into()],
             }],
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
+            infra: None,
         }),
         cordon: None,
     }
@@ -246,5 +247,6 @@ pub(crate) fn plan() -> v1::PlanResponse {
         changes_anything: true,
         retries: false,
         notes: vec![],
+        infra: vec![],
     }
 }
