@@ -14,7 +14,11 @@ pub(crate) fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
     plan(wanted(spec, &facts(), &policy), observed, Timestamp(now))
 }
 
-pub(super) fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
+pub(super) fn wanted<'a>(
+    spec: &'a HostSpec,
+    facts: &'a HostFacts,
+    policy: &'a Policy,
+) -> Wanted<'a> {
     static NONE: BTreeMap<MachineName, Timestamp> = BTreeMap::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
     static KEPT: BTreeSet<PinnedSecret> = BTreeSet::new();
