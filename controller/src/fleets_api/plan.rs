@@ -9,7 +9,7 @@ use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
 use shoal_core::infra::HostInfra;
-use shoal_core::name::{HostId, HostName, InstanceName};
+use shoal_core::name::{HostId, HostName, InstanceId, InstanceName};
 use shoal_core::peers::Peer;
 use shoal_core::placement::{Action, Surroundings, host_actions, misplaced, place, with_fleet};
 use shoal_core::rollout::State;
@@ -18,6 +18,7 @@ use shoal_core::spec::InstanceConfig;
 use shoal_core::time::Timestamp;
 use shoal_proto::v1;
 
+use super::infra;
 use super::revision::{Placed, Revision};
 use super::world::World;
 use crate::link::MOST_SECRETS;
@@ -53,8 +54,8 @@ pub struct Change {
     pub host: HostId,
     /// Its name.
     pub host_name: HostName,
-    /// The instance.
-    pub instance: InstanceName,
+    /// The instance: of the fleet or, where the infra gets another version, of an app's.
+    pub instance: InstanceId,
     /// What happens to it.
     pub action: Action,
 }
@@ -76,6 +77,10 @@ pub enum Need {
 /// # Errors
 /// Every reason why it can't be done, one text each.
 pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
+    let problems = infra::problems(world, spec);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let now = world.now(&spec.fleet);
     let around = Surroundings {
         hosts: &world.hosts,
@@ -86,9 +91,11 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
         now: &now,
     };
     let placement = place(spec, &around);
-    let placement = placement.map_err(|problems| texts(&problems))?;
+    let mut placement = placement.map_err(|problems| texts(&problems))?;
+    infra::keep(world, &mut placement.hosts);
     let mut plan = planned(world, spec, placement.hosts)?;
     plan.notes = texts(&placement.left_out);
+    plan.notes.extend(infra::notes(world, spec));
     plan.need = need(world, spec, &plan.hosts, &plan.changes);
     Ok(plan)
 }
@@ -141,7 +148,8 @@ fn changes(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<Change> {
     for host in &world.hosts {
         let Some(configs) = hosts.get(&host.id) else { continue };
         let desired = world.specs.get(&host.id).unwrap_or(&nothing);
-        let actions = host_actions(desired, &spec.fleet, configs).into_iter();
+        let actions = host_actions(desired, &spec.fleet, configs);
+        let actions = infra::changes(spec, desired, configs, actions).into_iter();
         changes.extend(actions.map(|(instance, action)| Change {
             host: host.id.clone(),
             host_name: host.name.clone(),
@@ -210,10 +218,10 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         }
         let configs = configs.unwrap_or(&nowhere);
         let gate = Some(Duration::MAX);
-        let infra = spec.infra.as_ref().map(|infra| HostInfra::of(infra, u64::MAX));
+        let brings = spec.infra.as_ref().map(|infra| HostInfra::of(infra, u64::MAX));
         let size = |peers: &[Peer]| {
             let after =
-                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, gate, infra.as_ref());
+                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, gate, brings.as_ref());
             v1::HostSpec::from(after).encoded_len()
         };
         if size(&[]) + seats.largest() <= largest {

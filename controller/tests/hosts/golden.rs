@@ -87,6 +87,7 @@ fn of_hosts() -> [String; 6] {
         images: vec![vec![7; 2].into()],
         retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
         problems: vec!["p".into()],
+        infra: None,
     };
     let used = TokenUse {
         key_sha256: vec![1].into(),
@@ -136,6 +137,7 @@ fn of_fleets() -> [String; 5] {
         fleet: "f".into(),
         instances: [("i".to_owned(), declared)].into_iter().collect(),
         rollout: None,
+        infra: None,
     };
     let placed =
         PlacedHost { instances: [("i".to_owned(), instance_config())].into_iter().collect() };
@@ -288,7 +290,7 @@ fn wider() -> [String; 4] {
         ..v1::DeclaredInstance::default()
     };
     let instances = [("i".to_owned(), declared)].into_iter().collect();
-    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, rollout: None };
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, ..Default::default() };
     let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
     [
         written("h2", &wider_host()),
@@ -321,7 +323,7 @@ fn of_secrets() -> [String; 4] {
         ..v1::DeclaredInstance::default()
     };
     let instances = [("i".to_owned(), declared)].into_iter().collect();
-    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, rollout: None };
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, ..Default::default() };
     let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
     [
         written("db/creator", &SecretHeadRecord { version: 3 }),
@@ -406,6 +408,42 @@ fn of_a_cordon() -> String {
     written("h5", &HostRecord { cordon: Some(cordon), ..HostRecord::default() })
 }
 
+/// What infra versions added.
+fn of_an_infra() -> [String; 3] {
+    let infra = v1::Infra {
+        version: "1".into(),
+        snapshot: true,
+        going_back: v1::GoingBack::ImageAndData.into(),
+        restore: Some("b".into()),
+        agent: Some("0.3.0".into()),
+    };
+    let of_host = v1::HostInfra {
+        version: "1".into(),
+        revision: 2,
+        snapshot: true,
+        going_back: v1::GoingBack::Image.into(),
+        undo: Some(3),
+        restore: Some("b".into()),
+    };
+    let status = v1::InfraStatus {
+        has: Some("1".into()),
+        since_ms: Some(4),
+        wants: Some("2".into()),
+        phase: v1::InfraPhase::Starting.into(),
+        waits: Some("w".into()),
+        snapshots: vec![2, 3],
+    };
+    let spec = v1::FleetSpec { fleet: "infra".into(), infra: Some(infra), ..Default::default() };
+    let revision = RevisionRecord { spec: Some(spec), ..RevisionRecord::default() };
+    let spec = v1::HostSpec { generation: 1, infra: Some(of_host), ..v1::HostSpec::default() };
+    let status = v1::HostStatus { infra: Some(status), ..v1::HostStatus::default() };
+    [
+        written("infra/1", &revision),
+        written("h6", &HostSpecRecord { spec: Some(spec) }),
+        written("h6", &HostStatusRecord { status: Some(status) }),
+    ]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -416,6 +454,7 @@ fn records_are_written_as_ever() {
         .chain(of_secrets())
         .chain(of_rollouts())
         .chain([of_a_cordon()])
+        .chain(of_an_infra())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");
