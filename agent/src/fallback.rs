@@ -130,6 +130,12 @@ impl Fallback {
         self.secrets.iter().chain(good).cloned().collect()
     }
 
+    /// Images that going back would need.
+    #[must_use]
+    pub fn images(&self) -> BTreeSet<Digest> {
+        self.memory.good().map(|good| good.config.image.digest).collect()
+    }
+
     /// Takes in a look at the host. Gives the fleets that go back from now on.
     pub fn look(
         &mut self,

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use shoal_core::image::Digest;
-use shoal_core::name::{HostName, MachineName};
+use shoal_core::name::{HostName, InfraVersion, MachineName};
 use shoal_core::plan::Applied;
 use shoal_core::policy::Isolation;
 use shoal_core::spec::InstanceSpec;
@@ -28,6 +28,9 @@ pub struct Record {
     pub host: HostName,
     /// What to run.
     pub spec: InstanceSpec,
+    /// The infra version that it was made under; `None` where the host had none then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<InfraVersion>,
     /// First of its user numbers; `None` to run without a user namespace, as the host's policy
     /// allowed when this was written.
     pub uid_base: Option<u32>,
@@ -67,11 +70,12 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// A record for `spec`.
+    /// A record for `spec`, made under this infra version.
     #[must_use]
     pub fn new(
         host: HostName,
         spec: InstanceSpec,
+        infra: Option<InfraVersion>,
         isolation: Isolation,
         uid_base: u32,
         machine_id: String,
@@ -80,7 +84,7 @@ impl Record {
             Isolation::UserNamespace => Some(uid_base),
             Isolation::Shared => None,
         };
-        Self { version: VERSION, host, spec, uid_base, machine_id }
+        Self { version: VERSION, host, spec, infra, uid_base, machine_id }
     }
 
     /// The record of the same container when it has been brought to `spec`.
@@ -127,15 +131,17 @@ impl Record {
         Ok(write_whole(&paths.record(&self.spec.id.machine()), &bytes)?)
     }
 
-    /// Stands for what is to be started, and for how often a restart or another container was
-    /// asked for: a hook that failed is not run again for the same.
+    /// Stands for what is to be started, under which infra version, and for how often a restart or
+    /// another container was asked for: a hook that failed is not run again for the same.
     #[must_use]
     pub fn attempt(&self) -> Digest {
         let InstanceSpec { config, restarts, recreate, .. } = &self.spec;
-        let bytes = match recreate {
-            // As it always was: a hook that failed is not run again for an upgrade of the agent.
-            0 => serde_json::to_vec(&(config, restarts)),
-            _ => serde_json::to_vec(&(config, restarts, recreate)),
+        // As it was before there was more than the first two, so that a failure of then still
+        // counts.
+        let bytes = match (recreate, &self.infra) {
+            (0, None) => serde_json::to_vec(&(config, restarts)),
+            (_, None) => serde_json::to_vec(&(config, restarts, recreate)),
+            (_, Some(infra)) => serde_json::to_vec(&((config, restarts), infra, recreate)),
         };
         let bytes = bytes.expect("a configuration is plain data");
         Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
@@ -149,6 +155,7 @@ impl Record {
             config: self.spec.config.clone(),
             restarts: self.spec.restarts,
             recreate: self.spec.recreate,
+            infra: self.infra.clone(),
         }
     }
 }
@@ -244,7 +251,10 @@ mod tests {
         image.spec.config.image.digest = [1; 32].into();
         let mut afresh = record.clone();
         afresh.spec.recreate = 2;
-        for other in [restart, setting, image, afresh] {
+        let infra = Record { infra: Some("1".parse().unwrap()), ..record.clone() };
+        let later = Record { infra: Some("2".parse().unwrap()), ..record.clone() };
+        assert_ne!(infra.attempt(), later.attempt());
+        for other in [restart, setting, image, afresh, infra] {
             assert_ne!(record.attempt(), other.attempt());
         }
     }

@@ -78,6 +78,7 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         problems: problems(inputs),
         // Put in by whoever knows.
         agent: None,
+        infra: None,
     }
 }
 
@@ -132,7 +133,8 @@ fn wanted(inputs: Inputs<'_>, spec: &InstanceSpec, now: Timestamp) -> InstanceSt
     let machine = spec.id.machine();
     let found = inputs.observation.observed.machines.get(&machine);
     let applied = found.and_then(|f| f.applied.as_ref());
-    let current = applied.is_some_and(|applied| applied.is(spec));
+    let infra = inputs.spec.infra.as_ref().map(|infra| &infra.version);
+    let current = applied.is_some_and(|applied| applied.is(spec, infra));
     let (state, message) = state(inputs, spec, &machine, found, current);
     let mut status = base(inputs, spec, &machine);
     status.state = state;
@@ -438,6 +440,7 @@ mod tests {
             config: case.spec.config.clone(),
             restarts: 0,
             recreate: 0,
+            infra: None,
         });
         let found = Machine { applied, unit: case.unit, enabled: true, ..Machine::default() };
         observation.observed.machines.insert(machine.clone(), found);
@@ -512,7 +515,8 @@ mod tests {
             applied.config.image.digest = [image; 32].into();
             let mut observation = Observation::default();
             let applied =
-                Applied { id: applied.id, config: applied.config, restarts: 0, recreate: 0 };
+                let (id, config) = (applied.id, applied.config);
+                Applied { id, config, restarts: 0, recreate: 0, infra: None };
             let found = Machine { applied: Some(applied), unit, ..Machine::default() };
             observation.observed.machines.insert(machine.clone(), found);
             observation.observed.images.insert([7; 32].into());
@@ -559,6 +563,7 @@ mod tests {
             config: spec.config.clone(),
             restarts: spec.restarts,
             recreate: spec.recreate,
+            infra: None,
         };
         let found = Machine {
             applied: Some(applied),

@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;
+pub(crate) mod infra;
 pub(crate) mod instance;
 pub(crate) mod rollout;
 pub(crate) mod secret;
@@ -81,9 +82,9 @@ pub(crate) enum Command {
     /// Secrets: values that instances get and nobody reads back
     #[command(subcommand)]
     Secret(secret::SecretCommand),
-    /// Check a fleet file without asking anyone
+    /// Check a fleet file or an infra file without asking anyone
     Check(fleet::CheckArgs),
-    /// Bring fleet files into their one form
+    /// Bring fleet files and infra files into their one form
     ///
     /// Spacing, blank lines and the order of tables and keys; comments stay with what they are
     /// about. A file with syntax errors is left alone.
@@ -98,7 +99,7 @@ pub(crate) enum Command {
     ///
     /// In the first line of a fleet file, `#:schema ./fleet.schema.json` names it to editors that
     /// use taplo, such as VS Code with Even Better TOML.
-    Schema,
+    Schema(SchemaArgs),
     /// Show what applying a fleet file would change
     ///
     /// Exits 0 where nothing would change, 1 where something would or a rollout that failed would be
@@ -113,6 +114,9 @@ pub(crate) enum Command {
     Apply(fleet::ApplyArgs),
     /// Show how a fleet is, or all of them; exits 1 where something is not as wanted
     Status(fleet::StatusArgs),
+    /// The infra: the version of the platform under the apps of each host
+    #[command(subcommand)]
+    Infra(infra::InfraCommand),
     /// Rollouts: list, show, watch, pause, resume, abort, promote, undo, lock, unlock
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
@@ -176,6 +180,13 @@ pub(crate) enum Command {
     /// There is a page for each command, such as shoal-host-list(1). `man` finds them in the
     /// folder man1 of the directories that `manpath` shows, such as /usr/local/share/man/man1.
     Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// The one of infra files instead
+    #[arg(long)]
+    pub(crate) infra: bool,
 }
 
 #[derive(Debug, Args)]

@@ -63,6 +63,11 @@ impl RemoteError {
         matches!(self, Self::Refused { code: Code::Aborted, message, .. } if message.contains(LOCKED))
     }
 
+    /// Whether it is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::NotFound, .. })
+    }
+
     /// Whether someone else was faster.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused { code: Code::Aborted, .. })

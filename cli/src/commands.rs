@@ -14,6 +14,7 @@ mod fmt;
 pub(crate) mod host;
 mod image;
 pub(crate) mod import;
+mod infra;
 mod instance;
 pub(crate) mod locked;
 pub(crate) mod logs;
@@ -37,6 +38,7 @@ use crate::connect::connect;
 use crate::context::{ContextError, ContextFile, default_path};
 use crate::exit::{Exit, Failure};
 use crate::output::{Console, Surroundings};
+use fleet_file::Kind;
 use shoal_proto::v1::RunVerb;
 
 /// What every command works with.
@@ -91,9 +93,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => fleet::check(shell, &args),
         Command::Fmt(args) => fmt::run(shell, &args),
         Command::Import(args) => import::run(shell, &args),
-        Command::Schema => schema::run(shell),
-        Command::Plan(args) => apply::plan(shell, &args).await,
-        Command::Apply(args) => apply::apply(shell, args).await,
+        Command::Schema(args) => schema::run(shell, &args),
+        Command::Plan(args) => apply::plan(shell, args.file.path(), Kind::Fleet).await,
+        Command::Apply(args) => apply::apply(shell, args.file.path(), Kind::Fleet, &args.how).await,
+        Command::Infra(command) => infra::run(shell, command).await,
         Command::Status(args) => fleet::status(shell, args).await,
         Command::Rollout(command) => rollout::run(shell, command).await,
         Command::Ps(args) => instance::ps(shell, args).await,

@@ -14,6 +14,7 @@
 
 pub(crate) mod again;
 mod apply;
+mod infra;
 pub mod plan;
 pub(crate) mod recreate;
 pub mod revision;
@@ -27,8 +28,10 @@ pub mod world;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shoal_core::name::{HostId, HostName};
+use shoal_core::host::Host;
+use shoal_core::name::{FleetName, HostId, HostName};
 use shoal_core::placement::Action;
+use shoal_core::status::HostStatus;
 use shoal_core::time::Timestamp;
 use shoal_proto::v1::store::FleetRecord;
 use shoal_proto::v1::{
@@ -41,6 +44,7 @@ use tonic::{Request, Response, Status, async_trait};
 use self::again::Again;
 use self::apply::{Wanted, apply, fleet_spec, planned};
 pub(crate) use self::apply::{known, superseded};
+use self::infra::hosts::Seen;
 use self::plan::{Change, Need};
 use self::recreate::Recreate;
 use self::world::{Newest, World};
@@ -85,12 +89,19 @@ impl Fleets {
         let (world, plan) = planned(world, &spec, recreate.as_ref()).await?;
         let same_spec = world.newest.as_ref().is_some_and(|n| n.revision.spec == spec);
         let disturbs = plan.changes.iter().any(|change| change.action != Action::Keep);
+        let statuses = self.statuses(&world);
+        let seen = |host: &Host| Seen {
+            online: self.is_online(&host.id),
+            status: statuses.get(&host.id).map(Arc::as_ref),
+        };
+        let infra = infra::hosts::planned(&world, &spec, &plan, seen);
         Ok(PlanResponse {
             base_revision: world.revision(),
             changes_anything: disturbs || (plan.need == Need::Change && !same_spec),
             retries: plan.need == Need::Retry,
             notes: plan.notes,
-            changes: self.changes(plan.changes),
+            changes: self.changes(&spec.fleet, plan.changes),
+            infra,
         })
     }
 
@@ -107,7 +118,7 @@ impl Fleets {
             revision: applied.revision,
             changed: applied.changed,
             notes: applied.notes,
-            changes: self.changes(applied.changes),
+            changes: self.changes(&wanted.spec.fleet, applied.changes),
         })
     }
 
@@ -148,17 +159,26 @@ impl Fleets {
         Ok(GetFleetStatusResponse { fleet, instances })
     }
 
-    fn changes(&self, changes: Vec<Change>) -> Vec<v1::InstanceChange> {
-        let online = |host: &HostId| self.live.presence(host).is_some_and(|p| p.online);
+    fn changes(&self, fleet: &FleetName, changes: Vec<Change>) -> Vec<v1::InstanceChange> {
         let wire = |change: Change| {
-            let host_online = online(&change.host);
-            instance_change(change, host_online)
+            let host_online = self.is_online(&change.host);
+            instance_change(fleet, change, host_online)
         };
         changes.into_iter().map(wire).collect()
     }
+
+    fn is_online(&self, host: &HostId) -> bool {
+        self.live.presence(host).is_some_and(|presence| presence.online)
+    }
+
+    /// What is known of all hosts, be they there or not.
+    fn statuses(&self, world: &World) -> BTreeMap<HostId, Arc<HostStatus>> {
+        let status = |host: &Host| Some((host.id.clone(), self.live.status(&host.id)?));
+        world.hosts.iter().filter_map(status).collect()
+    }
 }
 
-fn instance_change(change: Change, host_online: bool) -> v1::InstanceChange {
+fn instance_change(fleet: &FleetName, change: Change, host_online: bool) -> v1::InstanceChange {
     let Change { host: _, host_name, instance, action } = change;
     let mut data = Vec::new();
     let (kind, fields) = match action {
@@ -178,7 +198,10 @@ fn instance_change(change: Change, host_online: bool) -> v1::InstanceChange {
     });
     v1::InstanceChange {
         host: host_name.to_string(),
-        instance: instance.to_string(),
+        instance: match instance.fleet == *fleet {
+            true => instance.instance.to_string(),
+            false => instance.to_string(),
+        },
         kind: kind.into(),
         fields: fields.collect(),
         host_online,

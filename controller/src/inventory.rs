@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use shoal_core::host::{Host, HostFacts, HostSpec};
 use shoal_core::image::Digest;
 use shoal_core::name::{HostId, HostName, InstanceId};
-use shoal_core::rollout::{self, Rollout};
+use shoal_core::rollout::Rollout;
 use shoal_proto::convert::Invalid;
 use shoal_proto::v1;
 use shoal_proto::v1::store::{
@@ -106,7 +106,7 @@ pub struct InPlay {
     /// Its newest revision.
     pub newest: Revision,
     /// That revision's rollout.
-    pub state: rollout::State,
+    pub rollout: Rollout,
     /// The revision before, where that one has not proved to work: hosts have it, or may go back
     /// to it.
     pub before: Option<Revision>,
@@ -128,7 +128,7 @@ pub async fn in_play(records: &Records) -> Result<Vec<InPlay>, Refusal> {
             Some(number) => Some(revision(records, &fleet.id, number).await?),
             None => None,
         };
-        found.push(InPlay { newest, state: rollout.state, before });
+        found.push(InPlay { newest, rollout, before });
     }
     Ok(found)
 }

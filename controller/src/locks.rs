@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use shoal_core::infra::is_infra;
+use shoal_core::name::FleetName;
 use shoal_core::rollout::{Rollout, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::v1::store::LockRecord;
@@ -103,6 +105,32 @@ pub fn being_rolled_out(rollout: &Rollout, author: &str, now: Timestamp) -> Refu
         short(author),
         moment(rollout.started, now),
         moment(rollout.deadline, now),
+    ))
+}
+
+/// That hosts which `fleet` would change are being changed by the rollout of another, and one of the
+/// two brings an infra version. `on` names them, and says whether they are several.
+#[must_use]
+pub fn busy_hosts(
+    fleet: &FleetName,
+    other: &Rollout,
+    author: &str,
+    (several, hosts): (bool, String),
+    now: Timestamp,
+) -> Refusal {
+    let Rollout { fleet: name, revision, .. } = other;
+    let what = match is_infra(name) {
+        true => format!("{name} revision {revision}"),
+        false => format!("revision {revision} of fleet {name}"),
+    };
+    let hosts = if several { format!("hosts {hosts}") } else { format!("host {hosts}") };
+    Refusal::Conflict(format!(
+        "fleet {fleet} is locked: {what} is being rolled out on {hosts} by {} since {}, until {} \
+         at the latest, and an infra version changes everything on its hosts; wait with \
+         --lock-wait, or look at it with `shoal rollout watch {name}`",
+        short(author),
+        moment(other.started, now),
+        moment(other.deadline, now),
     ))
 }
 

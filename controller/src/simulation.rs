@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
 use shoal_core::name::HostId;
 use shoal_core::rollout::{Outcome, Policy, Rollout, State};
@@ -24,7 +25,7 @@ use shoal_proto::v1::store::HostSpecRecord;
 
 use self::agent::Agent;
 use self::mortal::Mortal;
-use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, request};
+use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, infra, request};
 use crate::inventory;
 use crate::live::Live;
 use crate::records::revision_id;
@@ -113,7 +114,11 @@ impl World {
     }
 
     async fn apply(&mut self, image: &str, policy: Policy) {
-        let mut spec = fleet("shop", &[("main", image, "role=sim")]);
+        let spec = fleet("shop", &[("main", image, "role=sim")]);
+        self.apply_spec(spec, policy).await;
+    }
+
+    async fn apply_spec(&mut self, mut spec: FleetSpec, policy: Policy) {
         spec.rollout = policy;
         let request = ApplyRequest { timeout_ms: 600 * SECOND, ..request(&spec) };
         self.lab.fleets().apply(request, ADA, self.now()).await.unwrap();
@@ -128,7 +133,11 @@ impl World {
 
     /// Lets time pass until the rollout has ended.
     async fn run(&mut self, revision: u64) -> Rollout {
-        let id = revision_id("shop", revision);
+        self.run_of("shop", revision).await
+    }
+
+    async fn run_of(&mut self, fleet: &str, revision: u64) -> Rollout {
+        let id = revision_id(fleet, revision);
         let mut last = None;
         // Forward and back have ten minutes each, and there is no hold.
         for _ in 0..1_210 {
@@ -227,7 +236,11 @@ impl World {
                 && matches!(host.outcome, Outcome::Changing(_))
         });
         let told = rollout.hosts.values().filter(|host| host.generation.is_some()).count();
-        let changed = self.agents.iter().filter(|agent| agent.was_told(rollout.revision)).count();
+        let changed = self
+            .agents
+            .iter()
+            .filter(|agent| agent.was_told(&rollout.fleet, rollout.revision))
+            .count();
         assert!(changed <= told, "{changed} hosts were told, and {told} are known to be");
         assert!(under_way.count() <= HOSTS / 2, "one batch after the other");
     }
@@ -354,6 +367,41 @@ async fn in_calm_weather_nobody_waits() {
     let took = (world.time - began) / SECOND;
     // Four batches, each of up to 4 s for images, 6 s to be ready and 3 s of monitor time.
     assert!(took <= 4 * 15, "{took} s\n{}", world.story.join("\n"));
+}
+
+#[tokio::test]
+async fn an_infra_version_gets_everywhere_and_a_bad_one_nowhere() {
+    let under = |world: &World, version: &str| {
+        world.agents.iter().filter(|agent| agent.version() == Some(version)).count()
+    };
+    let mut world = World::new(30, STORMY).await;
+    let one = infra("1", &[("sql", "app:1", "role=sim")]);
+    world.apply_spec(one, policy()).await;
+    let rollout = world.run_of("infra", 1).await;
+    let story = world.story.join("\n");
+    assert!(matches!(rollout.state, State::Completed | State::Partial), "{story}");
+    world.clear_up().await;
+    assert_eq!(under(&world, "1"), HOSTS, "{story}");
+    assert!(world.agents.iter().all(|agent| agent.starts == 2), "each once\n{story}");
+    // The same image under another version is another start.
+    world.weather = STORMY;
+    world.apply_spec(infra("2", &[("sql", "app:1", "role=sim")]), policy()).await;
+    let rollout = world.run_of("infra", 2).await;
+    let story = world.story.join("\n");
+    assert!(rollout.is_proof(), "{story}");
+    world.clear_up().await;
+    assert_eq!(under(&world, "2"), HOSTS, "{story}");
+    assert!(world.agents.iter().all(|agent| agent.starts == 3), "each once\n{story}");
+    world.weather = STORMY;
+    world.break_on(|_| true);
+    world.apply_spec(infra("3", &[("sql", "app:2", "role=sim")]), policy()).await;
+    let rollout = world.run_of("infra", 3).await;
+    let story = world.story.join("\n");
+    assert!(!rollout.is_proof(), "{story}");
+    world.clear_up().await;
+    let changed = world.agents.iter().filter(|agent| agent.starts > 3).count();
+    assert!(changed <= 2, "{changed} hosts\n{story}");
+    assert_eq!(under(&world, "2"), HOSTS, "all are where they were\n{story}");
 }
 
 #[tokio::test]

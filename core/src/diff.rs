@@ -106,6 +106,25 @@ pub fn fleet_changes(
     all.filter(|(_, difference)| *difference != InstanceDifference::Changed(vec![])).collect()
 }
 
+/// Where two specs of a fleet say different things of what an instance is, as the file's paths:
+/// `instance.mysql.image`. Where instances are to be does not count.
+#[must_use]
+pub fn content_changes(from: &FleetSpec, to: &FleetSpec) -> Vec<String> {
+    let paths = fleet_changes(from, to).into_iter().flat_map(|(name, difference)| {
+        let fields: Vec<String> = match difference {
+            InstanceDifference::Added => return vec![format!("instance.{name} (new)")],
+            InstanceDifference::Removed => return vec![format!("instance.{name} (removed)")],
+            InstanceDifference::Changed(changes) => changes.into_iter().map(|c| c.field).collect(),
+        };
+        let fields = fields.into_iter().filter(|field| !PLACES.contains(&field.as_str()));
+        fields.map(|field| format!("instance.{name}.{field}")).collect()
+    });
+    paths.collect()
+}
+
+/// Fields that say where an instance is to be.
+const PLACES: [&str; 2] = ["hosts", "count"];
+
 /// How one instance differs between two specs of its fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceDifference {
@@ -418,6 +437,7 @@ mod tests {
             fleet: "shop".parse().unwrap(),
             instances: instances.collect(),
             rollout: crate::rollout::Policy::default(),
+            infra: None,
         }
     }
 
@@ -452,6 +472,26 @@ mod tests {
             ]
         );
         assert_eq!(differences(&to, &to), [""; 0]);
+    }
+
+    #[test]
+    fn what_an_instance_is_is_told_apart_from_where_it_is() {
+        let from = fleet(&[("gone", "app:1"), ("main", "app:1")]);
+        let mut to = fleet(&[("main", "app:2"), ("new", "app:1")]);
+        let main = to.instances.values_mut().next().unwrap();
+        main.count = Some(2);
+        main.hosts = HostMatch::Names(vec!["h1".parse().unwrap()]);
+        main.settings.env.insert("TOKEN".parse().unwrap(), "secret".into());
+        let wanted = [
+            "instance.gone (removed)",
+            "instance.main.env.TOKEN",
+            "instance.main.image",
+            "instance.new (new)",
+        ];
+        assert_eq!(content_changes(&from, &to), wanted);
+        let mut elsewhere = from.clone();
+        elsewhere.instances.values_mut().for_each(|declared| declared.count = Some(1));
+        assert_eq!(content_changes(&from, &elsewhere), [""; 0]);
     }
 
     #[test]

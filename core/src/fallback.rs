@@ -11,7 +11,11 @@
 //! a fleet that never proved ready has nothing to go back to, and is brought to what is wanted for
 //! as long as that is wanted.
 //!
-//! Deliberately absent: data, which no one takes back; a clock; and time that nobody saw pass: a
+//! The infra is a fleet that more depends on. While a host is on its [`Way`] to an infra version, the
+//! apps there are looked at as a part of the infra: one that does not get ready has the infra go
+//! back, and never its own fleet. The infra has proved good once the host has got there.
+//!
+//! Deliberately absent: data, which goes back only where [`HostInfra::undo`] says so; a clock; and time that nobody saw pass: a
 //! host that was off, or whose clock was set, has kept nobody waiting.
 
 use std::borrow::Cow;
@@ -22,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::HostSpec;
 use crate::image::Digest;
-use crate::name::{FleetName, InstanceId, MachineName};
+use crate::infra::{HostInfra, Phase, is_infra};
+use crate::name::{FleetName, InfraVersion, InstanceId, MachineName};
 use crate::spec::{InstanceSpec, RunState};
 use crate::status::Verdict;
 use crate::time::Timestamp;
@@ -45,6 +50,9 @@ pub struct Past {
     /// Its instances as they were when all of them last proved ready, ordered by id; none before
     /// that.
     pub good: Vec<InstanceSpec>,
+    /// Of the infra: the version under which they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<HostInfra>,
     /// What was wanted since and did not get ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Rejected>,
@@ -73,15 +81,57 @@ impl Past {
         self.proved(&spec.id).is_none_or(|good| !good.config.same_container(&spec.config))
     }
 
-    /// Whether these are what proved good, and nothing is to be tried.
-    fn is_same(&self, wanted: &[InstanceSpec]) -> bool {
-        self.good.len() == wanted.len() && !wanted.iter().any(|spec| self.differs(spec))
+    /// Whether this is what proved good, and nothing is to be tried.
+    fn is_same(&self, wanted: Fleet<'_>) -> bool {
+        let differs = |spec| self.differs(spec);
+        version(self.infra.as_ref()) == version(wanted.infra)
+            && self.good.len() == wanted.instances.len()
+            && !wanted.instances.iter().any(differs)
     }
 
     /// An instance as it is to be once its fleet went back; `None` where it was not there then.
     fn back(&self, wanted: &InstanceSpec) -> Option<InstanceSpec> {
         let config = self.proved(&wanted.id)?.config.clone();
         Some(InstanceSpec { config, ..wanted.clone() })
+    }
+}
+
+/// What is wanted of a fleet.
+#[derive(Debug, Clone, Copy)]
+struct Fleet<'a> {
+    instances: &'a [InstanceSpec],
+    /// Of the infra, where it has a version.
+    infra: Option<&'a HostInfra>,
+}
+
+/// A host on its way to an infra version.
+#[derive(Clone, Copy)]
+pub struct Way<'a> {
+    /// How far it is; not [`Phase::Done`].
+    pub phase: Phase,
+    /// What it is being brought to.
+    pub target: &'a HostSpec,
+    /// What a look at an instance of that found, against what it is being brought to.
+    pub see: &'a dyn Fn(&InstanceSpec) -> Seen,
+}
+
+impl std::fmt::Debug for Way<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way").field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+impl Way<'_> {
+    /// How the apps do, which are to get ready within the infra's gate.
+    fn apps(&self, gate: Option<Duration>) -> Vec<(InstanceSpec, Seen)> {
+        let apps = self.target.instances.iter().filter(|spec| !is_infra(&spec.id.fleet));
+        let look = |spec: &InstanceSpec| {
+            let seen = (self.see)(spec);
+            // Until its turn has come, how it does is no work of the new version.
+            let waits = seen.waits || (!seen.begun && self.phase != Phase::Starting);
+            (InstanceSpec { gate, ..spec.clone() }, Seen { waits, ..seen })
+        };
+        apps.map(look).collect()
     }
 }
 
@@ -230,42 +280,69 @@ impl Memory {
             instances.extend(missing.map(|good| InstanceSpec { revision, ..good.clone() }));
         }
         instances.sort_by(|a, b| a.id.cmp(&b.id));
-        Cow::Owned(HostSpec { instances, ..desired.clone() })
+        let infra = desired.instances.iter().map(|spec| &spec.id.fleet).find(|f| is_infra(f));
+        let infra = match (infra.and_then(back), &desired.infra) {
+            (None, wanted) => wanted.clone(),
+            (Some((past, _)), Some(tried)) => past.infra.as_ref().map(|i| i.instead_of(tried)),
+            (Some((past, _)), None) => past.infra.clone(),
+        };
+        Cow::Owned(HostSpec { instances, infra, ..desired.clone() })
     }
 
-    /// Takes in a look at the host, which was brought towards `desired` since it came.
+    /// Takes in a look at the host, which was brought towards `desired` since it came. `way` is where
+    /// it is on to an infra version, if it is.
     pub fn look(
         &mut self,
         desired: &HostSpec,
         see: impl Fn(&InstanceSpec) -> Seen,
+        way: Option<Way<'_>>,
         now: Timestamp,
     ) -> Vec<Change> {
         let fleets = desired.instances.chunk_by(|a, b| a.id.fleet == b.id.fleet);
-        fleets.filter_map(|wanted| self.look_at(wanted, &see, now)).collect()
+        let fleets = fleets.map(|instances| {
+            let is_infra = instances.first().is_some_and(|spec| is_infra(&spec.id.fleet));
+            (is_infra, Fleet { instances, infra: desired.infra.as_ref().filter(|_| is_infra) })
+        });
+        let fleets: Vec<(bool, Fleet<'_>)> = fleets.collect();
+        let mut infra = fleets.iter().filter(|(is_infra, _)| *is_infra);
+        // What an app does on the way is the infra's doing, where that may go back for it.
+        let tries = way.is_some() && infra.any(|(_, wanted)| self.may_go_back(*wanted));
+        let looked = fleets.into_iter().filter(|(is_infra, _)| *is_infra || !tries);
+        looked.filter_map(|(_, wanted)| self.look_at(wanted, &see, way, now)).collect()
+    }
+
+    fn may_go_back(&self, wanted: Fleet<'_>) -> bool {
+        let fleet = wanted.instances.first().map(|spec| &spec.id.fleet);
+        let Some(past) = fleet.and_then(|fleet| self.pasts.get(fleet)) else { return false };
+        let gated = wanted.instances.iter().any(|spec| spec.gate.is_some());
+        gated && past.rejected.is_none() && !past.good.is_empty() && !past.is_same(wanted)
     }
 
     fn look_at(
         &mut self,
-        wanted: &[InstanceSpec],
+        wanted: Fleet<'_>,
         see: impl Fn(&InstanceSpec) -> Seen,
+        way: Option<Way<'_>>,
         now: Timestamp,
     ) -> Option<Change> {
-        let fleet = &wanted.first()?.id.fleet;
+        let fleet = &wanted.instances.first()?.id.fleet;
         let past = self.pasts.entry(fleet.clone()).or_default();
         if past.rejected.is_some() {
             return None;
         }
-        let seen: Vec<(&InstanceSpec, Seen)> =
-            wanted.iter().map(|spec| (spec, see(spec))).collect();
-        if seen.iter().all(|(_, seen)| seen.verdict == Verdict::Ready) {
+        let mut seen: Vec<(InstanceSpec, Seen)> =
+            wanted.instances.iter().map(|spec| (spec.clone(), see(spec))).collect();
+        let on_its_way = way.filter(|_| wanted.infra.is_some());
+        if on_its_way.is_none() && seen.iter().all(|(_, seen)| seen.verdict == Verdict::Ready) {
             self.trials.remove(fleet);
             // What an operator has stopped is as they want it, and proves nothing.
-            if wanted.iter().any(|spec| spec.run == RunState::Stopped && past.differs(spec)) {
+            if wanted.instances.iter().any(|spec| spec.run == RunState::Stopped && past.differs(spec)) {
                 return None;
             }
-            let new = past.good != wanted;
+            let new = past.good != wanted.instances || past.infra.as_ref() != wanted.infra;
             if new {
-                past.good = wanted.to_vec();
+                past.good = wanted.instances.to_vec();
+                past.infra = wanted.infra.cloned();
             }
             return new.then(|| Change::Proved(fleet.clone()));
         }
@@ -273,15 +350,21 @@ impl Memory {
             self.trials.remove(fleet);
             return None;
         }
+        let from = wanted.instances.iter().map(|spec| spec.revision).max()?;
+        let gate = wanted.instances.iter().filter_map(|spec| spec.gate).max();
+        seen.extend(on_its_way.iter().flat_map(|way| way.apps(gate)));
         let trial = self.trials.entry(fleet.clone()).or_insert_with(|| Trial::new(now));
-        let (instance, why) = trial.look(past, &seen, now)?;
+        let (instance, why) = trial.look(past, wanted.infra, &seen, now)?;
         self.trials.remove(fleet);
-        let from = seen.iter().map(|(spec, _)| spec.revision).max()?;
         let to = past.good.iter().map(|good| good.revision).max()?;
         let wish = *self.wishes.get(fleet)?;
         past.rejected = Some(Rejected { wish, revision: from, why: why.clone(), at: now });
         Some(Change::WentBack(fleet.clone(), WentBack { instance, from, to, why }))
     }
+}
+
+fn version(infra: Option<&HostInfra>) -> Option<&InfraVersion> {
+    infra.map(|infra| &infra.version)
 }
 
 impl Trial {
@@ -293,19 +376,23 @@ impl Trial {
     fn look(
         &mut self,
         past: &Past,
-        all: &[(&InstanceSpec, Seen)],
+        infra: Option<&HostInfra>,
+        all: &[(InstanceSpec, Seen)],
         now: Timestamp,
     ) -> Option<(InstanceId, String)> {
+        // Another infra version is another container for all.
+        let anew = version(infra) != version(past.infra.as_ref());
+        let differs = |spec: &InstanceSpec| anew || past.differs(spec);
         let passed = now.since(self.looked).min(BETWEEN_LOOKS);
         self.looked = now;
-        let is_begun = |(spec, seen): &&(&InstanceSpec, Seen)| seen.begun && past.differs(spec);
+        let is_begun = |(spec, seen): &&(InstanceSpec, Seen)| seen.begun && differs(spec);
         let begun = all.iter().filter(is_begun).count();
         if std::mem::replace(&mut self.begun, begun) != begun {
             self.instances.values_mut().for_each(Progress::unsettle);
         }
         for (spec, seen) in all {
             let progress = self.instances.entry(spec.id.clone()).or_default();
-            let differs = past.differs(spec);
+            let differs = differs(spec);
             if seen.verdict == Verdict::Ready {
                 progress.is_ready(spec, passed);
                 continue;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::image::ImageRef;
+use crate::infra::Infra;
 use crate::label::HostMatch;
 use crate::name::{CredentialName, FleetName, InstanceName};
 use crate::rollout::Policy;
@@ -22,6 +23,9 @@ pub struct FleetSpec {
     /// How a new revision gets onto the hosts.
     #[serde(default)]
     pub rollout: Policy,
+    /// The infra's version, where this is the infra.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<Infra>,
 }
 
 /// One instance of a fleet file.

@@ -1,12 +1,12 @@
 //! Which hook an instance's data needs before the instance is started, and what is remembered of
 //! that. Pure: the host keeps a [`Past`] for each machine, and does what [`Past::next`] says.
 //!
-//! Invariants, each with a test: data counts as set up for an image only once its hook has ended
-//! well; a hook that failed is not run again before something else is wanted; one that was cut off
+//! Invariants, each with a test: data counts as set up for an image, and of the infra's instances for
+//! an infra version, only once its hook has ended well; a hook that failed is not run again before something else is wanted; one that was cut off
 //! is run again in the mode that it was begun in.
 //!
-//! Deliberately absent: the mode `restore`, as there are no backups to restore from yet, and any
-//! way to take data back.
+//! Deliberately absent: any way to take data back, and any to bring it from a backup: whoever does
+//! says so with [`Past::restored`].
 
 use std::fmt;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Digest, ImageRef, PinnedImage};
+use crate::name::InfraVersion;
 use crate::spec::{Hooks, InstanceConfig};
 use crate::time::Timestamp;
 
@@ -26,8 +27,11 @@ const LONGEST_LINE: usize = 300;
 pub enum Mode {
     /// The data is empty.
     New,
-    /// The data was set up for another image, or for one that is not known.
+    /// The data was set up for another image, or for one that is not known; or, of an instance of
+    /// the infra, under another infra version.
     Update,
+    /// The data came from a backup.
+    Restore,
 }
 
 impl Mode {
@@ -37,6 +41,7 @@ impl Mode {
         match self {
             Self::New => "new",
             Self::Update => "update",
+            Self::Restore => "restore",
         }
     }
 
@@ -46,6 +51,7 @@ impl Mode {
         match self {
             Self::New => "init",
             Self::Update => "migrate",
+            Self::Restore => "restore",
         }
     }
 
@@ -53,6 +59,7 @@ impl Mode {
         match self {
             Self::New => &hooks.init,
             Self::Update => &hooks.migrate,
+            Self::Restore => &hooks.restore,
         }
     }
 }
@@ -68,6 +75,9 @@ pub struct Past {
     /// whatever that hook left behind.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
+    /// Whether the data came from a backup, and no hook has set it up since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
     /// The hook that runs, or that was cut off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running: Option<Running>,
@@ -87,6 +97,17 @@ pub struct SetUpFor {
     pub reference: ImageRef,
     /// Its file.
     pub digest: Digest,
+    /// The infra version that it was set up under: of an instance of the infra, on a host that has
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<InfraVersion>,
+}
+
+impl SetUpFor {
+    /// Whether data that is set up for this is so for `image` under `infra`, too.
+    fn is(&self, image: &PinnedImage, infra: Option<&InfraVersion>) -> bool {
+        self.digest == image.digest && (infra.is_none() || self.infra.as_ref() == infra)
+    }
 }
 
 /// A hook that was begun and has not ended.
@@ -179,6 +200,10 @@ pub struct Run {
     pub from: Option<ImageRef>,
     /// The image that is to be started.
     pub to: PinnedImage,
+    /// The infra version that the data was set up under, where that is known.
+    pub infra_from: Option<InfraVersion>,
+    /// The infra version that it is started under, where that matters to it.
+    pub infra_to: Option<InfraVersion>,
     /// What is to be started, as [`Failure::attempt`] has it.
     pub attempt: Digest,
 }
@@ -186,40 +211,67 @@ pub struct Run {
 impl Run {
     /// What it finds in its environment, besides the instance's own.
     #[must_use]
-    pub fn environment(&self) -> [(&'static str, String); 3] {
+    pub fn environment(&self) -> [(&'static str, String); 5] {
+        let version =
+            |v: &Option<InfraVersion>| v.as_ref().map(ToString::to_string).unwrap_or_default();
         [
             ("SHOAL_MODE", self.mode.as_str().to_owned()),
             ("SHOAL_FROM", self.from.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("SHOAL_TO", self.to.reference.to_string()),
+            ("SHOAL_INFRA_FROM", version(&self.infra_from)),
+            ("SHOAL_INFRA_TO", version(&self.infra_to)),
         ]
     }
 }
 
+/// What is about to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct Starting<'a> {
+    /// What runs.
+    pub config: &'a InstanceConfig,
+    /// The infra version that it is started under; of instances of the infra only.
+    pub infra: Option<&'a InfraVersion>,
+    /// Stands for all of it, and for how often a restart was asked for.
+    pub attempt: Digest,
+    /// Whether there is anything in its volumes.
+    pub has_data: bool,
+}
+
 impl Past {
-    /// What comes before `config` is started. `attempt` stands for it, and for how often a restart
-    /// was asked for; `has_data` says whether there is anything in its volumes.
+    /// What comes before it is started.
     #[must_use]
-    pub fn next(&self, config: &InstanceConfig, attempt: Digest, has_data: bool) -> Next {
+    pub fn next(&self, starting: Starting<'_>) -> Next {
+        let Starting { config, infra, attempt, has_data } = starting;
         if let Some(failure) = self.refusal(attempt) {
             return Next::Refused(failure.clone());
         }
         let mode = match &self.image {
-            Some(image) if image.digest == config.image.digest => return self.unchanged(),
+            _ if self.restored => Mode::Restore,
+            Some(image) if image.is(&config.image, infra) => return self.unchanged(),
             Some(_) => Mode::Update,
             None if self.fresh || !has_data => Mode::New,
             None => Mode::Update,
         };
         let words = mode.words(&config.settings.hooks);
         if words.is_empty() {
-            return Next::Note(self.set_up_for(&config.image));
+            return Next::Note(self.set_up_for(&config.image, infra));
         }
+        let before = self.image.as_ref();
         Next::Run(Run {
             mode,
             words: words.to_vec(),
-            from: self.image.as_ref().map(|image| image.reference.clone()),
+            from: before.map(|image| image.reference.clone()),
             to: config.image.clone(),
+            infra_from: before.and_then(|image| image.infra.clone()),
+            infra_to: infra.cloned(),
             attempt,
         })
+    }
+
+    /// With data that came from a backup: the hook `restore` is to set it up.
+    #[must_use]
+    pub fn brought_back(&self) -> Self {
+        Self { restored: true, fresh: false, running: None, failure: None, ..self.clone() }
     }
 
     /// How the hook failed that `attempt` would run once more.
@@ -234,9 +286,10 @@ impl Past {
         if settled == *self { Next::Start } else { Next::Note(settled) }
     }
 
-    fn set_up_for(&self, image: &PinnedImage) -> Self {
+    fn set_up_for(&self, image: &PinnedImage, infra: Option<&InfraVersion>) -> Self {
         let PinnedImage { reference, digest, .. } = image;
-        let image = SetUpFor { reference: reference.clone(), digest: *digest };
+        let (reference, infra) = (reference.clone(), infra.cloned());
+        let image = SetUpFor { reference, digest: *digest, infra };
         Self { image: Some(image), ran: self.ran.clone(), ..Self::default() }
     }
 
@@ -259,7 +312,7 @@ impl Past {
             at: now,
             took_ms: took.and_then(|took| u64::try_from(took.as_millis()).ok()).unwrap_or(0),
         };
-        Self { ran: Some(ran), ..self.set_up_for(&run.to) }
+        Self { ran: Some(ran), ..self.set_up_for(&run.to, run.infra_to.as_ref()) }
     }
 
     /// With that hook failed: `how` it ended, and the last line that it printed.
@@ -319,11 +372,15 @@ mod tests {
 
     fn set_up_for(image: u8) -> Past {
         let PinnedImage { reference, digest, .. } = config(image, &[]).image;
-        Past { image: Some(SetUpFor { reference, digest }), ..Past::default() }
+        Past { image: Some(SetUpFor { reference, digest, infra: None }), ..Past::default() }
+    }
+
+    fn next(past: &Past, config: &InstanceConfig, attempt: Digest, has_data: bool) -> Next {
+        past.next(Starting { config, infra: None, attempt, has_data })
     }
 
     fn run(past: &Past, image: u8, hooks: &[&str], has_data: bool) -> Run {
-        match past.next(&config(image, hooks), attempt(), has_data) {
+        match next(past, &config(image, hooks), attempt(), has_data) {
             Next::Run(run) => run,
             other => panic!("{other:?}"),
         }
@@ -334,7 +391,8 @@ mod tests {
         let known = |image| set_up_for(image);
         let fresh = Past { fresh: true, ..Past::default() };
         // What is remembered, whether there is data, the hooks; the hook that is run, if any.
-        let cases: [(Past, bool, &[&str], Option<&str>); 12] = [
+        let restored = |past: Past| past.brought_back();
+        let cases: [(Past, bool, &[&str], Option<&str>); 15] = [
             (Past::default(), false, BOTH, Some("init")),
             (Past::default(), true, BOTH, Some("migrate")),
             (Past::default(), false, &["migrate"], None),
@@ -347,9 +405,12 @@ mod tests {
             (known(2), true, BOTH, None),
             (known(2), false, BOTH, None),
             (known(1), true, &["restore"], None),
+            (restored(Past::default()), true, &["init", "migrate", "restore"], Some("restore")),
+            (restored(known(2)), true, &["restore"], Some("restore")),
+            (restored(known(1)), true, BOTH, None),
         ];
         for (past, has_data, hooks, wanted) in cases {
-            let next = past.next(&config(2, hooks), attempt(), has_data);
+            let next = next(&past, &config(2, hooks), attempt(), has_data);
             let shown = format!("{past:?} {has_data} {hooks:?}: {next:?}");
             match (&next, wanted) {
                 (Next::Run(run), Some(hook)) => {
@@ -373,7 +434,9 @@ mod tests {
             [
                 "SHOAL_MODE=update".to_owned(),
                 format!("SHOAL_FROM={from}"),
-                format!("SHOAL_TO={to}")
+                format!("SHOAL_TO={to}"),
+                "SHOAL_INFRA_FROM=".to_owned(),
+                "SHOAL_INFRA_TO=".to_owned(),
             ]
         );
         let new = env(run(&Past::default(), 2, BOTH, false));
@@ -386,7 +449,7 @@ mod tests {
     fn a_hook_that_ended_well_is_not_run_again_and_going_back_is_an_update() {
         let first = run(&Past::default(), 1, BOTH, false);
         let past = Past::default().begun(&first, NOW).succeeded(&first, Timestamp(7500));
-        assert_eq!(past.next(&config(1, BOTH), attempt(), true), Next::Start);
+        assert_eq!(next(&past, &config(1, BOTH), attempt(), true), Next::Start);
         let ran = past.ran.as_ref().unwrap().to_string();
         let image = config(1, BOTH).image.reference;
         assert_eq!(ran, format!("hook init has run in 2.5s: the data is set up for {image}"));
@@ -406,15 +469,16 @@ mod tests {
         let shown = failure.to_string();
         assert!(shown.starts_with("hook migrate failed: exit code 3: [31mno roomx"), "{shown}");
         assert!(shown.ends_with("x…") && shown.len() < 400, "{shown}");
-        assert_eq!(past.next(&config(2, BOTH), attempt(), true), Next::Refused(failure));
+        assert_eq!(next(&past, &config(2, BOTH), attempt(), true), Next::Refused(failure));
         // Another configuration, or a restart that someone asked for.
-        let again = past.next(&config(2, BOTH), digest(98), true);
+        let again = next(&past, &config(2, BOTH), digest(98), true);
         assert!(matches!(&again, Next::Run(run) if run.from == update.from), "{again:?}");
-        assert!(matches!(past.forgiven().next(&config(2, BOTH), attempt(), true), Next::Run(_)));
+        let forgiven = next(&past.forgiven(), &config(2, BOTH), attempt(), true);
+        assert!(matches!(forgiven, Next::Run(_)));
         // The image that the data is set up for needs nothing, and what comes after it is new.
-        let Next::Note(back) = past.next(&config(1, BOTH), digest(1), true) else { panic!() };
+        let Next::Note(back) = next(&past, &config(1, BOTH), digest(1), true) else { panic!() };
         assert_eq!(back, set_up_for(1));
-        assert!(matches!(back.next(&config(2, BOTH), attempt(), true), Next::Run(_)));
+        assert!(matches!(next(&back, &config(2, BOTH), attempt(), true), Next::Run(_)));
     }
 
     #[test]
@@ -424,10 +488,57 @@ mod tests {
         assert_eq!(run(&cut_off, 1, BOTH, true), init);
         let failed = cut_off.failed(&init, "exit code 1", None, NOW);
         assert_eq!(failed.failure.as_ref().unwrap().to_string(), "hook init failed: exit code 1");
-        let Next::Run(again) = failed.next(&config(2, BOTH), digest(1), true) else { panic!() };
+        let Next::Run(again) = next(&failed, &config(2, BOTH), digest(1), true) else { panic!() };
         assert_eq!((again.mode, again.from), (Mode::New, None));
         let cut_off = set_up_for(1).begun(&run(&set_up_for(1), 2, BOTH, true), NOW);
         assert_eq!(run(&cut_off, 2, BOTH, true).mode, Mode::Update);
-        assert_eq!(cut_off.next(&config(1, BOTH), attempt(), true), Next::Note(set_up_for(1)));
+        let settled = next(&cut_off, &config(1, BOTH), attempt(), true);
+        assert_eq!(settled, Next::Note(set_up_for(1)));
+    }
+
+    #[test]
+    fn another_infra_version_is_an_update_though_the_image_is_the_same() {
+        let (config, version) = (config(1, BOTH), |v: &str| v.parse::<InfraVersion>().unwrap());
+        let (one, two) = (version("50.1"), version("50.2"));
+        let under = |past: &Past, infra: &InfraVersion| {
+            let infra = Some(infra);
+            past.next(Starting { config: &config, infra, attempt: attempt(), has_data: true })
+        };
+        let run = |past: &Past, infra| match under(past, infra) {
+            Next::Run(run) => run,
+            other => panic!("{other:?}"),
+        };
+        // Data of before there were infra versions, and then of another.
+        let first = run(&set_up_for(1), &one);
+        assert_eq!((first.mode, &first.infra_from), (Mode::Update, &None));
+        let past = set_up_for(1).begun(&first, NOW).succeeded(&first, NOW);
+        assert_eq!(under(&past, &one), Next::Start);
+        let second = run(&past, &two);
+        assert_eq!(second.mode, Mode::Update);
+        let env = second.environment();
+        assert_eq!(
+            env[3..],
+            [("SHOAL_INFRA_FROM", "50.1".into()), ("SHOAL_INFRA_TO", "50.2".into())]
+        );
+        // One that fails leaves it as it was.
+        let failed = past.begun(&second, NOW).failed(&second, "exit code 1", None, NOW);
+        assert_eq!(failed.image, past.image);
+        // To an app, infra versions are nothing.
+        assert_eq!(next(&past, &config, attempt(), true), Next::Start);
+    }
+
+    #[test]
+    fn data_from_a_backup_stays_that_until_its_hook_has_ended_well() {
+        let hooks = &["init", "migrate", "restore"];
+        let past = Past::default().brought_back();
+        let restore = run(&past, 1, hooks, true);
+        let cut_off = past.begun(&restore, NOW);
+        assert_eq!(run(&cut_off, 1, hooks, true).mode, Mode::Restore);
+        let failed = cut_off.failed(&restore, "exit code 1", None, NOW);
+        let Next::Run(again) = next(&failed, &config(2, hooks), digest(1), true) else { panic!() };
+        assert_eq!(again.mode, Mode::Restore);
+        let done = cut_off.succeeded(&restore, NOW);
+        assert_eq!(next(&done, &config(1, hooks), attempt(), true), Next::Start);
+        assert_eq!(done.image, set_up_for(1).image);
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent_upgrade::AgentSpec;
 use crate::image::PinnedImage;
+use crate::infra::HostInfra;
 use crate::label::Labels;
 use crate::name::{HostId, HostName};
 use crate::peers::Peer;
@@ -122,6 +123,9 @@ pub struct HostSpec {
     /// The agent that it should run; `None`: whatever is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentSpec>,
+    /// Its infra.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<HostInfra>,
 }
 
 impl HostSpec {

@@ -18,6 +18,7 @@ pub mod health;
 pub mod hooks;
 pub mod host;
 pub mod image;
+pub mod infra;
 pub mod label;
 pub mod name;
 pub mod nspawn;

@@ -163,6 +163,16 @@ name!(
     Rule { capitals: true, ..Rule::new("tag", 63, "-_.") }
 );
 name!(
+    /// A version of the infra, as people write it: at most 63 bytes of `A-Za-z0-9._-`.
+    InfraVersion,
+    Rule { capitals: true, ..Rule::new("infra version", 63, "-_.") }
+);
+name!(
+    /// The name of a backup on a host.
+    BackupName,
+    Rule { capitals: true, ..Rule::new("backup name", 63, "-_.") }
+);
+name!(
     /// What an instance calls one of its secrets: the name of a systemd credential.
     CredentialName,
     Rule { capitals: true, ..Rule::new("credential name", 63, "-_.") }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent_upgrade::AgentStatus;
 use crate::image::{Digest, ImageRef};
+use crate::infra;
 use crate::name::{HostId, InstanceId, MachineName, VolumeName};
 use crate::time::Timestamp;
 
@@ -26,6 +27,9 @@ pub struct HostStatus {
     /// How it gets on with the agent that it should run; `None` where none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentStatus>,
+    /// Its infra, where it has one or is to have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub infra: Option<infra::Status>,
 }
 
 /// Data volumes that an instance left behind.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_core::name::MachineName;
+use shoal_core::name::{InfraVersion, MachineName};
 use shoal_core::policy::Isolation;
 use shoal_core::secret::Credentials;
 use shoal_core::spec::{InstanceSpec, Settings, UnitName};
@@ -25,14 +25,18 @@ use crate::files::{self, make_private_dir, remove_tree};
 use crate::record::Record;
 
 impl RealHost {
-    pub(super) async fn write(&self, spec: &InstanceSpec) -> Result<(), HostError> {
+    pub(super) async fn write(
+        &self,
+        spec: &InstanceSpec,
+        infra: Option<&InfraVersion>,
+    ) -> Result<(), HostError> {
         let machine = spec.id.machine();
         let isolation = self.isolation(spec)?;
         make_private_dir(&self.paths.instance(&machine))?;
         for (name, wanted) in &spec.config.settings.data {
             volume::make(&self.paths, &machine, name, wanted)?;
         }
-        let record = self.new_record(spec, isolation)?;
+        let record = self.new_record(spec, infra, isolation)?;
         names::prepare(&self.paths, &machine, &record)?;
         self.note(&machine, Runs::begin_anew);
         record.save(&self.paths)?;
@@ -41,7 +45,12 @@ impl RealHost {
     }
 
     /// A record for `spec`, with the numbers that its machine has had before.
-    fn new_record(&self, spec: &InstanceSpec, isolation: Isolation) -> Result<Record, HostError> {
+    fn new_record(
+        &self,
+        spec: &InstanceSpec,
+        infra: Option<&InfraVersion>,
+        isolation: Isolation,
+    ) -> Result<Record, HostError> {
         let machine = spec.id.machine();
         // Only the agent writes records, and the pass that this is a step of has looked at them all:
         // to look again for each of a hundred would be to read them a hundred times.
@@ -60,7 +69,8 @@ impl RealHost {
             None => uidrange::choose(&machine, &taken).ok_or(HostError::NoUserNumbers)?,
         };
         let id = before.map_or_else(new_machine_id, |record| record.machine_id.clone());
-        Ok(Record::new(self.name.clone(), spec.clone(), isolation, base, id))
+        let (host, infra) = (self.name.clone(), infra.cloned());
+        Ok(Record::new(host, spec.clone(), infra, isolation, base, id))
     }
 
     /// How the container is kept apart. Asked again here, where it counts.

@@ -278,7 +278,8 @@ mod tests {
             },
         }))
         .unwrap();
-        let record = Record::new("h1".parse().unwrap(), spec, Isolation::Shared, 0, "0".repeat(32));
+        let record =
+            Record::new("h1".parse().unwrap(), spec, None, Isolation::Shared, 0, "0".repeat(32));
         let machine = record.spec.id.machine();
         fs::create_dir_all(paths.instance(&machine)).unwrap();
         record.save(&paths).unwrap();

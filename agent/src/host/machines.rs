@@ -180,7 +180,7 @@ mod tests {
             },
         });
         let (host, spec) = ("h1".parse().unwrap(), serde_json::from_value(spec).unwrap());
-        let record = Record::new(host, spec, Isolation::Shared, 524_288, "0".repeat(32));
+        let record = Record::new(host, spec, None, Isolation::Shared, 524_288, "0".repeat(32));
         let machine = record.spec.id.machine();
         fs::create_dir_all(paths.data(&machine).join("var")).unwrap();
         assert_eq!(machines.last().unwrap()[&machine].record(), Ok(None));

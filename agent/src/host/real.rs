@@ -215,11 +215,11 @@ impl Host for RealHost {
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
         self.units.expect_changes();
-        if matches!(action, Action::Write(_) | Action::Enable | Action::Start | Action::Stop) {
+        if matches!(action, Action::Write(..) | Action::Enable | Action::Start | Action::Stop) {
             self.haste.begin();
         }
         match action {
-            Action::Write(spec) => self.write(spec).await,
+            Action::Write(spec, infra) => self.write(spec, infra.as_ref()).await,
             Action::Refresh(spec, units) => self.refresh(machine, spec, units).await,
             Action::Configure => self.configure_recorded(machine).await,
             Action::Names(content) => self.write_names(machine, content),
@@ -248,8 +248,13 @@ impl Host for RealHost {
             Action::HandsOn => self.set_hands(machine, true).await,
             Action::Unmount(digest) => self.unmount(digest).await,
             Action::Forget(secret) => self.forget(secret).await.map(drop),
-            // Transfers are the stager's.
-            Action::Stage(_) => Ok(()),
+            // Transfers are the stager's, and these belong to no machine.
+            Action::Stage(_)
+            | Action::Snapshot(_)
+            | Action::PutBack(_)
+            | Action::Restore(_)
+            | Action::Discard(_)
+            | Action::Record(_) => Ok(()),
         }
     }
 

@@ -83,7 +83,7 @@ impl Memory {
     /// Takes in what one round of steps came to. A new record begins at no starts, and so does what
     /// an operator has stopped; a start that is not the first is a retry.
     pub(super) fn took(&mut self, machine: &MachineName, taken: &[Action], now: Timestamp) {
-        let anew = |a: &Action| matches!(a, Action::Write(_) | Action::Remove | Action::Disable);
+        let anew = |a: &Action| matches!(a, Action::Write(..) | Action::Remove | Action::Disable);
         if taken.iter().any(anew) {
             self.attempts.remove(machine);
             self.errors.remove(machine);

@@ -199,6 +199,7 @@ impl<H: Host + 'static> Reconciler<H> {
             ready_elsewhere: ready.as_ref(),
             held: &self.memory.held(now),
             kept: &self.fallback.secrets(),
+            kept_images: &self.fallback.images(),
             at_once: self.at_once(),
         };
         let steps = plan(wanted, &observation.observed, now);

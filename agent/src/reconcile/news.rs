@@ -31,7 +31,7 @@ pub(super) fn of_steps(steps: &[Step], repair: bool) -> Option<(EventKind, Strin
     let first = steps.iter().find(|step| step.action != Action::HandsOn).or(steps.first())?;
     let reason = &first.reason;
     let takes = |wanted: fn(&Action) -> bool| steps.iter().any(|step| wanted(&step.action));
-    let written = takes(|a| matches!(a, Action::Write(_)));
+    let written = takes(|a| matches!(a, Action::Write(..)));
     let started = takes(|a| matches!(a, Action::Start));
     Some(match &first.action {
         Action::Stop if repair => (EventKind::Drift, format!("{reason}; making it anew")),

@@ -64,9 +64,10 @@ impl Host for FakeHost {
             let broken = state.broken.contains(machine);
             let found = state.machines.entry(machine.clone()).or_default();
             match action {
-                Action::Write(spec) => {
+                Action::Write(spec, infra) => {
                     let InstanceSpec { id, config, restarts, recreate, .. } = *spec.clone();
-                    found.applied = Some(Applied { id, config, restarts, recreate });
+                    let infra = infra.clone();
+                    found.applied = Some(Applied { id, config, restarts, recreate, infra });
                     found.unit = Unit::Inactive;
                 }
                 Action::Enable => found.enabled = true,
@@ -80,7 +81,8 @@ impl Host for FakeHost {
                 Action::Stop => found.unit = Unit::Inactive,
                 Action::Refresh(spec, _) => {
                     let InstanceSpec { id, config, restarts, recreate, .. } = *spec.clone();
-                    found.applied = Some(Applied { id, config, restarts, recreate });
+                    let infra = found.applied.take().and_then(|applied| applied.infra);
+                    found.applied = Some(Applied { id, config, restarts, recreate, infra });
                     found.drift.clear();
                 }
                 Action::Configure => found.drift.clear(),
@@ -88,7 +90,7 @@ impl Host for FakeHost {
                 Action::HandsOff => found.hands_off = true,
                 Action::HandsOn => found.hands_off = false,
                 Action::Remove => drop(state.machines.remove(machine)),
-                Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {}
+                _ => {}
             }
         });
         Ok(())

@@ -93,6 +93,13 @@ pub(crate) struct ApplyArgs {
     pub(crate) file: FileArg,
     #[command(flatten)]
     pub(crate) recreate: RecreateArgs,
+    #[command(flatten)]
+    pub(crate) how: ApplyOptions,
+}
+
+/// How something is applied, whatever it is.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyOptions {
     /// Wait until every host proved healthy, the rollout ended otherwise, or is held for someone
     #[arg(long)]
     pub(crate) wait: bool,

@@ -36,7 +36,8 @@ pub(crate) enum RolloutCommand {
     Promote(GoOnArgs),
     /// Go back to the revision before, or to another
     ///
-    /// A rollout that is under way goes back, batch by batch: images and configuration, never data.
+    /// A rollout that is under way goes back, batch by batch: images and configuration, never data
+    /// (but for an infra file with `going-back = "image-and-data"`).
     /// Where all has ended, a new revision is made that says what the older one said, and is rolled
     /// out like any other.
     Undo(UndoArgs),

@@ -1,4 +1,6 @@
-//! `shoal plan` and `apply`.
+//! `shoal plan` and `apply`, and the same of `shoal infra`.
+
+use std::path::Path;
 
 use serde::Serialize;
 use shoal_core::fleet::FleetSpec;
@@ -7,11 +9,11 @@ use shoal_proto::convert::millis;
 use shoal_proto::v1::{ApplyRequest, ApplyResponse, OfflineHosts, PlanRequest, Recreate};
 
 use super::fleet::fetch;
-use super::fleet_file::load;
+use super::fleet_file::{Kind, load_kind};
 use super::locked::{Attempts, LockError};
 use super::watch::{self, Goal, Patience};
 use super::{Shell, interrupted};
-use crate::args::fleet::{ApplyArgs, PlanArgs};
+use crate::args::fleet::ApplyOptions;
 use crate::client::{Client, ReplyError};
 use crate::clock;
 use crate::exit::{Exit, Failure};
@@ -20,10 +22,15 @@ use crate::view::fleet::FleetView;
 use crate::view::plan::PlanView;
 use crate::view::rollout::{RolloutView, State};
 
-pub(super) async fn plan(shell: &Shell, args: &PlanArgs) -> Result<Exit, Failure> {
-    let spec = load(args.file.path())?;
-    let (plan, fleet) = ask_plan(&shell.client().await?, &spec, args.recreate.wanted()).await?;
-    note_locks(shell, fleet.as_ref());
+pub(super) async fn plan(
+    shell: &Shell,
+    path: &Path,
+    kind: Kind,
+    recreate: Option<Recreate>,
+) -> Result<Exit, Failure> {
+    let spec = load_kind(path, kind, "plan")?;
+    let (plan, fleet) = ask_plan(&shell.client().await?, &spec, recreate).await?;
+    note_locks(shell, fleet.as_ref(), kind);
     shell.console.result(plan.text(), &plan)?;
     // Where the last rollout failed there is something to do, even if nothing differs.
     let something = plan.changes_anything || plan.retries;
@@ -40,7 +47,7 @@ async fn ask_plan(
     let request = client.ask(PlanRequest { spec: Some(spec.clone().into()), recreate });
     let reply = client.fleets().plan(request).await;
     let reply = reply.map_err(client.refused(format!("plan fleet {fleet}")))?.into_inner();
-    let plan = PlanView::read(fleet, reply).map_err(ReplyError::about(format!("fleet {fleet}")))?;
+    let plan = PlanView::read(spec, reply).map_err(ReplyError::about(format!("fleet {fleet}")))?;
     // What there is to say besides; a plan is one without it, too.
     let now = if plan.base_revision > 0 { fetch(client, fleet).await.ok() } else { None };
     let before = now.as_ref().and_then(|now| now.rollout.as_ref()?.policy.as_ref());
@@ -48,8 +55,9 @@ async fn ask_plan(
 }
 
 /// Says who keeps others from applying.
-fn note_locks(shell: &Shell, fleet: Option<&FleetView>) {
-    let notes = fleet.map(|fleet| fleet.locked_notes(clock::now())).unwrap_or_default();
+fn note_locks(shell: &Shell, fleet: Option<&FleetView>, kind: Kind) {
+    let notes = fleet.map(|fleet| fleet.locked_notes(clock::now(), kind.apply()));
+    let notes = notes.unwrap_or_default();
     notes.iter().for_each(|note| shell.console.note(note));
 }
 
@@ -64,29 +72,37 @@ struct ApplyView {
     rollout: Option<RolloutView>,
 }
 
-pub(super) async fn apply(shell: &Shell, args: ApplyArgs) -> Result<Exit, Failure> {
-    let spec = load(args.file.path())?;
+pub(super) async fn apply(
+    shell: &Shell,
+    path: &Path,
+    kind: Kind,
+    how: &ApplyOptions,
+    recreate: Option<Recreate>,
+) -> Result<Exit, Failure> {
+    let spec = load_kind(path, kind, "apply")?;
     let fleet = spec.fleet.clone();
     let client = shell.client().await?;
-    let (plan, now) = ask_plan(&client, &spec, args.recreate.wanted()).await?;
+    let (plan, now) = ask_plan(&client, &spec, recreate.clone()).await?;
     shell.console.text(plan.text())?;
-    if args.dry_run {
-        note_locks(shell, now.as_ref());
+    if how.dry_run {
+        note_locks(shell, now.as_ref(), kind);
         shell.console.text("dry run: nothing was changed")?;
         return finish(shell, &ApplyView { plan, revision: None, changed: false, rollout: None });
     }
-    let (applied, plan) = send(shell, &client, &spec, plan, &args).await?;
+    let source = source(how, path);
+    let sending = Sending { client: &client, spec: &spec, source, how, recreate };
+    let (applied, plan) = send(shell, &sending, plan).await?;
     let ApplyResponse { revision, changed, .. } = applied;
     let mut view = ApplyView { plan, revision: Some(revision), changed, rollout: None };
     let under_way = now.is_some_and(|now| now.is_under_way(revision));
     say_revision(shell, &applied, under_way)?;
-    if !args.wait && (changed || under_way) {
+    if !how.wait && (changed || under_way) {
         shell.console.note(format!("follow it with `shoal rollout watch {fleet}`"));
     }
-    if !args.wait {
+    if !how.wait {
         return finish(shell, &view);
     }
-    let patience = Patience::Limited(args.timeout);
+    let patience = Patience::Limited(how.timeout);
     let ended = watch::follow(shell, &client, &fleet, revision, patience).await?;
     let verdict = conclude(shell, &client, &fleet, &applied, &ended).await;
     view.rollout = Some(ended);
@@ -102,44 +118,50 @@ fn finish(shell: &Shell, view: &ApplyView) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// What is to be applied, and how.
+struct Sending<'a> {
+    client: &'a Client,
+    spec: &'a FleetSpec,
+    source: String,
+    how: &'a ApplyOptions,
+    /// What is to be made afresh.
+    recreate: Option<Recreate>,
+}
+
 /// Applies what was planned. Where the fleet is locked, plans and tries again for as long as the
 /// user said, until Ctrl-C.
 async fn send(
     shell: &Shell,
-    client: &Client,
-    spec: &FleetSpec,
+    sending: &Sending<'_>,
     plan: PlanView,
-    args: &ApplyArgs,
 ) -> Result<(ApplyResponse, PlanView), Failure> {
-    if args.lock_wait.is_none() {
-        return Ok((send_once(client, spec, &plan, args).await?, plan));
+    if sending.how.lock_wait.is_none() {
+        return Ok((send_once(sending, &plan).await?, plan));
     }
     tokio::select! {
         biased;
-        sent = send_when_free(shell, client, spec, plan, args) => sent,
+        sent = send_when_free(shell, sending, plan) => sent,
         () = interrupted() => {
-            Err(LockError::Interrupted { fleet: spec.fleet.to_string() }.into())
+            Err(LockError::Interrupted { fleet: sending.spec.fleet.to_string() }.into())
         }
     }
 }
 
 async fn send_when_free(
     shell: &Shell,
-    client: &Client,
-    spec: &FleetSpec,
+    sending: &Sending<'_>,
     mut plan: PlanView,
-    args: &ApplyArgs,
 ) -> Result<(ApplyResponse, PlanView), Failure> {
-    let mut attempts = Attempts::new(shell.console, args.lock_wait);
+    let mut attempts = Attempts::new(shell.console, sending.how.lock_wait);
     loop {
-        let failure = match send_once(client, spec, &plan, args).await {
+        let failure = match send_once(sending, &plan).await {
             Ok(applied) => return Ok((applied, plan)),
             Err(failure) => failure,
         };
         if !attempts.again(&failure).await {
             return Err(failure);
         }
-        let (by_now, _) = ask_plan(client, spec, args.recreate.wanted()).await?;
+        let (by_now, _) = ask_plan(sending.client, sending.spec, sending.recreate.clone()).await?;
         if by_now != plan {
             shell.console.text(by_now.text())?;
         }
@@ -147,35 +169,30 @@ async fn send_when_free(
     }
 }
 
-async fn send_once(
-    client: &Client,
-    spec: &FleetSpec,
-    plan: &PlanView,
-    args: &ApplyArgs,
-) -> Result<ApplyResponse, Failure> {
+async fn send_once(sending: &Sending<'_>, plan: &PlanView) -> Result<ApplyResponse, Failure> {
+    let Sending { client, spec, source, how, recreate } = sending;
     let doing = format!("apply fleet {}", spec.fleet);
-    let offline = if args.skip_offline { OfflineHosts::Skip } else { OfflineHosts::Wait };
+    let offline = if how.skip_offline { OfflineHosts::Skip } else { OfflineHosts::Wait };
     let request = ApplyRequest {
-        spec: Some(spec.clone().into()),
+        spec: Some((*spec).clone().into()),
         base_revision: Some(plan.base_revision),
-        timeout_ms: millis(args.timeout),
-        source: source(args),
+        timeout_ms: millis(how.timeout),
+        source: source.clone(),
         offline: offline.into(),
-        replace: args.replace,
-        recreate: args.recreate.wanted(),
+        replace: how.replace,
+        recreate: recreate.clone(),
     };
     let reply = client.fleets().apply(client.ask(request)).await;
     Ok(reply.map_err(client.refused(doing))?.into_inner())
 }
 
 /// Where the spec comes from: what the user says, the commit that CI builds, or the file.
-fn source(args: &ApplyArgs) -> String {
+fn source(how: &ApplyOptions, path: &Path) -> String {
     let commit = || {
         let names = ["CI_COMMIT_SHA", "GITHUB_SHA"];
         names.iter().find_map(|name| std::env::var(name).ok()).filter(|commit| !commit.is_empty())
     };
-    let file = || args.file.path().display().to_string();
-    args.source.clone().or_else(commit).unwrap_or_else(file)
+    how.source.clone().or_else(commit).unwrap_or_else(|| path.display().to_string())
 }
 
 fn say_revision(

@@ -16,6 +16,9 @@ use crate::view::fleet::{FleetView, FleetsView};
 struct CheckView {
     file: String,
     fleet: String,
+    /// Of an infra file: its version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    infra: Option<String>,
     instances: Vec<String>,
 }
 
@@ -23,8 +26,13 @@ pub(super) fn check(shell: &Shell, args: &CheckArgs) -> Result<Exit, Failure> {
     let spec = load(args.file.path())?;
     let file = args.file.path().display().to_string();
     let instances: Vec<String> = spec.instances.keys().map(ToString::to_string).collect();
-    let said = format!("{file}: fleet {} with {}", spec.fleet, count(instances.len(), "instance"));
-    let view = CheckView { file, fleet: spec.fleet.to_string(), instances };
+    let infra = spec.infra.map(|infra| infra.version.to_string());
+    let what = match &infra {
+        Some(version) => format!("infra version {version}"),
+        None => format!("fleet {}", spec.fleet),
+    };
+    let said = format!("{file}: {what} with {}", count(instances.len(), "instance"));
+    let view = CheckView { file, fleet: spec.fleet.to_string(), infra, instances };
     shell.console.result(said, &view)?;
     Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! From a path to a fleet's spec, with the local files that it names in it.
 
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -13,10 +14,17 @@ use shoal_core::render::LARGEST_FILE;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FleetFileError {
     #[error(
-        "there is no fleet file {path}; name it, or go to its directory (without a name it is \
-         fleet.toml)"
+        "there is no {kind} {path}; name it, or go to its directory (without a name it is {})",
+        .kind.usual_name()
     )]
-    Missing { path: PathBuf },
+    Missing { path: PathBuf, kind: Kind },
+    #[error("{path} is an infra file; for it there is `shoal infra {verb} {path}`")]
+    IsInfra { path: PathBuf, verb: &'static str },
+    #[error(
+        "{path} is a fleet file: it names a fleet, and no infra version; for it there is \
+         `shoal {verb} {path}`"
+    )]
+    IsFleet { path: PathBuf, verb: &'static str },
     #[error("cannot read the fleet file {path}")]
     Read {
         path: PathBuf,
@@ -37,9 +45,65 @@ pub(crate) enum FleetFileError {
     Problems(Box<Problems>),
 }
 
-/// Reads and checks a fleet file. What it names is looked for beside it.
+/// What a file declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Fleet,
+    Infra,
+}
+
+impl Kind {
+    /// What it is called where nobody says otherwise.
+    fn usual_name(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet.toml",
+            Self::Infra => "infra.toml",
+        }
+    }
+
+    /// The command that applies it.
+    pub(crate) fn apply(self) -> &'static str {
+        match self {
+            Self::Fleet => "shoal apply",
+            Self::Infra => "shoal infra apply",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fleet => "fleet file",
+            Self::Infra => "infra file",
+        })
+    }
+}
+
+/// Reads and checks a file that has to be of that kind, so that nobody changes the platform of his
+/// hosts by taking one file for the other. `verb` is what is to be done with it.
+pub(crate) fn load_kind(
+    path: &Path,
+    kind: Kind,
+    verb: &'static str,
+) -> Result<FleetSpec, FleetFileError> {
+    let spec = load_named(path, kind)?;
+    let path = path.to_owned();
+    match (kind, spec.infra.is_some()) {
+        (Kind::Fleet, true) => Err(FleetFileError::IsInfra { path, verb }),
+        (Kind::Infra, false) => Err(FleetFileError::IsFleet { path, verb }),
+        _ => Ok(spec),
+    }
+}
+
+/// Reads and checks a fleet file or an infra file.
 pub(crate) fn load(path: &Path) -> Result<FleetSpec, FleetFileError> {
-    let text = read_text(path)?;
+    load_named(path, Kind::Fleet)
+}
+
+/// Reads and checks a file that is looked for as one of that kind. What it names is looked for
+/// beside it.
+fn load_named(path: &Path, kind: Kind) -> Result<FleetSpec, FleetFileError> {
+    let text = read_text_of(path, kind)?;
     let name = path.display().to_string();
     let source = Source { name: &name, text: &text };
     let beside = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -51,8 +115,12 @@ pub(crate) fn load(path: &Path) -> Result<FleetSpec, FleetFileError> {
 
 /// The text of a fleet file, and a byte too many at the most, which the reader then refuses.
 pub(crate) fn read_text(path: &Path) -> Result<String, FleetFileError> {
+    read_text_of(path, Kind::Fleet)
+}
+
+fn read_text_of(path: &Path, kind: Kind) -> Result<String, FleetFileError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => FleetFileError::Missing { path: path.to_owned() },
+        io::ErrorKind::NotFound => FleetFileError::Missing { path: path.to_owned(), kind },
         _ => FleetFileError::Read { path: path.to_owned(), source },
     };
     let bytes = read_at_most(path, LARGEST_SPEC).map_err(failed)?;

@@ -51,6 +51,7 @@ impl Fleets for Fake {
             changes_anything,
             retries: false,
             notes: vec![],
+            infra: vec![],
         };
         inner.revision += u64::from(inner.contended);
         Ok(Response::new(plan))

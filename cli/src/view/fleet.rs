@@ -20,7 +20,7 @@ pub(crate) struct FleetsView {
 #[derive(Debug, Serialize)]
 pub(crate) struct FleetView {
     pub(crate) fleet: String,
-    revision: u64,
+    pub(crate) revision: u64,
     applied: At,
     applied_by: String,
     source: String,
@@ -64,6 +64,12 @@ impl TryFrom<v1::GetFleetStatusResponse> for FleetView {
 }
 
 impl FleetView {
+    /// The hosts that are to run an instance of it; one for each.
+    pub(crate) fn wanted_hosts(&self) -> impl Iterator<Item = &str> {
+        let wanted = self.instances.instances.iter().filter(|instance| instance.is_wanted());
+        wanted.map(|instance| instance.host.as_str())
+    }
+
     fn ready_count(&self) -> String {
         let wanted = self.instances.instances.iter().filter(|instance| instance.is_wanted());
         let (mut all, mut ready) = (0_usize, 0_usize);
@@ -96,7 +102,8 @@ impl FleetView {
         with_complaints(text, &complaints)
     }
 
-    fn behind_text(&self) -> Option<String> {
+    /// What says that not all hosts are to have the newest revision, or not yet.
+    pub(crate) fn behind_text(&self) -> Option<String> {
         let (count, revision) = (self.behind, self.revision);
         let over = self.rollout.as_ref().is_none_or(RolloutView::is_over);
         let what = if over { "is not to reach" } else { "has not reached yet" };
@@ -121,20 +128,20 @@ impl FleetView {
         self.rollout.as_ref().is_some_and(under_way)
     }
 
-    /// Why nobody else can apply at the moment, and what to do about it.
-    pub(crate) fn locked_notes(&self, now: Timestamp) -> Vec<String> {
+    /// Why nobody else can apply at the moment, and what to do about it; `apply` is the command.
+    pub(crate) fn locked_notes(&self, now: Timestamp, apply: &str) -> Vec<String> {
         let Self { fleet, .. } = self;
         let lock = self.lock.as_ref().map(|lock| {
             format!(
                 "note: fleet {fleet} is {}; nobody else can apply meanwhile, and --lock-wait of \
-                 `shoal apply` waits",
+                 `{apply}` waits",
                 lock.text(now)
             )
         });
         let under_way = self.rollout.as_ref().filter(|rollout| !rollout.is_over()).map(|rollout| {
             format!(
                 "note: revision {} of fleet {fleet} is being rolled out by {} ({}); with \
-                 --lock-wait `shoal apply` waits for its end, with --replace it takes its place",
+                 --lock-wait `{apply}` waits for its end, with --replace it takes its place",
                 rollout.revision,
                 short_identity(&rollout.author),
                 rollout.state_text()

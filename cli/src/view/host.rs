@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use shoal_core::agent_upgrade::{AgentSpec, AgentStatus, Phase};
 use shoal_core::host::Cordon;
+use shoal_core::infra::Status;
 use shoal_core::policy::Policy;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, digest};
 use shoal_proto::v1;
 
+use super::infra::HostStateView;
 use crate::output::size::bytes;
 use crate::output::table::{Cell, Table, Tone, details};
 use crate::output::text::printable;
@@ -31,17 +33,19 @@ pub(crate) struct HostView {
     pub(crate) online: bool,
     /// Since when it is online, or is not.
     since: Option<At>,
-    last_heard: Option<At>,
+    pub(crate) last_heard: Option<At>,
     enrolled: At,
     certificate_expires: At,
     /// Of the desired state, and the one that the last status reflects.
-    generation: u64,
-    observed_generation: Option<u64>,
+    pub(crate) generation: u64,
+    pub(crate) observed_generation: Option<u64>,
     instances: usize,
     /// Digests of the images that are staged.
     images: Vec<String>,
     retained: Vec<RetainedView>,
     problems: Vec<String>,
+    /// Absent where the host has none and is to have none.
+    pub(crate) infra: Option<HostStateView>,
     /// Why it takes no new instances; absent where it does.
     pub(crate) cordon: Option<CordonView>,
     /// The agent that it is to run; absent where it may be any.
@@ -92,7 +96,7 @@ pub(crate) struct CordonView {
     drains: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct RetainedView {
     pub(crate) machine: String,
     pub(crate) volumes: Vec<String>,
@@ -212,7 +216,9 @@ impl TryFrom<v1::Host> for HostView {
             retained,
             problems,
             agent: told,
+            infra,
         } = status.unwrap_or_default();
+        let infra = infra.map(Status::try_from).transpose()?;
         let images = images.iter().map(|image| Ok(digest("images", image)?.to_string()));
         Ok(Self {
             name,
@@ -229,6 +235,7 @@ impl TryFrom<v1::Host> for HostView {
             images: images.collect::<Result<_, Invalid>>()?,
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
+            infra: infra.map(Into::into),
             cordon: cordon.map(Into::into),
             agent: agent.map(|agent| WantedAgentView::read(agent, told)).transpose()?,
             facts: facts.map(FactsView::try_from).transpose()?,
@@ -321,6 +328,9 @@ impl HostView {
             ("Certificate", format!("expires {expiry} ({})", expiry.relative(now))),
             ("Generation", format!("{} ({observed})", self.generation)),
             ("Instances", self.instances.to_string()),
+        ]);
+        fields.extend(self.infra.as_ref().map(|infra| ("Infra", infra.text(now))));
+        fields.extend([
             ("Images staged", self.images.len().to_string()),
             ("Retained data", self.retained()),
             ("Problems", self.problems.iter().map(|p| printable(p)).collect::<Vec<_>>().join("\n")),

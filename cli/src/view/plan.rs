@@ -1,16 +1,22 @@
 //! What an apply would change.
 
 use serde::Serialize;
+use shoal_core::fleet::FleetSpec;
+use shoal_core::infra::Mode;
 use shoal_core::rollout::Policy;
-use shoal_proto::convert::Invalid;
+use shoal_proto::convert::{Invalid, infra_mode};
 use shoal_proto::v1::{self, ChangeKind};
 
+use super::host::RetainedView;
 use super::policy::PolicyView;
 use crate::output::text::printable;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PlanView {
     fleet: String,
+    /// Of an infra: the version that it comes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
     /// The revision that the plan starts from; 0 where the fleet is new.
     pub(crate) base_revision: u64,
     pub(crate) changes_anything: bool,
@@ -21,6 +27,25 @@ pub(crate) struct PlanView {
     notes: Vec<String>,
     /// What of how it is rolled out differs from the last time.
     rollout: Vec<FieldView>,
+    /// Of an infra: what it does to each host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    infra: Vec<HostWayView>,
+}
+
+/// A host's way to an infra version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct HostWayView {
+    host: String,
+    has: Option<String>,
+    wants: String,
+    mode: Mode,
+    /// Instances whose containers are made afresh, those of apps too, in the order they start.
+    recreated: Vec<String>,
+    /// The data volumes that stay.
+    data: Vec<RetainedView>,
+    /// Whether they are copied before.
+    snapshot: bool,
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,12 +79,22 @@ pub(crate) struct FieldView {
 }
 
 impl PlanView {
-    pub(crate) fn read(fleet: &str, wire: v1::PlanResponse) -> Result<Self, Invalid> {
-        let v1::PlanResponse { base_revision, changes, changes_anything, retries, notes } = wire;
+    pub(crate) fn read(spec: &FleetSpec, wire: v1::PlanResponse) -> Result<Self, Invalid> {
+        let v1::PlanResponse { base_revision, changes, changes_anything, retries, notes, infra } =
+            wire;
+        let infra: Result<_, _> = infra.into_iter().map(HostWayView::try_from).collect();
         let changes: Result<_, _> = changes.into_iter().map(ChangeView::try_from).collect();
-        let fleet = fleet.to_owned();
-        let (changes, rollout) = (changes?, Vec::new());
-        Ok(Self { fleet, base_revision, changes_anything, retries, changes, notes, rollout })
+        Ok(Self {
+            fleet: spec.fleet.to_string(),
+            version: spec.infra.as_ref().map(|infra| infra.version.to_string()),
+            base_revision,
+            changes_anything,
+            retries,
+            changes: changes?,
+            notes,
+            rollout: Vec::new(),
+            infra: infra?,
+        })
     }
 
     /// The same, with what becomes different of how the fleet is rolled out.
@@ -72,10 +107,15 @@ impl PlanView {
 
     /// The plan in words.
     pub(crate) fn text(&self) -> String {
+        let what = match &self.version {
+            Some(version) => format!("infra version {version}: fleet {}", self.fleet),
+            None => format!("fleet {}", self.fleet),
+        };
         let mut lines = vec![match self.base_revision {
-            0 => format!("fleet {} (new)", self.fleet),
-            revision => format!("fleet {} at revision {revision}", self.fleet),
+            0 => format!("{what} (new)"),
+            revision => format!("{what} at revision {revision}"),
         }];
+        self.infra.iter().for_each(|way| way.describe(&mut lines));
         for change in &self.changes {
             change.describe(&mut lines);
         }
@@ -141,6 +181,44 @@ impl TryFrom<v1::InstanceChange> for ChangeView {
             FieldView { field, from, to }
         });
         Ok(Self { host, host_online, instance, kind, fields: fields.collect(), data })
+    }
+}
+
+impl TryFrom<v1::PlannedInfra> for HostWayView {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PlannedInfra) -> Result<Self, Invalid> {
+        let v1::PlannedInfra { host, has, wants, mode, recreated, data, snapshot, notes } = wire;
+        let (mode, data) = (infra_mode(mode)?, data.into_iter().map(Into::into).collect());
+        Ok(Self { host, has, wants, mode, recreated, data, snapshot, notes })
+    }
+}
+
+impl HostWayView {
+    fn describe(&self, lines: &mut Vec<String>) {
+        let Self { host, has, wants, mode, recreated, data, snapshot, notes } = self;
+        lines.push(match (mode, has) {
+            (Mode::Same, _) => format!("  = {host}: has {wants}: nothing is done"),
+            (_, Some(has)) => format!("  ~ {host}: {has} -> {wants} ({mode})"),
+            (_, None) => format!("  ~ {host}: none -> {wants} ({mode})"),
+        });
+        let mut say = |what: &str, list: Vec<String>, between: &str| {
+            if !list.is_empty() {
+                lines.push(printable(&format!("      {what}: {}", list.join(between))));
+            }
+        };
+        if *mode != Mode::Same {
+            say("made afresh, in this order", recreated.clone(), ", ");
+            say("data that stays", data.iter().map(RetainedView::text).collect(), "; ");
+            let before = if *snapshot { "is copied before" } else { "is not copied before" };
+            let has_data = !data.is_empty() || *snapshot;
+            say(
+                "snapshot",
+                has_data.then(|| format!("the data {before}")).into_iter().collect(),
+                "",
+            );
+        }
+        notes.iter().for_each(|note| say("note", vec![note.clone()], ""));
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             }],
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
             agent: None,
+            infra: None,
         }),
         cordon: None,
         agent: None,
@@ -252,5 +253,6 @@ pub(crate) fn plan() -> v1::PlanResponse {
         changes_anything: true,
         retries: false,
         notes: vec![],
+        infra: vec![],
     }
 }

@@ -9,6 +9,7 @@ use super::event::{EventView, EventsView};
 use super::fleet::{FleetView, FleetsView};
 use super::host::HostsView;
 use super::image::ImagesView;
+use super::infra::InfraView;
 use super::instance::{DataView, InstanceView, InstancesView};
 use super::plan::PlanView;
 use super::policy::PolicyView;
@@ -273,8 +274,14 @@ fn fleets() {
     };
     let paused = locked(samples::hold(HoldKind::Failure, "shop/main: exit code 1"), "it broke");
     insta::assert_snapshot!("fleet-paused-text", paused.text(now(), false));
-    insta::assert_snapshot!("fleet-locked-notes", paused.locked_notes(now()).join("\n"));
-    assert!(fleet(vec![]).locked_notes(now())[0].contains("is being rolled out by user/ada"));
+    insta::assert_snapshot!(
+        "fleet-locked-notes",
+        paused.locked_notes(now(), "shoal apply").join("\n")
+    );
+    assert!(
+        fleet(vec![]).locked_notes(now(), "shoal apply")[0]
+            .contains("is being rolled out by user/ada")
+    );
     let both = FleetsView { fleets: vec![locked(None, ""), paused] };
     insta::assert_snapshot!("fleets-locked-table", both.table(now(), false));
     let both = FleetsView { fleets: vec![good, bad] };
@@ -282,9 +289,118 @@ fn fleets() {
     insta::assert_snapshot!("fleets-table", both.table(now(), false));
 }
 
+const SHOP: &str = "fleet = \"shop\"\n[instance]\n";
+const INFRA: &str = "infra = \"50.2.0\"\n[instance]\n";
+
+fn spec(text: &str) -> shoal_core::fleet::FleetSpec {
+    use shoal_core::fleetfile::{Source, parse};
+    parse(Source { name: "f.toml", text }, &mut |_| Err(String::new())).unwrap()
+}
+
+#[test]
+fn plans_of_an_infra() {
+    let planned = |host: &str, has: Option<&str>, mode: v1::InfraMode| v1::PlannedInfra {
+        host: host.into(),
+        has: has.map(Into::into),
+        wants: "50.2.0".into(),
+        mode: mode.into(),
+        recreated: vec![],
+        data: vec![],
+        snapshot: false,
+        notes: vec![],
+    };
+    let data = v1::RetainedData {
+        machine: "infra-mysql".into(),
+        volumes: vec!["data".into(), "log".into()],
+    };
+    let update = v1::PlannedInfra {
+        recreated: vec!["infra/mysql".into(), "infra/mail".into(), "shop/main".into()],
+        data: vec![
+            data,
+            v1::RetainedData { machine: "shop-main".into(), volumes: vec!["var".into()] },
+        ],
+        snapshot: true,
+        ..planned("p1", Some("50.1.0"), v1::InfraMode::Update)
+    };
+    let new = v1::PlannedInfra {
+        recreated: vec!["infra/mysql".into()],
+        notes: vec!["the host is offline".into()],
+        ..planned("p3", None, v1::InfraMode::New)
+    };
+    let infra = vec![
+        update,
+        planned("p2", Some("50.2.0"), v1::InfraMode::Same),
+        new,
+        planned("p4", None, v1::InfraMode::Restore),
+    ];
+    let wire = v1::PlanResponse { infra, ..samples::plan() };
+    let view = PlanView::read(&spec(INFRA), wire).unwrap();
+    insta::assert_snapshot!("plan-infra-text", view.text());
+    insta::assert_snapshot!("plan-infra-json", json(&view));
+}
+
+#[test]
+fn infra_of_hosts() {
+    let infra = |has: Option<&str>, wants: Option<&str>, phase: v1::InfraPhase, waits: &str| {
+        v1::InfraStatus {
+            has: has.map(Into::into),
+            since_ms: has.map(|_| NOW - 90 * MINUTE),
+            wants: wants.map(Into::into),
+            phase: phase.into(),
+            waits: (!waits.is_empty()).then(|| waits.to_owned()),
+            snapshots: if has.is_some() { vec![3, 4] } else { vec![] },
+        }
+    };
+    let host = |name: &str, online, infra| {
+        let mut host = samples::host(name, online);
+        host.status.as_mut().unwrap().infra = infra;
+        host
+    };
+    use v1::InfraPhase as Phase;
+    let (old, new) = (Some("50.1.0"), Some("50.2.0"));
+    let behind =
+        v1::Host { generation: 8, ..host("p3", true, Some(infra(new, new, Phase::Done, ""))) };
+    let hosts = vec![
+        host("p1", true, Some(infra(new, new, Phase::Done, ""))),
+        host("p2", true, Some(infra(old, new, Phase::Stopping, "waits for shop-main to stop"))),
+        behind,
+        host("p4", true, Some(infra(None, new, Phase::Data, ""))),
+        host(
+            "p5",
+            true,
+            Some(infra(None, new, Phase::Starting, "waits for infra/mysql to be ready")),
+        ),
+        host("p6", false, Some(infra(old, old, Phase::Done, ""))),
+        host("p7", true, Some(infra(old, None, Phase::Done, ""))),
+        host("h1", true, None),
+        host("h9", true, None),
+    ];
+    let view = |hosts: &[v1::Host]| HostsView::read(hosts.to_vec()).unwrap();
+    let fleet = fleet(samples::instances().into_iter().take(1).collect());
+    let all = InfraView::new(Some(&fleet), view(&hosts));
+    assert!(!all.ready);
+    insta::assert_snapshot!("infra-table", all.text(now(), false));
+    let good = InfraView::new(None, view(&[hosts[0].clone(), hosts[6].clone(), hosts[8].clone()]));
+    assert!(good.ready);
+    insta::assert_snapshot!("infra-json", json(&good));
+    let shown: Vec<String> = view(&hosts).hosts.iter().map(|host| host.details(now())).collect();
+    let lines = shown.iter().flat_map(|text| text.lines().skip_while(|l| !l.starts_with("Infra")));
+    let lines: Vec<&str> = lines.take_while(|_| true).collect();
+    let lines: Vec<&&str> =
+        lines.iter().filter(|l| l.starts_with("Infra") || l.contains("before revision")).collect();
+    insta::assert_snapshot!(
+        "infra-of-a-host",
+        lines.iter().map(|l| l.to_string()).collect::<Vec<_>>().join("\n")
+    );
+    let none = InfraView::new(None, view(&[hosts[8].clone()]));
+    assert!(none.ready);
+    assert!(none.text(now(), false).contains("shoal infra apply infra.toml"));
+    assert!(!InfraView::new(None, view(&hosts[5..6])).ready, "an offline host proves nothing");
+}
+
 #[test]
 fn plans() {
-    let view = PlanView::read("shop", samples::plan()).unwrap();
+    let view = PlanView::read(&spec(SHOP), samples::plan()).unwrap();
     insta::assert_snapshot!("plan-text", view.text());
     insta::assert_snapshot!("plan-json", json(&view));
     let nothing = v1::PlanResponse {
@@ -293,8 +409,9 @@ fn plans() {
         base_revision: 2,
         retries: false,
         notes: vec![],
+        infra: vec![],
     };
-    let text = |wire: &v1::PlanResponse| PlanView::read("shop", wire.clone()).unwrap().text();
+    let text = |wire: &v1::PlanResponse| PlanView::read(&spec(SHOP), wire.clone()).unwrap().text();
     insta::assert_snapshot!("plan-nothing", text(&nothing));
     let retried = v1::PlanResponse { retries: true, ..nothing.clone() };
     insta::assert_snapshot!("plan-retried", text(&retried));
@@ -305,12 +422,12 @@ fn plans() {
     let monitor = Duration::from_secs(90);
     let other = Policy { spread, monitor, batches: vec![Reach::ALL], ..usual.clone() };
     let before = PolicyView::from(usual.clone());
-    let plan = || PlanView::read("shop", nothing.clone()).unwrap();
+    let plan = || PlanView::read(&spec(SHOP), nothing.clone()).unwrap();
     insta::assert_snapshot!("plan-policy", plan().with_policy(&other, Some(&before)).text());
     assert_eq!(plan().with_policy(&usual, Some(&before)), plan());
     assert_eq!(plan().with_policy(&other, None), plan(), "the fleet is new");
     let new = v1::PlanResponse { base_revision: 0, ..samples::plan() };
-    assert!(PlanView::read("shop", new).unwrap().text().starts_with("fleet shop (new)\n"));
+    assert!(PlanView::read(&spec(SHOP), new).unwrap().text().starts_with("fleet shop (new)\n"));
     let afresh = |data: &[&str]| v1::InstanceChange {
         kind: v1::ChangeKind::Recreate.into(),
         data: data.iter().map(|name| (*name).to_owned()).collect(),
@@ -321,7 +438,7 @@ fn plans() {
     let changes = vec![afresh(&["logs", "spool"]), bare, kept];
     let wire = v1::PlanResponse { changes, ..samples::plan() };
     insta::assert_snapshot!("plan-afresh-text", text(&wire));
-    insta::assert_snapshot!("plan-afresh-json", json(&PlanView::read("shop", wire).unwrap()));
+    insta::assert_snapshot!("plan-afresh-json", json(&PlanView::read(&spec(SHOP), wire).unwrap()));
     let note = "h2 is cordoned (ann: bad disk): instance web is not placed there".to_owned();
     let noted = text(&v1::PlanResponse { notes: vec![note.clone()], ..samples::plan() });
     assert!(noted.contains(&format!("\nnote: {note}\n1 to create")), "{noted}");
@@ -395,6 +512,6 @@ fn answers_that_make_no_sense_are_refused() {
     assert!(RolloutsView::read(vec![rollout]).is_err());
     let change = v1::InstanceChange { kind: 0, ..samples::plan().changes.remove(0) };
     let plan = v1::PlanResponse { changes: vec![change], ..samples::plan() };
-    assert!(PlanView::read("shop", plan).is_err());
+    assert!(PlanView::read(&spec(SHOP), plan).is_err());
     assert!(FleetView::try_from(v1::GetFleetStatusResponse::default()).is_err());
 }

@@ -18,6 +18,7 @@ use shoal_proto::convert::{offline_from, rollout_record};
 use shoal_proto::v1::ApplyRequest;
 use shoal_proto::v1::store::{FleetRecord, RevisionRecord};
 
+use super::infra;
 use super::plan::{Change, Need, Plan, plan, replan};
 use super::recreate::Recreate;
 use super::revision::{Placed, Revision};
@@ -153,6 +154,7 @@ pub(super) async fn apply_to(
     if !wanted.replace {
         must_have_ended(&world, now)?;
     }
+    infra::must_not_meet(&world, &wanted.spec, &plan, now)?;
     let revision = revision(&world, &plan, wanted, who, now);
     let rollout = rollout(&world, &revision, &plan, wanted);
     let detail = detail(&world, &revision);

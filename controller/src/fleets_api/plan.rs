@@ -8,7 +8,8 @@ use std::time::Duration;
 use prost::Message as _;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostSpec;
-use shoal_core::name::{HostId, HostName, InstanceName};
+use shoal_core::infra::HostInfra;
+use shoal_core::name::{HostId, HostName, InstanceId, InstanceName};
 use shoal_core::peers::Peer;
 use shoal_core::placement::{Action, Surroundings, host_actions, misplaced, place, with_fleet};
 use shoal_core::rollout::State;
@@ -17,6 +18,7 @@ use shoal_core::spec::InstanceConfig;
 use shoal_core::time::Timestamp;
 use shoal_proto::v1;
 
+use super::infra;
 use super::recreate::Recreate;
 use super::revision::{Placed, Revision};
 use super::world::World;
@@ -55,8 +57,8 @@ pub struct Change {
     pub host: HostId,
     /// Its name.
     pub host_name: HostName,
-    /// The instance.
-    pub instance: InstanceName,
+    /// The instance: of the fleet or, where the infra gets another version, of an app's.
+    pub instance: InstanceId,
     /// What happens to it.
     pub action: Action,
 }
@@ -83,6 +85,10 @@ pub fn plan(
     spec: &FleetSpec,
     recreate: Option<&Recreate>,
 ) -> Result<Plan, Vec<String>> {
+    let problems = infra::problems(world, spec);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let now = world.now(&spec.fleet);
     let around = Surroundings {
         hosts: &world.hosts,
@@ -93,12 +99,14 @@ pub fn plan(
         now: &now,
     };
     let placement = place(spec, &around);
-    let placement = placement.map_err(|problems| texts(&problems))?;
+    let mut placement = placement.map_err(|problems| texts(&problems))?;
+    infra::keep(world, &mut placement.hosts);
     let chosen = recreate.map(|r| r.chosen(&spec.fleet, &world.hosts, &placement.hosts));
     let chosen = chosen.transpose().map_err(|problem| vec![problem])?.unwrap_or_default();
     let mut plan = planned(world, spec, placement.hosts, chosen)?;
     plan.notes = texts(&placement.left_out);
     plan.notes.extend(tried_again(world, &plan.hosts));
+    plan.notes.extend(infra::notes(world, spec));
     plan.need = need(world, spec, &plan.hosts, &plan.changes);
     Ok(plan)
 }
@@ -172,7 +180,8 @@ fn changes(
         let Some(configs) = hosts.get(&host.id) else { continue };
         let desired = world.specs.get(&host.id).unwrap_or(&nothing);
         let afresh = recreate.contains(&host.id);
-        let actions = host_actions(desired, &spec.fleet, configs, afresh).into_iter();
+        let actions = host_actions(desired, &spec.fleet, configs, afresh);
+        let actions = infra::changes(spec, desired, configs, actions).into_iter();
         changes.extend(actions.map(|(instance, action)| Change {
             host: host.id.clone(),
             host_name: host.name.clone(),
@@ -244,9 +253,11 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
             continue;
         }
         let configs = configs.unwrap_or(&nowhere);
+        let gate = Some(Duration::MAX);
+        let brings = spec.infra.as_ref().map(|infra| HostInfra::of(infra, u64::MAX));
         let size = |peers: &[Peer]| {
             let after =
-                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, Some(Duration::MAX));
+                with_fleet(desired, &spec.fleet, u64::MAX, configs, peers, gate, brings.as_ref());
             v1::HostSpec::from(after).encoded_len()
         };
         if size(&[]) + seats.largest() <= largest {

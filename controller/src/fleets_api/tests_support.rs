@@ -6,8 +6,9 @@ use std::sync::Arc;
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Templates};
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::PinnedImage;
+use shoal_core::infra::{self, GoingBack, HostInfra, Infra, Phase};
 use shoal_core::label::HostMatch;
-use shoal_core::name::HostId;
+use shoal_core::name::{HostId, InfraVersion};
 use shoal_core::placement::with_fleet;
 use shoal_core::rollout::Policy;
 use shoal_core::spec::{Hooks, Limits, Network, Root, Security, Settings, Start};
@@ -163,7 +164,9 @@ impl Lab {
             let name = host.as_str().trim_start_matches("id-");
             let before = self.spec(name).await;
             let number = revision.number;
-            let after = with_fleet(&before, &revision.fleet, number, configs, &[], None);
+            let infra = revision.spec.infra.as_ref().map(|infra| HostInfra::of(infra, number));
+            let after =
+                with_fleet(&before, &revision.fleet, number, configs, &[], None, infra.as_ref());
             self.put(host.as_str(), &HostSpecRecord { spec: Some(after.into()) }).await;
         }
     }
@@ -245,10 +248,35 @@ impl Agent {
             observed_generation: spec.generation,
             instances: spec.instances.iter().map(status).collect(),
             images: images.collect(),
+            infra: spec.infra.as_ref().map(|infra| infra_done(&infra.version)),
             ..HostStatus::default()
         };
         self.live.report(&self.id, status);
     }
+}
+
+/// What an agent says of an infra version that its host has.
+pub(crate) fn infra_done(version: &InfraVersion) -> infra::Status {
+    infra::Status {
+        has: Some(version.clone()),
+        since: Some(NOON),
+        wants: Some(version.clone()),
+        phase: Phase::Done,
+        waits: None,
+        snapshots: vec![],
+    }
+}
+
+/// An infra of this version, of instances as in [`fleet`].
+pub(crate) fn infra(version: &str, instances: &[(&str, &str, &str)]) -> FleetSpec {
+    let infra = Infra {
+        version: version.parse().unwrap(),
+        snapshot: true,
+        going_back: GoingBack::ImageAndData,
+        restore: None,
+        agent: None,
+    };
+    FleetSpec { infra: Some(infra), ..fleet(infra::FLEET, instances) }
 }
 
 pub(crate) fn pinned(reference: &str, digest: u8) -> PinnedImage {
@@ -296,7 +324,7 @@ pub(crate) fn fleet(name: &str, instances: &[(&str, &str, &str)]) -> FleetSpec {
         (instance.parse().unwrap(), declared)
     };
     let instances = instances.iter().map(declared).collect();
-    FleetSpec { fleet: name.parse().unwrap(), instances, rollout: Policy::default() }
+    FleetSpec { fleet: name.parse().unwrap(), instances, rollout: Policy::default(), infra: None }
 }
 
 /// An apply that takes the place of one before.

@@ -1,7 +1,8 @@
 //! Going back to what a fleet was: the rollout that has not ended goes back itself; where all has
 //! ended, an earlier revision is made the newest anew, with the images and secrets of then.
 //!
-//! Deliberately absent: data. It is as it is.
+//! Deliberately absent: data. It is as it is. Only an infra version that did not prove good brings
+//! back data, where its file says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,7 @@ use shoal_proto::v1::{UndoRequest, UndoResponse};
 
 use super::Applying;
 use super::apply::{Wanted, batch, checked_source, known, replanned, revision, rollout, timeout};
+use super::infra;
 use super::plan::same_placement;
 use super::revision::{Placed, Revision};
 use super::world::{Newest, World};
@@ -115,6 +117,7 @@ async fn anew(
         recreate: None,
     };
     let (world, plan) = replanned(world, &wanted.spec, placed).await?;
+    infra::must_not_meet(&world, &wanted.spec, &plan, now)?;
     let revision = revision(&world, &plan, &wanted, who, now);
     let rollout = rollout(&world, &revision, &plan, &wanted);
     let detail = format!("revision {}: as revision {}{without}", revision.number, target.number);

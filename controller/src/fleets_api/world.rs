@@ -15,6 +15,7 @@ use shoal_proto::v1::store::{
     FleetRecord, HostStatusRecord, ImageRecord, RolloutRecord, SecretHeadRecord, TagRecord,
 };
 
+use super::infra::Same;
 use super::revision::Revision;
 use crate::inventory::{self, InPlay};
 use crate::locks::Held;
@@ -54,6 +55,21 @@ pub struct World {
     /// The hosts whose agents took the fleet back to what had proved healthy, with why: they don't
     /// run what they were told to, and try what they are told next.
     pub went_back: BTreeMap<HostId, String>,
+    /// Where the fleet is the infra: what its version was before.
+    pub same: Option<Same>,
+    /// Rollouts of other fleets that have not ended.
+    pub under_way: Vec<UnderWay>,
+}
+
+/// A rollout of another fleet that has not ended.
+#[derive(Debug, Clone)]
+pub struct UnderWay {
+    /// The rollout.
+    pub rollout: Rollout,
+    /// Who applied its revision.
+    pub author: String,
+    /// Whether it brings an infra version.
+    pub is_infra: bool,
 }
 
 /// A fleet's newest revision and its rollout, as they were read.
@@ -95,10 +111,15 @@ impl World {
             lock: Held::load(records, spec.fleet.as_str()).await?,
             proved,
             went_back: went_back(records, &spec.fleet).await?,
+            same: Same::load(records, spec).await?,
+            under_way: Vec::new(),
         };
         world.load_others(records, &spec.fleet).await?;
         world.load_images(records, spec).await?;
         world.load_secrets(records, spec).await?;
+        if let Some(same) = world.same.clone() {
+            same.pin(&mut world);
+        }
         Ok(world)
     }
 
@@ -132,9 +153,14 @@ impl World {
     }
 
     async fn load_others(&mut self, records: &Records, fleet: &FleetName) -> Result<(), Refusal> {
-        for InPlay { newest, state, before } in inventory::in_play(records).await? {
+        for InPlay { newest, rollout, before } in inventory::in_play(records).await? {
             if newest.fleet == *fleet {
                 continue;
+            }
+            let state = rollout.state;
+            if !state.is_final() {
+                let (author, is_infra) = (newest.author.clone(), newest.spec.infra.is_some());
+                self.under_way.push(UnderWay { rollout, author, is_infra });
             }
             let newest = Some(newest).filter(|_| counts(state) || before.is_none());
             // What they have in common is as the newest says.

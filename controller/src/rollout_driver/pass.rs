@@ -7,7 +7,8 @@ use prost::Message as _;
 use shoal_core::cause::chain;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, PinnedImage};
-use shoal_core::name::HostId;
+use shoal_core::infra::{HostInfra, is_infra};
+use shoal_core::name::{HostId, InfraVersion};
 use shoal_core::placement::{not_recreated, recreated, with_fleet};
 use shoal_core::rollout::{self, Action, Observation, OnFailure, Outcome, Rollout};
 use shoal_core::status::HostStatus;
@@ -132,14 +133,23 @@ impl<'a> Pass<'a> {
             }
             seen.insert(host.clone(), (online, live.fresh_status(host)));
         }
+        let before = self.infra_before().await?;
+        let before = before.as_deref();
         let observe = |host: &HostId| match seen.get(host) {
             Some((online, status)) => Observation {
                 online: *online,
                 status: status.as_deref(),
                 staged: self.is_staged(host, status.as_deref()),
                 unstaged: self.unstaged(host, status.as_deref()),
+                infra: self.infra_of(host, before),
             },
-            None => Observation { online: false, status: None, staged: false, unstaged: None },
+            None => Observation {
+                online: false,
+                status: None,
+                staged: false,
+                unstaged: None,
+                infra: None,
+            },
         };
         let mut next = rollout::step(rollout, observe, self.now);
         next.cause = next.cause.map(|why| shortened(&why));
@@ -159,6 +169,29 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(next)
+    }
+
+    /// The revision that hosts go back to, where an infra version may be what they go back from.
+    async fn infra_before(&self) -> Result<Option<Arc<Revision>>, Refusal> {
+        let back = self.rollout.hosts.values().any(|host| host.back.is_some());
+        match self.rollout.back_to {
+            Some(number) if back && is_infra(&self.rollout.fleet) => {
+                Ok(Some(self.driver.revision(self.rollout.fleet.as_str(), number).await?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The infra version that a host was told last, where the rollout brings one.
+    fn infra_of<'r>(
+        &'r self,
+        host: &HostId,
+        before: Option<&'r Revision>,
+    ) -> Option<&'r InfraVersion> {
+        let back = self.rollout.hosts.get(host).is_some_and(|progress| progress.back.is_some());
+        let revision = if back { before? } else { self.revision.as_ref() };
+        let there = revision.hosts.get(host).is_some_and(|configs| !configs.is_empty());
+        revision.spec.infra.as_ref().filter(|_| there).map(|infra| &infra.version)
     }
 
     /// Whether a host has all images that the revision needs there.
@@ -268,8 +301,18 @@ impl<'a> Pass<'a> {
         let nothing = BTreeMap::new();
         let configs = revision.as_ref().and_then(|r| r.hosts.get(host)).unwrap_or(&nothing);
         let number = revision.as_ref().map_or(0, |revision| revision.number);
-        let mut after = with_fleet(spec, &self.rollout.fleet, number, configs, &[], gate);
-        let (fleet, number) = (&self.rollout.fleet, self.rollout.revision);
+        let infra =
+            revision.as_ref().and_then(|r| Some(HostInfra::of(r.spec.infra.as_ref()?, number)));
+        // What was tried says what goes back. Where that was the same version, nothing was tried.
+        let infra = match (action, infra, &spec.infra) {
+            (Action::Return(_), Some(good), Some(tried)) if good.version != tried.version => {
+                Some(good.instead_of(tried))
+            }
+            (_, infra, _) => infra,
+        };
+        let fleet = &self.rollout.fleet;
+        let mut after = with_fleet(spec, fleet, number, configs, &[], gate, infra.as_ref());
+        let number = self.rollout.revision;
         if matches!(action, Action::Return(_)) {
             // What was made afresh is so, and runs what it is to go back to; the rest stays.
             after = not_recreated(after, fleet, number);

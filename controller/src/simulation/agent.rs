@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::HostId;
+use shoal_core::infra::{self, Phase};
+use shoal_core::name::{FleetName, HostId, InfraVersion};
 use shoal_core::spec::InstanceSpec;
 use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
 
@@ -23,6 +24,9 @@ struct Running {
     ready: u64,
 }
 
+/// What runs, and the infra version that it was made under.
+type Made = (Running, Option<InfraVersion>);
+
 pub(super) struct Agent {
     name: String,
     id: HostId,
@@ -34,16 +38,20 @@ pub(super) struct Agent {
     /// When each image is there.
     images: BTreeMap<Digest, u64>,
     running: Option<Running>,
+    /// The infra version that it was made under.
+    infra: Option<InfraVersion>,
+    /// The infra version that is on record.
+    recorded: Option<InfraVersion>,
     /// What worked before that.
-    proved: Option<Running>,
+    proved: Option<Made>,
     /// The image that it went back from.
     refused: Option<Digest>,
     /// An image that does not work here.
     pub(super) breaks: Option<Digest>,
     /// How often it has started something.
     pub(super) starts: u32,
-    /// The newest revision that it was told.
-    revision: u64,
+    /// The newest revision of each fleet that it was told.
+    revisions: BTreeMap<FleetName, u64>,
 }
 
 impl Agent {
@@ -56,11 +64,13 @@ impl Agent {
             ledger: HostSpec::default(),
             images: BTreeMap::new(),
             running: None,
+            infra: None,
+            recorded: None,
             proved: None,
             refused: None,
             breaks: None,
             starts: 0,
-            revision: 0,
+            revisions: BTreeMap::new(),
         }
     }
 
@@ -70,8 +80,8 @@ impl Agent {
         self.lost = self.lost.max(until);
     }
 
-    pub(super) fn was_told(&self, revision: u64) -> bool {
-        self.revision >= revision
+    pub(super) fn was_told(&self, fleet: &FleetName, revision: u64) -> bool {
+        self.revisions.get(fleet).is_some_and(|told| *told >= revision)
     }
 
     /// The image of what runs and works there.
@@ -107,8 +117,10 @@ impl Agent {
             assert_eq!(spec, &self.ledger, "{}: the same generation, the same content", self.name);
         }
         self.ledger = spec.clone();
-        let told = spec.instances.iter().map(|instance| instance.revision).max();
-        self.revision = self.revision.max(told.unwrap_or(0));
+        for instance in &spec.instances {
+            let newest = self.revisions.entry(instance.id.fleet.clone()).or_default();
+            *newest = instance.revision.max(*newest);
+        }
     }
 
     fn reconcile(&mut self, now: u64, random: &mut Random) {
@@ -124,28 +136,43 @@ impl Agent {
             self.refused = None;
         }
         let is_there = self.images.get(&wanted).is_some_and(|at| *at <= now);
-        let runs_it = self.running.is_some_and(|running| running.image == wanted);
+        let version = self.ledger.infra.as_ref().map(|infra| infra.version.clone());
+        let other = version.is_some() && self.infra != version;
+        let runs_it = self.running.is_some_and(|running| running.image == wanted) && !other;
         if is_there && !runs_it && self.refused.is_none() {
             let works = self.running.filter(|running| running.ready <= now);
-            self.proved = works.filter(|works| self.breaks != Some(works.image)).or(self.proved);
-            self.start(wanted, now + (1 + random.below(5)) * SECOND);
+            let works = works.filter(|works| self.breaks != Some(works.image));
+            let works = works.map(|works| (works, self.infra.clone()));
+            self.proved = works.or_else(|| self.proved.take());
+            self.start(wanted, version, now + (1 + random.below(5)) * SECOND);
         }
         self.go_back(now);
+        if self.works(now) {
+            self.recorded.clone_from(&self.infra);
+        }
+    }
+
+    fn works(&self, now: u64) -> bool {
+        let works = |running: Running| running.ready <= now && self.breaks != Some(running.image);
+        self.running.is_some_and(works)
     }
 
     /// Goes back from what has not worked for long enough, where there is something to go back to.
     fn go_back(&mut self, now: u64) {
         let gate = self.ledger.instances.first().is_some_and(|instance| instance.gate.is_some());
-        let (Some(running), Some(proved)) = (self.running, self.proved) else { return };
+        let (Some(running), Some((proved, infra))) = (self.running, self.proved.clone()) else {
+            return;
+        };
         let broken = self.breaks == Some(running.image) && now >= running.ready + GATE;
         if gate && broken && proved.image != running.image {
             self.refused = Some(running.image);
-            self.start(proved.image, now + SECOND);
+            self.start(proved.image, infra, now + SECOND);
         }
     }
 
-    fn start(&mut self, image: Digest, ready: u64) {
+    fn start(&mut self, image: Digest, infra: Option<InfraVersion>, ready: u64) {
         self.running = Some(Running { image, ready });
+        self.infra = infra;
         self.starts += 1;
     }
 
@@ -155,8 +182,22 @@ impl Agent {
             observed_generation: self.ledger.generation,
             instances: self.ledger.instances.iter().map(|one| self.instance(one, now)).collect(),
             images: there.map(|(image, _)| *image).collect(),
+            infra: self.ledger.infra.as_ref().map(|_| self.infra()),
             ..HostStatus::default()
         }
+    }
+
+    fn infra(&self) -> infra::Status {
+        let wanted = self.ledger.infra.as_ref().map(|infra| infra.version.clone());
+        let wants = if self.refused.is_some() { self.infra.clone() } else { wanted };
+        let phase = if self.recorded == wants { Phase::Done } else { Phase::Starting };
+        let (has, waits) = (self.recorded.clone(), None);
+        infra::Status { has, since: None, wants, phase, waits, snapshots: vec![] }
+    }
+
+    /// The infra version that is on record.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.recorded.as_ref().map(InfraVersion::as_str)
     }
 
     fn instance(&self, wanted: &InstanceSpec, now: u64) -> InstanceStatus {

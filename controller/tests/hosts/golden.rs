@@ -88,6 +88,7 @@ fn of_hosts() -> [String; 6] {
         retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
         problems: vec!["p".into()],
         agent: None,
+        infra: None,
     };
     let used = TokenUse {
         key_sha256: vec![1].into(),
@@ -137,6 +138,7 @@ fn of_fleets() -> [String; 5] {
         fleet: "f".into(),
         instances: [("i".to_owned(), declared)].into_iter().collect(),
         rollout: None,
+        infra: None,
     };
     let placed =
         PlacedHost { instances: [("i".to_owned(), instance_config())].into_iter().collect() };
@@ -290,7 +292,7 @@ fn wider() -> [String; 4] {
         ..v1::DeclaredInstance::default()
     };
     let instances = [("i".to_owned(), declared)].into_iter().collect();
-    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, rollout: None };
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, ..Default::default() };
     let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
     [
         written("h2", &wider_host()),
@@ -323,7 +325,7 @@ fn of_secrets() -> [String; 4] {
         ..v1::DeclaredInstance::default()
     };
     let instances = [("i".to_owned(), declared)].into_iter().collect();
-    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, rollout: None };
+    let spec_of_fleet = v1::FleetSpec { fleet: "f".into(), instances, ..Default::default() };
     let revision = RevisionRecord { spec: Some(spec_of_fleet), ..RevisionRecord::default() };
     [
         written("db/creator", &SecretHeadRecord { version: 3 }),
@@ -450,6 +452,42 @@ fn of_agents() -> [String; 3] {
     ]
 }
 
+/// What infra versions added.
+fn of_an_infra() -> [String; 3] {
+    let infra = v1::Infra {
+        version: "1".into(),
+        snapshot: true,
+        going_back: v1::GoingBack::ImageAndData.into(),
+        restore: Some("b".into()),
+        agent: Some("0.3.0".into()),
+    };
+    let of_host = v1::HostInfra {
+        version: "1".into(),
+        revision: 2,
+        snapshot: true,
+        going_back: v1::GoingBack::Image.into(),
+        undo: Some(3),
+        restore: Some("b".into()),
+    };
+    let status = v1::InfraStatus {
+        has: Some("1".into()),
+        since_ms: Some(4),
+        wants: Some("2".into()),
+        phase: v1::InfraPhase::Starting.into(),
+        waits: Some("w".into()),
+        snapshots: vec![2, 3],
+    };
+    let spec = v1::FleetSpec { fleet: "infra".into(), infra: Some(infra), ..Default::default() };
+    let revision = RevisionRecord { spec: Some(spec), ..RevisionRecord::default() };
+    let spec = v1::HostSpec { generation: 1, infra: Some(of_host), ..v1::HostSpec::default() };
+    let status = v1::HostStatus { infra: Some(status), ..v1::HostStatus::default() };
+    [
+        written("infra/1", &revision),
+        written("h6", &HostSpecRecord { spec: Some(spec) }),
+        written("h6", &HostStatusRecord { status: Some(status) }),
+    ]
+}
+
 /// What making containers afresh added.
 fn of_recreations() -> [String; 2] {
     let instance = v1::InstanceSpec { id: "f/i".into(), recreate: 6, ..Default::default() };
@@ -470,6 +508,7 @@ fn records_are_written_as_ever() {
         .chain([of_a_cordon()])
         .chain(of_agents())
         .chain(of_recreations())
+        .chain(of_an_infra())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

@@ -103,6 +103,7 @@ async fn roll_out(admin: &Channel, image: &str, policy: Policy) -> Duration {
         fleet: "shop".into(),
         instances: BTreeMap::from([("main".into(), declared)]),
         rollout: Some(policy.into()),
+        infra: None,
     };
     let request = ApplyRequest { spec: Some(spec), ..ApplyRequest::default() };
     let began = Instant::now();

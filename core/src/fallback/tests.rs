@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::infra::GoingBack;
 use crate::plan::tests::{carry_out, plan_for, settle};
 use crate::plan::{Action, Observed};
 use crate::spec::tests_support::instance;
@@ -20,10 +21,13 @@ fn host(instances: Vec<InstanceSpec>) -> HostSpec {
 /// A digest of what a wish is made of; good enough for a few.
 fn wishes(desired: &HostSpec) -> Wishes {
     let mut wishes = Wishes::new();
+    let version = desired.infra.as_ref().map(|infra| &infra.version);
     for spec in &desired.instances {
+        let version = version.filter(|_| is_infra(&spec.id.fleet));
         let before = wishes.get(&spec.id.fleet).map_or([0; 32], |digest| *digest.as_bytes());
         let mut bytes = before.map(|byte| byte.rotate_left(3));
-        let config = serde_json::to_vec(&(&spec.id, &spec.config, spec.restarts, spec.revision));
+        let config =
+            serde_json::to_vec(&(&spec.id, &spec.config, spec.restarts, spec.revision, version));
         for (at, byte) in config.unwrap().into_iter().enumerate() {
             bytes[at % 32] = bytes[at % 32].wrapping_mul(31).wrapping_add(byte);
         }
@@ -65,9 +69,9 @@ fn proved(names: &[&str]) -> Memory {
     let mut memory = Memory::default();
     let desired = host(names.iter().map(|name| wanted(name, 1)).collect());
     memory.want(wishes(&desired));
-    let changes = memory.look(&desired, |_| seen(Look::Ready), Timestamp(0));
+    let changes = memory.look(&desired, |_| seen(Look::Ready), None, Timestamp(0));
     assert_eq!(changes, [Change::Proved(fleet())]);
-    assert_eq!(memory.look(&desired, |_| seen(Look::Ready), Timestamp(1)), [], "once");
+    assert_eq!(memory.look(&desired, |_| seen(Look::Ready), None, Timestamp(1)), [], "once");
     memory
 }
 
@@ -75,7 +79,7 @@ fn proved(names: &[&str]) -> Memory {
 fn watch(memory: &mut Memory, desired: &HostSpec, look: Look, seconds: u64) -> Vec<Change> {
     memory.want(wishes(desired));
     let looks = (0..=seconds).map(|second| Timestamp(1_000_000 + second * 1000));
-    looks.flat_map(|now| memory.look(desired, |_| seen(look), now)).collect()
+    looks.flat_map(|now| memory.look(desired, |_| seen(look), None, now)).collect()
 }
 
 fn images(spec: &HostSpec) -> Vec<(String, u8)> {
@@ -153,7 +157,9 @@ fn what_is_as_it_was_can_fail_of_what_is_not() {
         let look = |spec: &InstanceSpec| {
             seen(if spec.id.instance.as_str() == "a" { Look::Failed } else { b })
         };
-        (0..40).flat_map(|second| memory.look(&desired, look, Timestamp(second * 1000))).count()
+        (0..40)
+            .flat_map(|second| memory.look(&desired, look, None, Timestamp(second * 1000)))
+            .count()
     };
     assert_eq!(run(Look::Ready), 1);
     assert_eq!(run(Look::Coming), 0, "nothing new runs yet");
@@ -175,7 +181,7 @@ fn what_fails_long_after_all_was_well_is_not_taken_back_for_what_never_comes() {
             })
         };
         let looks = 0..ready + 25;
-        looks.flat_map(|s| memory.look(&desired, |i| at(s, i), Timestamp(s * 1000))).count()
+        looks.flat_map(|s| memory.look(&desired, |i| at(s, i), None, Timestamp(s * 1000))).count()
     };
     assert_eq!(run(29, 900), 1);
     assert_eq!(run(31, 900), 0);
@@ -194,7 +200,7 @@ fn starting_again_is_no_recovery_and_being_ready_is() {
             _ => seen(Look::Coming),
         };
         let looks = 0..26;
-        looks.flat_map(|s| memory.look(&desired, |i| at(s, i), Timestamp(s * 1000))).count()
+        looks.flat_map(|s| memory.look(&desired, |i| at(s, i), None, Timestamp(s * 1000))).count()
     };
     assert_eq!(run(Look::Unready), 1);
     assert_eq!(run(Look::Ready), 0);
@@ -205,7 +211,8 @@ fn time_that_nobody_saw_pass_does_not_count() {
     let desired = host(vec![wanted("a", 2)]);
     let mut memory = proved(&["a"]);
     memory.want(wishes(&desired));
-    let mut look = |at: u64| memory.look(&desired, |_| seen(Look::Unready), Timestamp(at)).len();
+    let mut look =
+        |at: u64| memory.look(&desired, |_| seen(Look::Unready), None, Timestamp(at)).len();
     // An hour off, and a clock that is set back.
     assert_eq!([0, 1000, 3_600_000, 5000, 6000, 10_000].map(&mut look), [0; 6]);
     assert_eq!([15_000, 20_000, 23_000].map(&mut look), [0, 0, 0]);
@@ -274,171 +281,121 @@ fn what_is_stopped_before_it_was_healthy_proves_nothing() {
     assert_eq!(effective(&memory, &desired)[0], ("a".to_owned(), 1));
 }
 
-/// How an instance does, by its image: 1 and 2 work, 3 fails, 4 hangs.
-fn does(spec: &InstanceSpec, observed: &Observed) -> Seen {
-    let found = observed.machines.get(&spec.id.machine());
-    let begun = found.and_then(|m| m.applied.as_ref()).is_some_and(|applied| applied.is(spec));
-    let look = match spec.config.image.digest.as_bytes()[0] {
-        _ if spec.run == RunState::Stopped => Look::Ready,
-        _ if !begun => Look::Coming,
-        3 => Look::Failed,
-        4 => Look::Unready,
-        _ => Look::Ready,
-    };
-    Seen { begun, ..seen(look) }
+fn infra_fleet() -> FleetName {
+    crate::infra::FLEET.parse().unwrap()
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    /// Something is wanted: the images of up to three instances, 0 for none.
-    Want([u8; 3], bool),
-    /// An operator restarts, stops or starts.
-    Operator(u8),
-    Seconds(u64),
-    AgentRestarts,
-    ClockJumps(u64),
+/// A host with an app and an infra, of which the image is told.
+fn with_infra(app: u8, infra: u8) -> HostSpec {
+    let db = InstanceSpec { id: "infra/db".parse().unwrap(), ..wanted("db", infra) };
+    let host = host(vec![wanted("a", app), db]);
+    HostSpec { infra: Some(version(infra, GoingBack::ImageAndData)), ..host }
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => (prop::array::uniform3(0..5_u8), any::<bool>()).prop_map(|(i, g)| Step::Want(i, g)),
-        1 => (0..3_u8).prop_map(Step::Operator),
-        6 => (1..45_u64).prop_map(Step::Seconds),
-        1 => Just(Step::AgentRestarts),
-        1 => (0..9_000_000_u64).prop_map(Step::ClockJumps),
-    ]
-}
-
-/// A host with its agent.
-struct World {
-    memory: Memory,
-    desired: HostSpec,
-    observed: Observed,
-    now: u64,
-    revision: u64,
-    wishes: Wishes,
-    rejections: Vec<Digest>,
-}
-
-impl World {
-    fn new() -> Self {
-        let observed =
-            Observed { images: (1..5).map(|i| [i; 32].into()).collect(), ..Observed::default() };
-        Self {
-            memory: Memory::default(),
-            desired: HostSpec::default(),
-            observed,
-            now: 5_000_000,
-            revision: 0,
-            wishes: Wishes::new(),
-            rejections: vec![],
-        }
-    }
-
-    fn take(&mut self, step: Step) {
-        match step {
-            Step::Want(images, gated) => {
-                self.revision += 1;
-                let there = images.into_iter().zip(["a", "b", "c"]).filter(|(i, _)| *i > 0);
-                let instances = there.map(|(image, name)| {
-                    let gate = gated.then_some(GATE);
-                    InstanceSpec { revision: self.revision, gate, ..wanted(name, image) }
-                });
-                self.desired = host(instances.collect());
-            }
-            Step::Operator(what) => {
-                for spec in self.desired.instances.iter_mut().take(1) {
-                    spec.restarts += u64::from(what == 0);
-                    spec.run = if what == 1 { RunState::Stopped } else { RunState::Running };
-                }
-            }
-            Step::Seconds(seconds) => (0..seconds).for_each(|_| self.pass()),
-            Step::AgentRestarts => self.memory = Memory::new(self.memory.pasts.clone()),
-            Step::ClockJumps(to) => self.now = to,
-        }
-        self.wishes = wishes(&self.desired);
-    }
-
-    /// What the loop of an agent does, once a second.
-    fn pass(&mut self) {
-        self.now += 1000;
-        self.memory.want(self.wishes.clone());
-        let target = self.memory.effective(&self.desired, |_| true).into_owned();
-        self.check(&target);
-        let plan = plan_for(&target, &self.observed, self.now);
-        let written = plan.machines.values().flatten().filter_map(|step| match &step.action {
-            Action::Write(spec) => Some(spec),
-            _ => None,
-        });
-        let back = self.memory.went_back(&fleet()).is_some();
-        let past = self.memory.past(&fleet());
-        for spec in written.filter(|_| back) {
-            assert!(!past.unwrap().differs(spec), "a rejected configuration is tried: {spec:?}");
-        }
-        carry_out(&plan, &mut self.observed);
-        settle(&mut self.observed);
-        let observed = &self.observed;
-        let changes =
-            self.memory.look(&self.desired, |spec| does(spec, observed), Timestamp(self.now));
-        for change in changes {
-            if let Change::WentBack(..) = change {
-                let wish = self.wishes[&fleet()];
-                assert!(!self.rejections.contains(&wish), "the same was tried twice");
-                assert!(self.broken().count() > 0, "what works was rejected");
-                self.rejections.push(wish);
-            }
-        }
-    }
-
-    /// Only images and settings go back, and only to what proved good.
-    fn check(&self, target: &HostSpec) {
-        let past = self.memory.past(&fleet()).cloned().unwrap_or_default();
-        let back = past.rejected.is_some();
-        for spec in &self.desired.instances {
-            match target.instances.iter().find(|other| other.id == spec.id) {
-                Some(planned) => {
-                    let config = planned.config.clone();
-                    assert_eq!(*planned, InstanceSpec { config, ..spec.clone() });
-                    assert!(planned == spec || (back && !past.differs(planned)));
-                }
-                None => assert!(back && past.proved(&spec.id).is_none()),
-            }
-        }
-        assert!(back || *target == self.desired);
-    }
-
-    /// The wanted instances that don't work.
-    fn broken(&self) -> impl Iterator<Item = &InstanceSpec> {
-        let running = self.desired.instances.iter().filter(|i| i.run == RunState::Running);
-        running.filter(|spec| spec.config.image.digest.as_bytes()[0] > 2)
+fn version(number: u8, going_back: GoingBack) -> HostInfra {
+    HostInfra {
+        version: number.to_string().parse().unwrap(),
+        revision: u64::from(number),
+        snapshot: true,
+        going_back,
+        undo: None,
+        restore: None,
     }
 }
 
-proptest! {
-    /// Whatever happens, a host comes to rest: as it is wanted where that works or nothing is to be
-    /// gone back to, else as it last worked; and what was rejected stays so.
-    #[test]
-    fn it_converges_and_never_flaps(steps in prop::collection::vec(any_step(), 1..20)) {
-        let mut world = World::new();
-        for step in steps {
-            world.take(step);
-        }
-        (0..60).for_each(|_| world.pass());
-        let target = world.memory.effective(&world.desired, |_| true).into_owned();
-        let plan = plan_for(&target, &world.observed, world.now);
-        prop_assert!(plan.is_empty(), "{plan:?}");
-        let rejections = world.rejections.len();
-        (0..60).for_each(|_| world.pass());
-        prop_assert_eq!(world.rejections.len(), rejections);
-        let after = world.memory.effective(&world.desired, |_| true).into_owned();
-        prop_assert_eq!(&after, &target);
+/// Looks once a second at an app and an infra on the way to another version.
+fn on_the_way(
+    memory: &mut Memory,
+    desired: &HostSpec,
+    phase: Phase,
+    (app, db): (Look, Look),
+    seconds: u64,
+) -> Vec<Change> {
+    memory.want(wishes(desired));
+    let see = |spec: &InstanceSpec| seen(if is_infra(&spec.id.fleet) { db } else { app });
+    let way = (phase != Phase::Done).then_some(Way { phase, target: desired, see: &see });
+    let looks = (0..=seconds).map(|second| Timestamp(1_000_000 + second * 1000));
+    looks.flat_map(|now| memory.look(desired, see, way, now)).collect()
+}
 
-        let good = world.memory.past(&fleet()).map(|past| past.good.clone()).unwrap_or_default();
-        let gated = world.desired.instances.iter().all(|spec| spec.gate.is_some());
-        let past = Past { good, rejected: None };
-        let broken = world.broken().any(|spec| past.differs(spec));
-        if gated && broken && !past.good.is_empty() {
-            prop_assert!(target.instances.iter().all(|spec| !past.differs(spec)), "{:?}", target);
-        }
+/// Memory in which app and infra of revision 1 have proved good.
+fn proved_infra() -> Memory {
+    let mut memory = Memory::default();
+    let ready = (Look::Ready, Look::Ready);
+    let desired = with_infra(1, 1);
+    let on_its_way = on_the_way(&mut memory, &desired, Phase::Starting, ready, 9);
+    assert_eq!(on_its_way, [Change::Proved(fleet())], "the version is not recorded yet");
+    let done = on_the_way(&mut memory, &desired, Phase::Done, ready, 9);
+    assert_eq!(done, [Change::Proved(infra_fleet())]);
+    memory
+}
+
+#[test]
+fn an_app_that_does_not_get_ready_under_a_new_infra_has_the_infra_go_back() {
+    use Look::{Coming, Failed, Ready, Stuck, Unready};
+    use Phase::{Done, Preparing, Starting, Stopping};
+    let cases = [
+        (Starting, (Unready, Ready), 30, Some("f/a was not ready within 30s")),
+        (Starting, (Failed, Ready), 20, Some("f/a failed: it broke")),
+        (Starting, (Stuck, Ready), 20, Some("f/a failed: it broke")),
+        (Starting, (Coming, Unready), 30, Some("infra/db was not ready within 30s")),
+        (Starting, (Ready, Ready), 900, None),
+        // What failed before its turn came is no work of the new version.
+        (Preparing, (Stuck, Coming), 900, None),
+        (Stopping, (Stuck, Coming), 900, None),
+        // Nor is what fails when all was ready once.
+        (Done, (Failed, Ready), 900, None),
+    ];
+    for (phase, looks, seconds, wanted) in cases {
+        let mut memory = proved_infra();
+        let desired = with_infra(1, 2);
+        let changes = on_the_way(&mut memory, &desired, phase, looks, seconds);
+        let back: Vec<&Change> =
+            changes.iter().filter(|change| matches!(change, Change::WentBack(..))).collect();
+        let target = memory.effective(&desired, |_| true).into_owned();
+        let Some(wanted) = wanted else {
+            assert!(back.is_empty(), "{phase} {looks:?} {back:?}");
+            assert_eq!(target, desired);
+            continue;
+        };
+        let [Change::WentBack(fleet, back)] = back[..] else { panic!("{changes:?}") };
+        assert_eq!((fleet, back.from, back.to), (&infra_fleet(), 2, 1));
+        assert!(back.why.starts_with(wanted), "{phase} {looks:?} {}", back.why);
+        assert_eq!(images(&target), [("a".to_owned(), 1), ("db".to_owned(), 1)]);
+        let infra = target.infra.unwrap();
+        assert_eq!((infra.version.as_str(), infra.undo), ("1", Some(2)));
+        assert_eq!(memory.went_back(&self::fleet()), None, "the app's own fleet stays");
     }
 }
+
+#[test]
+fn data_goes_back_only_where_that_was_said_of_what_was_tried() {
+    let mut memory = proved_infra();
+    let mut desired = with_infra(1, 2);
+    desired.infra = Some(version(2, GoingBack::Image));
+    on_the_way(&mut memory, &desired, Phase::Starting, (Look::Unready, Look::Ready), 30);
+    let target = memory.effective(&desired, |_| true).into_owned();
+    assert_eq!(target.infra.unwrap().undo, None);
+}
+
+#[test]
+fn an_infra_that_never_proved_good_leaves_apps_to_their_own_fleets() {
+    let mut memory = proved(&["a"]);
+    let looks = (Look::Failed, Look::Ready);
+    let changes = on_the_way(&mut memory, &with_infra(2, 1), Phase::Starting, looks, 20);
+    let [Change::WentBack(of, _)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!(of, &fleet());
+}
+
+#[test]
+fn what_is_remembered_of_the_infra_outlives_the_agent() {
+    let memory = proved_infra();
+    let past = memory.past(&infra_fleet()).unwrap();
+    let stored = serde_json::to_value(past).unwrap();
+    assert_eq!(stored["infra"]["version"], "1");
+    assert_eq!(serde_json::from_value::<Past>(stored).unwrap(), *past);
+    let plain = serde_json::to_value(memory.past(&fleet()).unwrap()).unwrap();
+    assert_eq!(plain.get("infra"), None, "files of other fleets are as they were");
+}
+
+mod properties;

@@ -6,19 +6,16 @@ use super::instance::read_command;
 use super::report::Report;
 use super::table::{Section, optional};
 
-/// Keys of the whole fleet file that this version does not know yet.
-const LATER: &[&str] = &["restore"];
-
 /// Reads the table.
 pub(super) fn read(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Hooks> {
-    let [init, migrate] = ["init", "migrate"].map(|name| {
+    let [init, migrate, restore] = ["init", "migrate", "restore"].map(|name| {
         let item = section.take(name);
         item.map(|item| read_command(&item, report))
     });
-    section.finish(LATER, report);
+    section.finish(&[], report);
     Some(Hooks {
         init: optional(init)?.unwrap_or_default(),
         migrate: optional(migrate)?.unwrap_or_default(),
-        restore: Vec::new(),
+        restore: optional(restore)?.unwrap_or_default(),
     })
 }

@@ -28,6 +28,11 @@ const LARGEST_ENV: usize = 64 << 10;
 
 const IMAGE: &str = "\"belenios:2.5.1\"";
 
+const HOSTS: &str = "hosts = \"role=web\", or \"*\" for all";
+
+const INFRA_HOSTS: &str = "hosts = \"role=platform\" here, or at the top of the file for all \
+                           instances that have none";
+
 impl Reader<'_, '_> {
     /// Reads one instance; `None` where something that it can't do without is wrong.
     pub(super) fn instance(&mut self, item: &Item<'_>) -> Option<DeclaredInstance> {
@@ -37,11 +42,14 @@ impl Reader<'_, '_> {
         if image.is_none() {
             section.lacks(&["image"], &format!("image = {IMAGE}"));
         }
-        if hosts.is_none() {
-            section.lacks(&["hosts"], "hosts = \"role=web\", or \"*\" for all");
+        if hosts.is_none() && self.hosts.is_none() {
+            section.lacks(&["hosts"], if self.is_infra { INFRA_HOSTS } else { HOSTS });
         }
         let image: Option<ImageRef> = image.and_then(|image| image.parsed(IMAGE, report));
-        let hosts = hosts.and_then(|item| hosts::read(&item, report));
+        let hosts = match hosts {
+            Some(item) => hosts::read(&item, report),
+            None => self.hosts.clone().flatten(),
+        };
         let count = section.take("count");
         let count = count.map(|item| read_count(&item, hosts.as_ref(), report));
         let after = section.take("after");

@@ -1,4 +1,4 @@
-//! The fleet file: from text, TOML or JSON, to a [`FleetSpec`].
+//! The fleet file, and the infra file, which is one with a version: from text, TOML or JSON, to a [`FleetSpec`].
 //!
 //! The way in is [`parse`]. It finds every problem of a file at once, each with its place, the
 //! line and, where one is near, the word that was meant. A section is read by taking the keys that
@@ -14,6 +14,7 @@ mod format;
 mod health;
 mod hooks;
 mod hosts;
+mod infra;
 mod instance;
 mod json;
 mod limits;
@@ -36,6 +37,8 @@ use std::collections::BTreeMap;
 use toml::de::DeTable;
 
 use crate::fleet::{DeclaredInstance, FleetSpec};
+use crate::infra::{FLEET as INFRA, Infra};
+use crate::label::HostMatch;
 use crate::name::{FleetName, InstanceId, InstanceName};
 
 pub use format::format;
@@ -43,7 +46,7 @@ use instance::Read;
 use order::Order;
 pub use problem::{Problem, Problems};
 use report::Report;
-pub use schema::schema;
+pub use schema::{infra_schema, schema};
 use table::{Item, Section, optional};
 use vars::Variables;
 
@@ -51,8 +54,13 @@ use vars::Variables;
 /// instance again. A revision is one transaction of the store, which has at most 1 MiB.
 pub const LARGEST_SPEC: usize = 768 << 10;
 
+const FLEET: &str = "fleet = \"shop\", or in an infra file infra = \"50.2.0\"";
+
 const INSTANCE: &str = "an instance, such as [instance.main], with image, hosts and boot = true; or \
                         an empty [instance] to take every instance of the fleet away";
+
+const INFRA_INSTANCE: &str = "an instance, such as [instance.mysql], with image and boot = true; or \
+                              an empty [instance] to take the infra away from all hosts";
 
 /// A text and where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +89,8 @@ pub fn parse(
         read,
         vars: Variables::default(),
         fleet: None,
+        hosts: None,
+        is_infra: false,
         order: Order::default(),
         bytes: 0,
     };
@@ -113,6 +123,9 @@ struct Reader<'r, 's> {
     read: &'r mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
     vars: Variables,
     fleet: Option<FleetName>,
+    /// The hosts of instances that name none: an infra file has such; `Some(None)` where wrong.
+    hosts: Option<Option<HostMatch>>,
+    is_infra: bool,
     order: Order,
     /// Bytes of the spec as it is so far.
     bytes: usize,
@@ -120,17 +133,15 @@ struct Reader<'r, 's> {
 
 impl Reader<'_, '_> {
     fn document(&mut self, mut top: Section<'_>) -> Option<FleetSpec> {
-        let (fleet, vars) = (top.take("fleet"), top.take("vars"));
+        self.is_infra = infra::is_meant(&top);
+        let infra = if self.is_infra { self.infra(&mut top) } else { self.fleet(&mut top) };
+        let vars = top.take("vars");
         let (instances, rollout) = (top.take("instance"), top.take("rollout"));
-        if fleet.is_none() {
-            top.lacks(&["fleet"], "fleet = \"shop\"");
-        }
         if instances.is_none() {
-            top.lacks(&["instance"], INSTANCE);
+            top.lacks(&["instance"], if self.is_infra { INFRA_INSTANCE } else { INSTANCE });
         }
         let start = top.key().clone();
         top.finish(&[], &mut self.report);
-        self.fleet = fleet.and_then(|item| item.parsed("\"shop\"", &mut self.report));
         if let Some(item) = vars {
             self.vars = Variables::read(&item, &mut self.report);
         }
@@ -147,7 +158,27 @@ impl Reader<'_, '_> {
             rollout::read(section, &mut self.report)
         });
         let rollout = optional(rollout)?.unwrap_or_default();
-        Some(FleetSpec { fleet: self.fleet.clone()?, instances, rollout })
+        Some(FleetSpec { fleet: self.fleet.clone()?, instances, rollout, infra: infra? })
+    }
+
+    /// Reads what only an infra file has; `None` where it is wrong.
+    fn infra(&mut self, top: &mut Section<'_>) -> Option<Option<Infra>> {
+        let infra::Top { infra, hosts } = infra::read(top, &mut self.report);
+        self.hosts = hosts;
+        self.fleet = INFRA.parse().ok();
+        infra.map(Some)
+    }
+
+    /// Reads what only a fleet file has, which has nothing of an infra.
+    fn fleet(&mut self, top: &mut Section<'_>) -> Option<Option<Infra>> {
+        let fleet = top.take("fleet");
+        if fleet.is_none() {
+            // Only here: in a fleet file, `infra` is no key at all.
+            top.take("infra");
+            top.lacks(&["fleet", "infra"], FLEET);
+        }
+        self.fleet = fleet.and_then(|item| item.parsed("\"shop\"", &mut self.report));
+        Some(None)
     }
 
     fn instances(&mut self, item: &Item<'_>) -> BTreeMap<InstanceName, DeclaredInstance> {

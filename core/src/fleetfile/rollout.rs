@@ -56,7 +56,12 @@ const ON_FAILURE: &[(&str, OnFailure)] =
 const PROMOTE: &[(&str, Promote)] =
     &[("auto", Promote::Auto), ("canary", Promote::Canary), ("each", Promote::Each)];
 
-fn word<T: Copy>(item: &Item<'_>, all: &[(&str, T)], report: &mut Report<'_>) -> Option<T> {
+/// The one of some words that a text is.
+pub(super) fn word<T: Copy>(
+    item: &Item<'_>,
+    all: &[(&str, T)],
+    report: &mut Report<'_>,
+) -> Option<T> {
     let text = item.text(&format!("{:?}", all[0].0), report)?;
     let found = all.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     if found.is_none() {

@@ -1,6 +1,7 @@
-//! The fleet file as a JSON Schema, for editors.
+//! The fleet file and the infra file as JSON Schemas, for editors.
 //!
-//! The way in is [`schema`]. It says what can be said of one place alone: keys, types, spellings.
+//! The ways in are [`schema`] and [`infra_schema`]: two, as an editor that knows which file it has
+//! offers only the keys of that one. They say what can be said of one place alone: keys, types, spellings.
 //! What takes two places (paths that meet, rings, templates) only the reader knows. That the
 //! schema has the reader's keys, no fewer and no more, is tested against the reader itself.
 
@@ -12,6 +13,9 @@ const FLEET_NAME: &str = "^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$";
 const VOLUME_NAME: &str = "^[a-z]([a-z0-9_-]{0,29}[a-z0-9])?$";
 const HOST_NAME: &str = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$";
 const HOSTS: &str = r"^(\*|[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?|[\s\S]*[=!][\s\S]*)$";
+/// Of an infra version, and of a backup.
+const VERSION: &str = "^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$";
+const AGENT: &str = "^(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)([-+][A-Za-z0-9.+-]+)?$";
 const IMAGE: &str = "^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?:\
                      [A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$";
 const AFTER: &str = "^[a-z][a-z0-9-]{0,30}(/[a-z][a-z0-9-]{0,30})?$";
@@ -48,15 +52,43 @@ const MOST_OF_ROLLOUT: u32 = 100;
 #[must_use]
 pub fn schema() -> Value {
     let fleet = text("The fleet's name", FLEET_NAME);
-    let instance = named("The fleet's instances, by name", FLEET_NAME, "main", instance());
+    let instance = named("The fleet's instances, by name", FLEET_NAME, "main", instance(true));
     let top = table(
         "A fleet: its instances, their images, hosts and settings",
         [("fleet", fleet), ("vars", vars()), ("instance", instance), ("rollout", rollout())],
         &["fleet", "instance"],
     );
+    whole("Shoal fleet file", top)
+}
+
+/// The JSON Schema (draft 2020-12) of an infra file.
+#[must_use]
+pub fn infra_schema() -> Value {
+    let version = "The version of the platform: compared for equality, never for more or less";
+    let each = named("The infra's instances, by name", FLEET_NAME, "mysql", instance(false));
+    let snapshot = "Whether the data volumes are copied before a host gets another version";
+    let going_back = "What goes back where a version does not prove good: \"image-and-data\" needs \
+                      snapshot = true";
+    let restore = "The backup that hosts without a recorded version get their data from";
+    let keys = [
+        ("infra", text(version, VERSION)),
+        ("hosts", hosts("The hosts of every instance that names none")),
+        ("agent", text("The version that the agents are to have", AGENT)),
+        ("snapshot", flag(snapshot, false)),
+        ("going-back", with_default(choice(going_back, &["image", "image-and-data"]), "image")),
+        ("restore", text(restore, VERSION)),
+        ("vars", vars()),
+        ("instance", each),
+        ("rollout", rollout()),
+    ];
+    let about = "An infra: the version of the platform under the apps, and its instances";
+    whole("Shoal infra file", table(about, keys, &["infra", "instance"]))
+}
+
+fn whole(title: &str, top: Value) -> Value {
     let more = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Shoal fleet file",
+        "title": title,
         "$defs": { "variable": variable() },
     });
     merged(top, more)
@@ -90,24 +122,19 @@ fn variable() -> Value {
     })
 }
 
-fn instance() -> Value {
+/// An instance, which must name its hosts or may.
+fn instance(names_hosts: bool) -> Value {
     let keys = [basics(), networking(), tables()].concat();
-    let table = table("One instance on each of its hosts", keys, &["image", "hosts"]);
+    let required: &[&str] = if names_hosts { &["image", "hosts"] } else { &["image"] };
+    let table = table("One instance on each of its hosts", keys, required);
     merged(table, one_of(&["boot", "command"]))
 }
 
 type Keys = Vec<(&'static str, Value)>;
 
 fn basics() -> Keys {
-    let hosts = "\"*\" for all, a label selector such as \"role=web\", a host's name, or a list of \
+    let about = "\"*\" for all, a label selector such as \"role=web\", a host's name, or a list of \
                  names";
-    let names = json!({
-        "type": "array",
-        "items": text("A host's name", HOST_NAME),
-        "minItems": 1,
-        "uniqueItems": true,
-    });
-    let hosts = json!({ "description": hosts, "anyOf": [text("All, a selector, or a host's name", HOSTS), names] });
     let kinds: Vec<&str> = Root::ALL.iter().map(|(name, _)| *name).collect();
     let root = choice("What becomes of what it writes outside its data volumes", &kinds);
     let boot = json!({ "description": "Start the image's own init system", "const": true });
@@ -115,7 +142,7 @@ fn basics() -> Keys {
         "Instances that must be ready before it: \"db\", or of another fleet \"infra/mysql\"";
     vec![
         ("image", text("NAME:TAG of an image that was pushed", IMAGE)),
-        ("hosts", hosts),
+        ("hosts", hosts(about)),
         ("count", integer("How many of these hosts run one", 1, Some(10_000))),
         ("after", list(after, text("FLEET/INSTANCE", AFTER))),
         ("boot", boot),
@@ -123,6 +150,17 @@ fn basics() -> Keys {
         ("root", with_default(root, "discarded")),
         ("env", env()),
     ]
+}
+
+fn hosts(about: &str) -> Value {
+    let names = json!({
+        "type": "array",
+        "items": text("A host's name", HOST_NAME),
+        "minItems": 1,
+        "uniqueItems": true,
+    });
+    let one = text("All, a selector, or a host's name", HOSTS);
+    json!({ "description": about, "anyOf": [one, names] })
 }
 
 fn networking() -> Keys {
@@ -239,6 +277,7 @@ fn hooks() -> Value {
     let keys = [
         ("init", command("Before the first start, where its data is empty")),
         ("migrate", command("Before it starts from another image than the last time")),
+        ("restore", command("Before the first start on data that came from a backup")),
     ];
     table("Commands that are run once in the new image, before the start", keys, &[])
 }

@@ -97,7 +97,14 @@ impl<'t> Item<'t> {
             return None;
         };
         let (path, key) = (self.path.clone(), self.key.clone());
-        Some(Section { path, key, table, asked: Vec::new(), lacks: Vec::new() })
+        Some(Section {
+            path,
+            key,
+            table,
+            asked: Vec::new(),
+            refused: Vec::new(),
+            lacks: Vec::new(),
+        })
     }
 
     /// What is in the list `array`, which is this value; each called as the list is.
@@ -117,7 +124,15 @@ pub(super) struct Section<'t> {
     key: Span,
     table: &'t DeTable<'t>,
     asked: Vec<&'static str>,
+    refused: Vec<Refused>,
     lacks: Vec<Lack>,
+}
+
+/// A key that has no place here, and for which there is more to say than that.
+struct Refused {
+    name: &'static str,
+    message: &'static str,
+    help: &'static str,
 }
 
 /// Something that had to be there.
@@ -131,7 +146,14 @@ struct Lack {
 impl<'t> Section<'t> {
     /// The whole file.
     pub(super) fn top(table: &'t DeTable<'t>) -> Self {
-        Self { path: String::new(), key: 0..0, table, asked: Vec::new(), lacks: Vec::new() }
+        Self {
+            path: String::new(),
+            key: 0..0,
+            table,
+            asked: Vec::new(),
+            refused: Vec::new(),
+            lacks: Vec::new(),
+        }
     }
 
     /// Where its key is.
@@ -152,6 +174,22 @@ impl<'t> Section<'t> {
     pub(super) fn take(&mut self, name: &'static str) -> Option<Item<'t>> {
         self.asked.push(name);
         self.table.get_key_value(name).map(|(key, value)| self.item(key.span(), name, value))
+    }
+
+    /// Whether there is such a key.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// Whether a key was probably meant to be `name`, and none of `others`.
+    pub(super) fn has_near(&self, name: &'static str, others: &[&'static str]) -> bool {
+        let known = || std::iter::once(name).chain(others.iter().copied());
+        self.table.keys().any(|key| nearest(key.get_ref(), known()) == Some(name))
+    }
+
+    /// Says of a key, where it is there, that it must not be.
+    pub(super) fn refuse(&mut self, name: &'static str, message: &'static str, help: &'static str) {
+        self.refused.push(Refused { name, message, help });
     }
 
     /// Says that one of `names` had to be there; `example` is what to add.
@@ -185,6 +223,10 @@ impl<'t> Section<'t> {
         for key in self.table.keys() {
             let name: &str = key.get_ref();
             if self.asked.contains(&name) {
+                continue;
+            }
+            if let Some(refused) = self.refused.iter().find(|refused| refused.name == name) {
+                report.error_help(&key.span(), refused.message, refused.help);
                 continue;
             }
             let (shown, place) = (short(name, SHOWN_KEY), self.place());

@@ -503,10 +503,111 @@ fn what_a_rollout_is_not_told_is_as_usual() {
 
 #[test]
 fn hooks_are_commands() {
-    let fleet = parsed(&booted("[instance.main.hooks]\ninit = [\"/bin/app\", \"init\"]"));
+    let fleet = parsed(&booted(
+        "[instance.main.hooks]\ninit = [\"/bin/app\", \"init\"]\nrestore = [\"/r\"]",
+    ));
     let hooks = &fleet.instances[&"main".parse().unwrap()].settings.hooks;
     assert_eq!(hooks.init, ["/bin/app", "init"]);
-    assert!(hooks.migrate.is_empty() && hooks.restore.is_empty());
+    assert_eq!(hooks.restore, ["/r"]);
+    assert!(hooks.migrate.is_empty());
+}
+
+const INFRA: &str = r#"
+infra = "50.2.0"
+hosts = "role=platform"
+agent = "0.3.0"
+snapshot = true
+going-back = "image-and-data"
+restore = "nightly"
+
+[vars]
+domain = "example.org"
+
+[instance.mysql]
+image = "mysql:10.11"
+boot = true
+
+[instance.mail]
+image = "mail:1"
+hosts = ["mail-1"]
+after = ["mysql"]
+boot = true
+env = { DOMAIN = { template = "{{ domain }} {{ fleet }}" } }
+
+[rollout]
+batches = ["1"]
+"#;
+
+#[test]
+fn an_infra_file_means_the_fleet_infra_with_a_version() {
+    use crate::infra::{GoingBack, Infra};
+    let fleet = parsed(INFRA);
+    assert_eq!(fleet.fleet.as_str(), "infra");
+    let infra = Infra {
+        version: "50.2.0".parse().unwrap(),
+        snapshot: true,
+        going_back: GoingBack::ImageAndData,
+        restore: Some("nightly".parse().unwrap()),
+        agent: Some("0.3.0".into()),
+    };
+    assert_eq!(fleet.infra, Some(infra));
+    let [mail, mysql] = ["mail", "mysql"].map(|name| &fleet.instances[&name.parse().unwrap()]);
+    assert_eq!(mysql.hosts, HostMatch::Selector("role=platform".parse().unwrap()));
+    assert_eq!(mail.hosts, HostMatch::Names(vec!["mail-1".parse().unwrap()]));
+    assert!(mail.settings.after.contains(&"infra/mysql".parse().unwrap()));
+    assert_eq!(fleet.rollout.batches, vec![crate::rollout::Reach::Hosts(1)]);
+}
+
+#[test]
+fn an_infra_file_may_say_little() {
+    use crate::infra::{GoingBack, Infra};
+    let plain = Infra {
+        version: "1".parse().unwrap(),
+        snapshot: false,
+        going_back: GoingBack::Image,
+        restore: None,
+        agent: None,
+    };
+    let own = "infra = \"1\"\n[instance.a]\nimage = \"a:1\"\nhosts = \"*\"\nboot = true\n";
+    assert_eq!(parsed(own).infra, Some(plain.clone()));
+    let gone = parsed("infra = \"1\"\n[instance]\n");
+    assert_eq!((gone.instances.len(), gone.infra), (0, Some(plain.clone())));
+    let json = "{ \"infra\": \"1\", \"hosts\": \"*\", \"instance\": { \"a\": { \"image\": \"a:1\", \
+                \"boot\": true } } }";
+    assert_eq!(parsed(json), parsed(own));
+    assert_eq!(parsed("fleet = \"infra\"\n[instance]\n").infra, None);
+}
+
+snapshot!(
+    bad_infras,
+    [
+        INFRA.replace("infra =", "infre ="),
+        INFRA.replace("infra =", "fleet = \"infra\"\ninfra ="),
+        INFRA.replace("hosts = \"role=platform\"", ""),
+        INFRA.replace("hosts = \"role=platform\"", "hosts = \"role=\""),
+        INFRA.replace("hosts = \"role=platform\"", "host = \"role=platform\""),
+        INFRA.replace("snapshot = true", ""),
+        INFRA.replace("snapshot = true", "snapshot = false"),
+        INFRA.replace("snapshot = true", "snapshot = 1").replace("and-data", "and-dat"),
+        INFRA.replace("\"50.2.0\"", "50.2").replace("\"0.3.0\"", "0.3"),
+        INFRA.replace("\"50.2.0\"", "\"50 2\"").replace("\"0.3.0\"", "\"v0.3.0\""),
+        INFRA.replace("\"nightly\"", "\"/var/backups\"").replace("mysql\"]", "mysq\"]"),
+        INFRA.replace("going-back", "goingback").replace("restore", "backup-to-restore"),
+        "infra = \"1\"\n",
+        "infra = \"1\"\nhosts = \"*\"\n[instance.a]\n",
+        "fleet = \"shop\"\nsnapshot = true\ninfre = \"1\"\n[instance]\n",
+    ]
+);
+
+#[test]
+fn an_infra_file_has_one_form() {
+    let text = "[instance]\n[rollout]\n[vars]\n";
+    let top = "restore = 'a'\ngoing-back = 'image'\nsnapshot = true\nagent = '1.2.3'\n\
+               hosts = '*'\ninfra = '1'\n";
+    let wanted = "infra = '1'\nhosts = '*'\nagent = '1.2.3'\nsnapshot = true\n\
+                  going-back = 'image'\nrestore = 'a'\n\n[vars]\n\n[instance]\n\n[rollout]\n";
+    let text = format!("{top}{text}");
+    assert_eq!(format(Source { name: "infra.toml", text: &text }).unwrap(), wanted);
 }
 
 snapshot!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::diff::{FieldChange, config_changes, config_fields};
 use crate::host::HostSpec;
+use crate::infra::{HostInfra, is_infra};
 use crate::name::{FleetName, InstanceId, InstanceName, VolumeName};
 use crate::peers::Peer;
 use crate::spec::{InstanceConfig, InstanceSpec, RunState};
@@ -14,6 +15,7 @@ use crate::update::{Update, update};
 /// where that fleet's instances are.
 ///
 /// `gate` is how long an instance may take to get ready before its agent takes it back by itself.
+/// `infra` is what the host gets where the fleet is the infra and has instances there.
 /// What was asked for besides (stopped, restarts, recreation) stays with the instances that stay. The
 /// generation rises only where something changes; the same spec comes back where nothing does.
 #[must_use]
@@ -24,6 +26,7 @@ pub fn with_fleet(
     configs: &BTreeMap<InstanceName, InstanceConfig>,
     peers: &[Peer],
     gate: Option<Duration>,
+    infra: Option<&HostInfra>,
 ) -> HostSpec {
     let mut instances: Vec<InstanceSpec> =
         spec.instances.iter().filter(|i| i.id.fleet != *fleet).cloned().collect();
@@ -45,10 +48,15 @@ pub fn with_fleet(
     let others = spec.peers.iter().filter(|peer| peer.id.fleet != *fleet);
     let mut peers: Vec<Peer> = others.chain(peers).cloned().collect();
     peers.sort();
-    if instances == spec.instances && peers == spec.peers {
+    let infra = match is_infra(fleet) {
+        true => infra.filter(|_| !configs.is_empty()).map(|i| following(spec.infra.as_ref(), i)),
+        false => spec.infra.clone(),
+    };
+    if instances == spec.instances && peers == spec.peers && infra == spec.infra {
         return spec.clone();
     }
-    HostSpec { generation: spec.generation + 1, instances, peers, ..spec.clone() }
+    let generation = spec.generation + 1;
+    HostSpec { generation, instances, peers, infra, ..spec.clone() }
 }
 
 /// A desired state in which `revision` has every container of `fleet` made afresh.
@@ -68,6 +76,18 @@ pub fn not_recreated(mut spec: HostSpec, fleet: &FleetName, revision: u64) -> Ho
         instance.recreate = 0;
     }
     spec
+}
+
+/// `infra` on a host that was to have `before`.
+///
+/// A revision that brings the version which the host is to have already does not rename the
+/// snapshot that was taken before it. Data that is to be put back still is, whatever comes next: a
+/// host that was offline knows nothing of it yet.
+fn following(before: Option<&HostInfra>, infra: &HostInfra) -> HostInfra {
+    let Some(before) = before else { return infra.clone() };
+    let same = before.version == infra.version;
+    let revision = if same { before.revision } else { infra.revision };
+    HostInfra { revision, undo: infra.undo.or(before.undo), ..infra.clone() }
 }
 
 /// What a new revision does to one instance on one host.
@@ -147,14 +167,47 @@ mod tests {
             peers: vec![peer("infra/sql"), peer("shop/old")],
             stage: vec![],
             agent: None,
+            infra: None,
         };
-        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
+        let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
         assert_eq!(
             (after.generation, &after.peers),
             (8, &vec![peer("infra/sql"), peer("shop/new")])
         );
-        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None);
+        let same = with_fleet(&after, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
         assert_eq!(same, after);
+    }
+
+    #[test]
+    fn the_infra_goes_with_its_instances_and_stays_what_it_is_under_the_same_version() {
+        let fleet = crate::infra::FLEET.parse().unwrap();
+        let infra = |version: &str, revision| HostInfra {
+            version: version.parse().unwrap(),
+            revision,
+            snapshot: true,
+            going_back: crate::infra::GoingBack::ImageAndData,
+            undo: None,
+            restore: None,
+        };
+        let sql = [("sql".parse().unwrap(), instance("infra/sql", 1).config)].into();
+        let with = |spec: &HostSpec, configs: &BTreeMap<_, _>, revision, infra: &HostInfra| {
+            with_fleet(spec, &fleet, revision, configs, &[], None, Some(infra))
+        };
+        let one = with(&HostSpec::default(), &sql, 1, &infra("1", 1));
+        assert_eq!(one.infra, Some(infra("1", 1)));
+        let again = with(&one, &sql, 2, &infra("1", 2));
+        assert_eq!(again.infra, Some(infra("1", 1)), "its snapshot is still the same");
+        let two = with(&again, &sql, 3, &infra("2", 3));
+        assert_eq!(two.infra, Some(infra("2", 3)));
+        let back = HostInfra { undo: Some(3), ..infra("1", 1) };
+        let back = with(&two, &sql, 1, &back);
+        let third = with(&back, &sql, 4, &infra("3", 4));
+        assert_eq!(third.infra, Some(HostInfra { undo: Some(3), ..infra("3", 4) }));
+        let app = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
+        let shop = "shop".parse().unwrap();
+        let with_app = with_fleet(&third, &shop, 1, &app, &[], None, None);
+        assert_eq!(with_app.infra, third.infra, "another fleet leaves it alone");
+        assert_eq!(with(&third, &BTreeMap::new(), 5, &infra("4", 5)).infra, None);
     }
 
     #[test]
@@ -167,10 +220,11 @@ mod tests {
             peers: vec![],
             stage: vec![],
             agent: None,
+            infra: None,
             instances: vec![before, instance("other/x", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
-        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[], None);
+        let after = with_fleet(&spec, &"shop".parse().unwrap(), 2, &configs, &[], None, None);
         assert_eq!(after.generation, 8);
         assert_eq!(after.instances.len(), 2);
         let main = after.instances.iter().find(|i| i.id.to_string() == "shop/main").unwrap();
@@ -200,10 +254,11 @@ mod tests {
             peers: vec![],
             stage: vec![],
             agent: None,
+            infra: None,
             instances: vec![instance("shop/main", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
-        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[], None), spec);
+        assert_eq!(with_fleet(&spec, &"shop".parse().unwrap(), 1, &configs, &[], None, None), spec);
     }
 
     #[test]
@@ -213,6 +268,7 @@ mod tests {
             peers: vec![],
             stage: vec![],
             agent: None,
+            infra: None,
             instances: ["keep", "gone", "new-image", "reorder"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
                 .into(),

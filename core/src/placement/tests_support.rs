@@ -34,7 +34,8 @@ pub(super) fn fleet(name: &str, instances: &[(&str, &str)]) -> FleetSpec {
     };
     let instances = instances.iter().map(|(name, on)| (name.parse().unwrap(), declared(on)));
     let rollout = crate::rollout::Policy::default();
-    FleetSpec { fleet: name.parse().unwrap(), instances: instances.collect(), rollout }
+    let fleet = name.parse().unwrap();
+    FleetSpec { fleet, instances: instances.collect(), rollout, infra: None }
 }
 
 /// A host `NAME`, of id `id-NAME`, whose label `role` is `role`.

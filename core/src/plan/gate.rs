@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Machine, Observed, Unit, Wanted};
+use crate::infra::is_infra;
 use crate::name::{InstanceId, MachineName};
 use crate::spec::{InstanceSpec, RunState};
 use crate::time::Timestamp;
@@ -39,6 +40,12 @@ impl<'a> Gate<'a> {
         unready.next().map(|id| format!("waits for {id} to be ready"))
     }
 
+    /// An instance of the infra here that is not ready as it is wanted.
+    pub(super) fn unready_infra(&self) -> Option<&'a InstanceId> {
+        let mut infra = self.here.keys().filter(|id| is_infra(&id.fleet));
+        infra.find(|id| !self.is_ready_here(id)).copied()
+    }
+
     fn is_ready(&self, id: &InstanceId) -> bool {
         self.is_ready_here(id)
             && self.wanted.ready_elsewhere.is_none_or(|ready| {
@@ -56,7 +63,8 @@ impl<'a> Gate<'a> {
         }
         let found = self.observed.machines.get(&id.machine());
         found.is_some_and(|found| {
-            let current = found.applied.as_ref().is_some_and(|applied| applied.is(spec));
+            let infra = self.wanted.spec.infra.as_ref().map(|infra| &infra.version);
+            let current = found.applied.as_ref().is_some_and(|applied| applied.is(spec, infra));
             found.ready && current
         })
     }

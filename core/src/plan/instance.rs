@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::gate::Gate;
+use super::infra::{Order, Upgrade};
 use super::{Action, Machine, Observed, Plan, Step, Unit, add, step};
 use crate::diff::FieldChange;
 use crate::drift::Drift;
-use crate::name::MachineName;
+use crate::name::{InfraVersion, MachineName};
 use crate::spec::{InstanceSpec, RunState};
 use crate::time::Timestamp;
 use crate::update::{Update, update};
@@ -19,6 +20,7 @@ pub(super) struct Instance<'a> {
     /// Its hosts file, as it should be.
     pub(super) names: String,
     pub(super) observed: &'a Observed,
+    pub(super) upgrade: &'a Upgrade<'a>,
     pub(super) now: Timestamp,
 }
 
@@ -57,6 +59,14 @@ impl Instance<'_> {
             stage(plan, self.spec);
         }
         let ready = staged && self.has_secrets(plan);
+        match self.upgrade.order(&self.machine, self.found.unit.is_down()) {
+            Order::Free => {}
+            Order::Stop(why) => return self.making_way(&why),
+            Order::Hold(why) => {
+                plan.waiting.insert(self.machine.clone(), why);
+                return vec![];
+            }
+        }
         match (self.found.unit, self.update()) {
             (Unit::Active, Update::None) => self.keeping(plan, gate),
             (Unit::Activating, Update::None) => self.enabling(),
@@ -101,7 +111,9 @@ impl Instance<'_> {
     fn update(&self) -> Update {
         match &self.found.applied {
             Some(applied)
-                if applied.restarts == self.spec.restarts && !applied.is_spent(self.spec) =>
+                if applied.restarts == self.spec.restarts
+                    && !applied.is_spent(self.spec)
+                    && applied.is_under(self.upgrade.version()) =>
             {
                 update(&applied.config, &self.spec.config)
             }
@@ -119,11 +131,25 @@ impl Instance<'_> {
             (Some(applied), _) if applied.is_spent(self.spec) => {
                 Some(format!("revision {} has it made afresh", self.spec.recreate))
             }
+            (Some(applied), _) if !applied.is_under(self.upgrade.version()) => {
+                let shown = |v: Option<&InfraVersion>| v.map_or("none".into(), ToString::to_string);
+                let (from, to) = (shown(applied.infra.as_ref()), shown(self.upgrade.version()));
+                Some(format!("infra version: {from} → {to}"))
+            }
             (_, Update::None) => None,
             (_, Update::Refresh { changes, .. } | Update::Recreate { changes }) => {
                 Some(reasons(changes))
             }
         }
+    }
+
+    /// Stops it, and keeps it down should the host boot in between.
+    fn making_way(&self, why: &str) -> Vec<Step> {
+        if !matches!(self.found.unit, Unit::Active | Unit::Activating) {
+            return vec![];
+        }
+        let disable = self.found.enabled.then(|| step(Action::Disable, why));
+        disable.into_iter().chain([step(Action::Stop, why)]).collect()
     }
 
     fn enabling(&self) -> Vec<Step> {
@@ -189,7 +215,9 @@ impl Instance<'_> {
 
     /// Stops a container that another is to take the place of, once that one could start.
     fn replacing(&self, plan: &mut Plan, gate: &Gate<'_>, update: &Update) -> Vec<Step> {
-        if let Some(what) = gate.waits_for(self.spec).or_else(|| self.lacks_room()) {
+        let before =
+            || gate.waits_for(self.spec).or_else(|| self.upgrade.holds_up(self.spec, gate));
+        if let Some(what) = before().or_else(|| self.lacks_room()) {
             plan.waiting.insert(self.machine.clone(), what);
             return vec![];
         }
@@ -214,7 +242,9 @@ impl Instance<'_> {
         }
         // What ran before and is as wanted comes back without asking for others: order is for
         // changes.
-        let before = gate.waits_for(self.spec).filter(|_| why.is_some());
+        let before =
+            || gate.waits_for(self.spec).or_else(|| self.upgrade.holds_up(self.spec, gate));
+        let before = why.as_ref().and_then(|_| before());
         let turn = before.map_or_else(|| gate.take_place(&self.machine), Err);
         if let Err(what) = turn {
             plan.waiting.insert(self.machine.clone(), what);
@@ -223,7 +253,8 @@ impl Instance<'_> {
         let mut steps = Vec::new();
         let reason = match why {
             Some(why) => {
-                steps.push(step(Action::Write(Box::new(self.spec.clone())), why.clone()));
+                let infra = self.upgrade.version().cloned();
+                steps.push(step(Action::Write(Box::new(self.spec.clone()), infra), why.clone()));
                 why
             }
             None if self.found.unit == Unit::Failed => "it has failed".into(),

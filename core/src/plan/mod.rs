@@ -14,7 +14,8 @@ use std::time::Duration;
 use crate::drift::Drift;
 use crate::host::{HostFacts, HostSpec};
 use crate::image::{Digest, PinnedImage};
-use crate::name::{HostName, InstanceId, MachineName};
+use crate::infra::{Phase, Recorded};
+use crate::name::{BackupName, HostName, InfraVersion, InstanceId, MachineName};
 use crate::peers::hosts_file;
 use crate::policy::Policy;
 use crate::secret::{self, PinnedSecret};
@@ -22,9 +23,13 @@ use crate::spec::{InstanceConfig, InstanceSpec, UnitName};
 use crate::time::Timestamp;
 
 mod gate;
+mod infra;
 mod instance;
 
 use gate::Gate;
+use infra::Upgrade;
+
+pub use infra::data_step;
 
 /// What is on a host, as one observation found it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +49,17 @@ pub struct Observed {
     pub unkept: BTreeMap<PinnedSecret, String>,
     /// Why nothing can be set up: the disk has no room to write it down. `None` where it has.
     pub no_room: Option<String>,
+    /// What the host has recorded of its infra.
+    pub infra: Recorded,
+    /// Why that can't be read, where it can't: such a host is no new one.
+    pub infra_unreadable: Option<String>,
+    /// Revisions of the infra before which a snapshot of the data was taken that is here, whole.
+    pub snapshots: BTreeSet<u64>,
+    /// Why data can't be copied or brought as is wanted now: no room, no such backup. `None` where
+    /// it can, or where nothing of that is wanted.
+    pub data_blocked: Option<String>,
+    /// How copying data is getting on, or why it failed, where it was begun.
+    pub data_work: Option<String>,
 }
 
 /// One machine, as found.
@@ -82,21 +98,30 @@ pub struct Applied {
     pub restarts: u64,
     /// The newest revision that had asked for a container made afresh.
     pub recreate: u64,
+    /// The infra version that it was made under; `None` where the host had none then.
+    pub infra: Option<InfraVersion>,
 }
 
 impl Applied {
-    /// Whether it is just what is wanted.
+    /// Whether it is just what is wanted, on a host that is to have this infra version.
     #[must_use]
-    pub fn is(&self, spec: &InstanceSpec) -> bool {
+    pub fn is(&self, spec: &InstanceSpec, infra: Option<&InfraVersion>) -> bool {
         self.restarts == spec.restarts
             && !self.is_spent(spec)
             && self.config.same_container(&spec.config)
+            && self.is_under(infra)
     }
 
     /// Whether another container was asked for, whatever differs. Who takes that back (a smaller
     /// number) wants nothing of a container that was made already.
     fn is_spent(&self, spec: &InstanceSpec) -> bool {
         self.recreate < spec.recreate
+    }
+
+    /// Whether it was made under this version. Where no infra is wanted, any will do.
+    #[must_use]
+    pub fn is_under(&self, infra: Option<&InfraVersion>) -> bool {
+        infra.is_none() || self.infra.as_ref() == infra
     }
 }
 
@@ -160,8 +185,9 @@ impl Attempts {
 pub enum Action {
     /// Bring an image onto the host. Disturbs nothing.
     Stage(PinnedImage),
-    /// Write the record that the container is started from, and make missing data volumes.
-    Write(Box<InstanceSpec>),
+    /// Write the record that the container is started from, under this infra version, and make
+    /// missing data volumes.
+    Write(Box<InstanceSpec>, Option<InfraVersion>),
     /// Bring a running container to this: the record, the unit's limits, and the files' contents;
     /// then reload these units inside.
     Refresh(Box<InstanceSpec>, BTreeSet<UnitName>),
@@ -187,6 +213,17 @@ pub enum Action {
     HandsOff,
     /// Have systemd start it again when it ends, as is usual.
     HandsOn,
+    /// Begin to copy all data volumes, as they are before this revision of the infra.
+    Snapshot(u64),
+    /// Begin to put back the data volumes that were copied before this revision of the infra. Those
+    /// that are there are kept aside.
+    PutBack(u64),
+    /// Begin to bring data volumes from a backup.
+    Restore(BackupName),
+    /// Remove the file of an image.
+    Discard(Digest),
+    /// Write down that the host has this infra version.
+    Record(InfraVersion),
 }
 
 impl Action {
@@ -195,7 +232,7 @@ impl Action {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Stage(_) => "stage",
-            Self::Write(_) => "write",
+            Self::Write(..) => "write",
             Self::Refresh(..) => "refresh",
             Self::Configure => "configure",
             Self::Names(_) => "names",
@@ -208,6 +245,11 @@ impl Action {
             Self::Forget(_) => "forget",
             Self::HandsOff => "hands off",
             Self::HandsOn => "hands on",
+            Self::Snapshot(_) => "snapshot",
+            Self::PutBack(_) => "put back",
+            Self::Restore(_) => "restore",
+            Self::Discard(_) => "discard",
+            Self::Record(_) => "record",
         }
     }
 }
@@ -240,6 +282,8 @@ pub struct Plan {
     pub held: BTreeSet<MachineName>,
     /// When to plan again even if nothing is seen to change.
     pub again_at: Option<Timestamp>,
+    /// How far the host is with its infra, and what that waits for.
+    pub infra: (Phase, Option<String>),
 }
 
 impl Plan {
@@ -283,6 +327,8 @@ pub struct Wanted<'a> {
     pub held: &'a BTreeMap<MachineName, Timestamp>,
     /// Secrets that are not forgotten although nothing wanted names them.
     pub kept: &'a BTreeSet<PinnedSecret>,
+    /// Images that are kept although nothing wanted names them: what going back would need.
+    pub kept_images: &'a BTreeSet<Digest>,
     /// How many may be on their way up at once.
     pub at_once: usize,
 }
@@ -293,6 +339,7 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut kept = BTreeSet::new();
     let mut gate = Gate::new(wanted, observed, now);
+    let upgrade = Upgrade::new(wanted, observed);
     for spec in &wanted.spec.instances {
         let machine = spec.id.machine();
         kept.insert(machine.clone());
@@ -308,17 +355,21 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
         let names = hosts_file(&spec.id, wanted.host, &wanted.spec.peers);
         let absent = Machine::default();
         let found = observed.machines.get(&machine).unwrap_or(&absent);
-        let instance = instance::Instance { spec, machine, found, names, observed, now };
+        let upgrade = &upgrade;
+        let instance = instance::Instance { spec, machine, found, names, observed, upgrade, now };
         instance.plan(&mut plan, &mut gate);
     }
     stage_ahead(&mut plan, wanted.spec, observed);
     for (machine, found) in &observed.machines {
-        if !kept.contains(machine) && !observed.unreadable.contains_key(machine) {
+        let unwanted = !kept.contains(machine) && !observed.unreadable.contains_key(machine);
+        if unwanted && !upgrade.keeps(machine, found) {
             add(&mut plan, machine, removal(found));
         }
     }
     plan.host = unused_mounts(wanted.spec, observed);
     plan.host.extend(unused_secrets(wanted, observed));
+    upgrade.finish(wanted, observed, &mut plan);
+    plan.infra = (upgrade.phase, upgrade.waits);
     plan.hold_back(wanted.held);
     plan
 }
@@ -389,5 +440,7 @@ fn unused_secrets(wanted: Wanted<'_>, observed: &Observed) -> Vec<Step> {
     unused.map(|secret| step(Action::Forget(secret), "no instance here names it")).collect()
 }
 
+#[cfg(test)]
+mod infra_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -5,7 +5,7 @@ use crate::policy::UserNamespace;
 use crate::spec::RunState;
 use crate::spec::tests_support::instance;
 
-fn facts() -> HostFacts {
+pub(super) fn facts() -> HostFacts {
     HostFacts { idmapped_squashfs: true, ..HostFacts::default() }
 }
 
@@ -14,10 +14,15 @@ pub(crate) fn plan_for(spec: &HostSpec, observed: &Observed, now: u64) -> Plan {
     plan(wanted(spec, &facts(), &policy), observed, Timestamp(now))
 }
 
-fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> Wanted<'a> {
+pub(super) fn wanted<'a>(
+    spec: &'a HostSpec,
+    facts: &'a HostFacts,
+    policy: &'a Policy,
+) -> Wanted<'a> {
     static NONE: BTreeMap<MachineName, Timestamp> = BTreeMap::new();
     static HOST: std::sync::LazyLock<HostName> = std::sync::LazyLock::new(|| "h1".parse().unwrap());
     static KEPT: BTreeSet<PinnedSecret> = BTreeSet::new();
+    static IMAGES: BTreeSet<Digest> = BTreeSet::new();
     Wanted {
         spec,
         host: &HOST,
@@ -26,6 +31,7 @@ fn wanted<'a>(spec: &'a HostSpec, facts: &'a HostFacts, policy: &'a Policy) -> W
         ready_elsewhere: None,
         held: &NONE,
         kept: &KEPT,
+        kept_images: &IMAGES,
         at_once: 4,
     }
 }
@@ -35,13 +41,13 @@ fn no_peers(spec: &InstanceSpec) -> Option<String> {
     Some(hosts_file(&spec.id, &"h1".parse().unwrap(), &[]))
 }
 
-fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
+pub(super) fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
     HostSpec { generation: 1, instances, ..HostSpec::default() }
 }
 
-fn up(spec: &InstanceSpec) -> Machine {
+pub(super) fn up(spec: &InstanceSpec) -> Machine {
     let InstanceSpec { id, config, restarts, recreate, .. } = spec.clone();
-    let applied = Applied { id, config, restarts, recreate };
+    let applied = Applied { id, config, restarts, recreate, infra: None };
     Machine {
         applied: Some(applied),
         unit: Unit::Active,
@@ -52,7 +58,7 @@ fn up(spec: &InstanceSpec) -> Machine {
     }
 }
 
-fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
+pub(super) fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
     Observed {
         machines: machines.iter().map(|(s, m)| (s.id.machine(), m.clone())).collect(),
         images: images.iter().map(|i| [*i; 32].into()).collect(),
@@ -60,7 +66,7 @@ fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
     }
 }
 
-fn names(plan: &Plan) -> Vec<&'static str> {
+pub(super) fn names(plan: &Plan) -> Vec<&'static str> {
     let machines = plan.machines.values().flatten();
     machines.chain(&plan.stage).chain(&plan.host).map(|s| s.action.name()).collect()
 }
@@ -415,6 +421,27 @@ fn drift_is_repaired_with_its_reason_and_not_in_a_loop() {
 }
 
 #[test]
+fn a_host_that_can_t_tell_its_infra_version_is_no_new_one() {
+    use crate::infra::{HostInfra, Phase};
+    let (old, new) = (instance("a/b", 1), instance("a/new", 1));
+    let mut wanted = wants(vec![old.clone(), new]);
+    let version = "2".parse().unwrap();
+    let infra = serde_json::json!({"version": "2", "revision": 1, "restore": "nightly"});
+    wanted.infra = Some(serde_json::from_value::<HostInfra>(infra).unwrap());
+    let mut observed = with(&[(&old, up(&old))], &[1]);
+    observed.infra_unreadable = Some("infra.json is damaged".into());
+    let plan = plan_for(&wanted, &observed, 0);
+    assert!(plan.is_empty(), "{plan:?}");
+    assert_eq!(plan.infra, (Phase::Preparing, Some("infra.json is damaged".into())));
+    assert_eq!(plan.waiting.len(), 2);
+    // What is under the wanted version is looked after as ever.
+    let mut current = Machine { unit: Unit::Inactive, ..up(&old) };
+    current.applied.as_mut().unwrap().infra = Some(version);
+    observed.machines.insert(old.id.machine(), current);
+    assert_eq!(names(&plan_for(&wanted, &observed, 0)), ["start"]);
+}
+
+#[test]
 fn the_hosts_file_follows_the_peers() {
     let spec = instance("a/b", 1);
     let mut wanted = wants(vec![spec.clone()]);
@@ -436,23 +463,44 @@ pub(crate) fn carry_out(plan: &Plan, observed: &mut Observed) {
             Action::Stage(image) => drop(observed.images.insert(image.digest)),
             Action::Unmount(digest) => drop(observed.mounts.remove(digest)),
             Action::Forget(secret) => drop(observed.secrets.remove(secret)),
+            Action::Discard(image) => drop(observed.images.remove(image)),
+            Action::Record(version) => observed.infra.version = Some(version.clone()),
+            Action::Snapshot(_) | Action::PutBack(_) | Action::Restore(_) => {
+                touch_data(&step.action, observed);
+            }
             other => panic!("{other:?} belongs to a machine"),
         }
+    }
+}
+
+fn touch_data(action: &Action, observed: &mut Observed) {
+    let down = observed.machines.values().all(|found| found.unit.is_down());
+    assert!(down, "data is touched only while all is down");
+    match action {
+        Action::Snapshot(revision) => assert!(observed.snapshots.insert(*revision)),
+        Action::PutBack(revision) => assert!(observed.snapshots.remove(revision)),
+        Action::Restore(backup) => observed.infra.restored = Some(backup.clone()),
+        other => panic!("{other:?} touches no data"),
     }
 }
 
 fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
     let found = observed.machines.entry(machine.clone()).or_default();
     match action {
-        Action::Write(spec) => {
+        Action::Write(spec, infra) => {
             assert!(found.unit.is_down(), "the record is written only while the unit is down");
             let names = found.names.take();
             let Machine { enabled, hands_off, .. } = *found;
             *found = Machine { enabled, hands_off, unit: Unit::Inactive, names, ..up(spec) };
+            found.ready = false;
+            if let Some(applied) = &mut found.applied {
+                applied.infra.clone_from(infra);
+            }
         }
         Action::Refresh(spec, _) => {
             assert!(!found.unit.is_down(), "only what runs is refreshed");
-            found.applied = up(spec).applied;
+            let infra = found.applied.take().and_then(|applied| applied.infra);
+            found.applied = up(spec).applied.map(|applied| Applied { infra, ..applied });
             found.drift.retain(|drift| !matches!(drift, Drift::File(_)));
         }
         Action::Configure => found.drift.retain(|drift| !matches!(drift, Drift::Unit(_))),
@@ -478,14 +526,13 @@ fn apply(machine: &MachineName, action: &Action, observed: &mut Observed) {
             assert!(found.unit.is_down(), "only what is down is removed");
             observed.machines.remove(machine);
         }
-        Action::Stage(_) | Action::Unmount(_) | Action::Forget(_) => {
-            panic!("{action:?} belongs to the host")
-        }
+        other => panic!("{other:?} belongs to the host"),
     }
 }
 
 pub(crate) fn settle(observed: &mut Observed) {
     for machine in observed.machines.values_mut() {
+        machine.ready |= machine.unit == Unit::Activating;
         machine.unit = match machine.unit {
             Unit::Activating => Unit::Active,
             Unit::Deactivating => Unit::Inactive,
@@ -519,7 +566,7 @@ fn any_spec() -> impl Strategy<Value = HostSpec> {
     })
 }
 
-fn any_unit() -> impl Strategy<Value = Unit> {
+pub(super) fn any_unit() -> impl Strategy<Value = Unit> {
     prop::sample::select(vec![
         Unit::Inactive,
         Unit::Activating,
@@ -553,10 +600,7 @@ fn any_observed() -> impl Strategy<Value = Observed> {
                 .collect(),
             images: images.iter().map(|i| [*i; 32].into()).collect(),
             mounts: images.iter().map(|i| [*i; 32].into()).collect(),
-            secrets: BTreeSet::new(),
-            unkept: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-            no_room: None,
+            ..Observed::default()
         },
     )
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{HostProgress, Outcome, Rollout, State};
-use crate::name::{FleetName, HostId};
-use crate::status::{HostStatus, Verdict};
+use crate::infra::{self, Phase};
+use crate::name::{FleetName, HostId, InfraVersion};
+use crate::status::{self, HostStatus, InstanceStatus, Verdict};
 use crate::time::Timestamp;
 
 /// What is known of a host at the moment.
@@ -18,6 +19,8 @@ pub struct Observation<'a> {
     pub staged: bool,
     /// Why it can't get one of them, where its agent says so.
     pub unstaged: Option<&'a str>,
+    /// The infra version that it was told last, where the rollout is of the infra and brings one.
+    pub infra: Option<&'a InfraVersion>,
 }
 
 /// How long after its first failure an instance that fails again is called failed: agents try
@@ -131,8 +134,29 @@ fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
     if status.observed_generation < generation {
         return waiting("waits for the agent");
     }
+    let of_fleet = |i: &&InstanceStatus| i.id.fleet == *fleet;
+    let own = proven(status.instances.iter().filter(of_fleet));
+    let (Some(wants), false) = (seen.infra, matches!(own, Known::Failing(_))) else { return own };
+    if matches!(own, Known::Now(Outcome::Failed(_))) {
+        return own;
+    }
+    let Some(infra) = &status.infra else {
+        return waiting("its agent knows no infra versions; upgrade it");
+    };
+    if has(infra, wants) {
+        return own;
+    }
+    let harmed = |i: &&InstanceStatus| i.id.fleet != *fleet && is_harmed(i);
+    match proven(status.instances.iter().filter(harmed)) {
+        failing @ Known::Failing(_) => failing,
+        Known::Now(_) => Known::Now(Outcome::Changing(way(infra, wants))),
+    }
+}
+
+/// What the states of these instances say together.
+fn proven<'a>(instances: impl Iterator<Item = &'a InstanceStatus>) -> Known {
     let mut awaited = None;
-    for instance in status.instances.iter().filter(|i| i.id.fleet == *fleet) {
+    for instance in instances {
         match instance.verdict() {
             Verdict::Ready => {}
             Verdict::Failed(why) if instance.went_back.is_some() => {
@@ -145,6 +169,35 @@ fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
         }
     }
     Known::Now(awaited.map_or(Outcome::Ready, Outcome::Changing))
+}
+
+/// Whether a host has got to the version, and has written it down.
+fn has(infra: &infra::Status, wants: &InfraVersion) -> bool {
+    let has = infra.has.as_ref() == Some(wants) && infra.wants.as_ref() == Some(wants);
+    has && infra.phase == Phase::Done
+}
+
+/// Whether the version may be what an app fails of: its container was made under it, or may not
+/// run here at all. One that its agent took back has a rollout of its own to answer for it.
+fn is_harmed(app: &InstanceStatus) -> bool {
+    app.went_back.is_none() && (app.current || app.state == status::State::Blocked)
+}
+
+/// How far a host is on its way to a version.
+fn way(infra: &infra::Status, wants: &InfraVersion) -> String {
+    let infra::Status { has, wants: goes_to, phase, waits, .. } = infra;
+    if goes_to.as_ref() != Some(wants) {
+        let goes_to = goes_to.as_ref().map_or("none".to_owned(), ToString::to_string);
+        return format!("infra {wants}: its agent goes for {goes_to}");
+    }
+    match (phase, waits, has) {
+        (Phase::Done, _, has) => {
+            let has = has.as_ref().map_or("none".to_owned(), ToString::to_string);
+            format!("infra {wants}: has {has} on record")
+        }
+        (phase, Some(waits), _) => format!("infra {wants} ({phase}): {waits}"),
+        (phase, None, _) => format!("infra {wants} ({phase})"),
+    }
 }
 
 /// The same, of a host that was told to go back.

@@ -234,6 +234,7 @@ impl World {
             status: Some(&statuses[id]),
             staged: self.hosts[id].staged_at.is_some_and(|at| at <= self.real),
             unstaged: None,
+            infra: None,
         };
         let before = self.rollout.clone();
         self.rollout = step(before.clone(), observe, Timestamp(self.now));

@@ -10,11 +10,11 @@ pub struct Hooks {
     /// Before the first start, on empty data.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub init: Vec<String>,
-    /// Before the first start of another image.
+    /// Before the first start of another image; of an instance of the infra, also of another infra
+    /// version.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub migrate: Vec<String>,
-    /// Before the first start on data that came from a backup. No version has that yet: fleet files
-    /// can't name it, and no host runs it.
+    /// Before the first start on data that came from a backup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub restore: Vec<String>,
 }

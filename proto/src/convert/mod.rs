@@ -4,11 +4,13 @@ mod agent;
 mod cordon;
 mod event;
 mod facts;
+mod infra;
 mod rollout;
 mod settings;
 mod spec;
 mod status;
 
+pub use infra::infra_mode;
 pub use rollout::{offline_from, rollout_record, rollout_state};
 
 /// A message that does not say what it must.

@@ -42,22 +42,24 @@ impl TryFrom<v1::FleetSpec> for FleetSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::FleetSpec) -> Result<Self, Invalid> {
-        let v1::FleetSpec { fleet, instances, rollout } = wire;
+        let v1::FleetSpec { fleet, instances, rollout, infra } = wire;
         Ok(Self {
             fleet: parse("fleet", &fleet)?,
             instances: map("instances", instances, DeclaredInstance::try_from)?,
             rollout: rollout.map(Policy::try_from).transpose()?.unwrap_or_default(),
+            infra: infra.map(TryInto::try_into).transpose()?,
         })
     }
 }
 
 impl From<FleetSpec> for v1::FleetSpec {
     fn from(spec: FleetSpec) -> Self {
-        let FleetSpec { fleet, instances, rollout } = spec;
+        let FleetSpec { fleet, instances, rollout, infra } = spec;
         Self {
             fleet: fleet.to_string(),
             instances: unmap(instances, Into::into),
             rollout: Some(rollout).filter(|p| *p != Policy::default()).map(Into::into),
+            infra: infra.map(Into::into),
         }
     }
 }
@@ -162,24 +164,27 @@ impl TryFrom<v1::HostSpec> for HostSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
-        let v1::HostSpec { generation, instances, peers, stage, agent } = wire;
+        let v1::HostSpec { generation, instances, peers, stage, agent, infra } = wire;
         let stage: Result<_, Invalid> = stage.into_iter().map(PinnedImage::try_from).collect();
         let peers: Result<_, Invalid> = peers.into_iter().map(Peer::try_from).collect();
         let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
+        let (instances, peers, stage) = (instances?, peers?, stage?);
         let agent = agent.map(AgentSpec::try_from).transpose()?;
-        Ok(Self { generation, instances: instances?, peers: peers?, stage: stage?, agent })
+        let infra = infra.map(TryInto::try_into).transpose()?;
+        Ok(Self { generation, instances, peers, stage, agent, infra })
     }
 }
 
 impl From<HostSpec> for v1::HostSpec {
     fn from(spec: HostSpec) -> Self {
-        let HostSpec { generation, instances, peers, stage, agent } = spec;
+        let HostSpec { generation, instances, peers, stage, agent, infra } = spec;
         Self {
             generation,
             instances: instances.into_iter().map(Into::into).collect(),
             peers: peers.into_iter().map(Into::into).collect(),
             stage: stage.into_iter().map(Into::into).collect(),
             agent: agent.map(Into::into),
+            infra: infra.map(Into::into),
         }
     }
 }
@@ -511,6 +516,7 @@ mod tests {
                 fleet: "shop".parse().unwrap(),
                 instances: [("main".parse().unwrap(), declared)].into(),
                 rollout: Policy { max_failures: 3, ..Policy::default() },
+                infra: None,
             };
             assert_eq!(FleetSpec::try_from(v1::FleetSpec::from(spec.clone())), Ok(spec));
         }

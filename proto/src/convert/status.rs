@@ -10,7 +10,7 @@ impl TryFrom<v1::HostStatus> for HostStatus {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostStatus) -> Result<Self, Invalid> {
-        let v1::HostStatus { observed_generation, instances, images, retained, problems, agent } =
+        let v1::HostStatus { observed_generation, instances, images, retained, problems, agent, infra } =
             wire;
         Ok(Self {
             observed_generation,
@@ -19,13 +19,14 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             retained: retained.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             problems,
             agent: agent.map(TryInto::try_into).transpose()?,
+            infra: infra.map(TryInto::try_into).transpose()?,
         })
     }
 }
 
 impl From<HostStatus> for v1::HostStatus {
     fn from(status: HostStatus) -> Self {
-        let HostStatus { observed_generation, instances, images, retained, problems, agent } =
+        let HostStatus { observed_generation, instances, images, retained, problems, agent, infra } =
             status;
         Self {
             observed_generation,
@@ -34,6 +35,7 @@ impl From<HostStatus> for v1::HostStatus {
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
             agent: agent.map(Into::into),
+            infra: infra.map(Into::into),
         }
     }
 }
@@ -261,6 +263,7 @@ mod tests {
                 }],
                 problems: vec!["disk".into()],
                 agent: None,
+                infra: None,
             };
             assert_eq!(HostStatus::try_from(v1::HostStatus::from(status.clone())), Ok(status));
         }

@@ -299,6 +299,8 @@ pub struct HostSpec {
     /// absent: whatever agent is there
     #[prost(message, optional, tag = "10")]
     pub agent: ::core::option::Option<AgentSpec>,
+    #[prost(message, optional, tag = "11")]
+    pub infra: ::core::option::Option<HostInfra>,
 }
 /// The agent that a host should run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -393,6 +395,41 @@ pub struct FleetSpec {
     /// absent: the usual
     #[prost(message, optional, tag = "3")]
     pub rollout: ::core::option::Option<RolloutPolicy>,
+    /// absent: not an infra
+    #[prost(message, optional, tag = "10")]
+    pub infra: ::core::option::Option<Infra>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Infra {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub snapshot: bool,
+    #[prost(enumeration = "GoingBack", tag = "3")]
+    pub going_back: i32,
+    /// a backup's name
+    #[prost(string, optional, tag = "4")]
+    pub restore: ::core::option::Option<::prost::alloc::string::String>,
+    /// the agents' version
+    #[prost(string, optional, tag = "5")]
+    pub agent: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// The infra that one host should have.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HostInfra {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(bool, tag = "3")]
+    pub snapshot: bool,
+    #[prost(enumeration = "GoingBack", tag = "4")]
+    pub going_back: i32,
+    /// put back the data from before this revision
+    #[prost(uint64, optional, tag = "5")]
+    pub undo: ::core::option::Option<u64>,
+    #[prost(string, optional, tag = "6")]
+    pub restore: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// How a new revision gets onto the hosts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -550,6 +587,37 @@ impl RunState {
         }
     }
 }
+/// What goes back where an infra version does not prove good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum GoingBack {
+    /// as image
+    Unspecified = 0,
+    Image = 1,
+    ImageAndData = 2,
+}
+impl GoingBack {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GOING_BACK_UNSPECIFIED",
+            Self::Image => "GOING_BACK_IMAGE",
+            Self::ImageAndData => "GOING_BACK_IMAGE_AND_DATA",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GOING_BACK_UNSPECIFIED" => Some(Self::Unspecified),
+            "GOING_BACK_IMAGE" => Some(Self::Image),
+            "GOING_BACK_IMAGE_AND_DATA" => Some(Self::ImageAndData),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum OnFailure {
@@ -681,6 +749,8 @@ pub struct HostStatus {
     /// absent: no certain agent is wanted, or it is too old to know
     #[prost(message, optional, tag = "10")]
     pub agent: ::core::option::Option<AgentStatus>,
+    #[prost(message, optional, tag = "11")]
+    pub infra: ::core::option::Option<InfraStatus>,
 }
 /// How a host gets on with the agent that it should run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -698,6 +768,22 @@ pub struct AgentStatus {
     /// why, or how far
     #[prost(string, tag = "5")]
     pub message: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InfraStatus {
+    #[prost(string, optional, tag = "1")]
+    pub has: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "2")]
+    pub since_ms: ::core::option::Option<u64>,
+    #[prost(string, optional, tag = "3")]
+    pub wants: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(enumeration = "InfraPhase", tag = "4")]
+    pub phase: i32,
+    #[prost(string, optional, tag = "5")]
+    pub waits: ::core::option::Option<::prost::alloc::string::String>,
+    /// revisions
+    #[prost(uint64, repeated, tag = "6")]
+    pub snapshots: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HostFacts {
@@ -906,6 +992,44 @@ impl AgentPhase {
             "AGENT_PHASE_CURRENT" => Some(Self::Current),
             "AGENT_PHASE_FAILED" => Some(Self::Failed),
             "AGENT_PHASE_REJECTED" => Some(Self::Rejected),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InfraPhase {
+    Unspecified = 0,
+    Done = 1,
+    Preparing = 2,
+    Stopping = 3,
+    Data = 4,
+    Starting = 5,
+}
+impl InfraPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INFRA_PHASE_UNSPECIFIED",
+            Self::Done => "INFRA_PHASE_DONE",
+            Self::Preparing => "INFRA_PHASE_PREPARING",
+            Self::Stopping => "INFRA_PHASE_STOPPING",
+            Self::Data => "INFRA_PHASE_DATA",
+            Self::Starting => "INFRA_PHASE_STARTING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INFRA_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INFRA_PHASE_DONE" => Some(Self::Done),
+            "INFRA_PHASE_PREPARING" => Some(Self::Preparing),
+            "INFRA_PHASE_STOPPING" => Some(Self::Stopping),
+            "INFRA_PHASE_DATA" => Some(Self::Data),
+            "INFRA_PHASE_STARTING" => Some(Self::Starting),
             _ => None,
         }
     }
@@ -2412,6 +2536,33 @@ pub struct PlanResponse {
     /// where instances are not placed, and why; for people
     #[prost(string, repeated, tag = "5")]
     pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of an infra, each host
+    #[prost(message, repeated, tag = "10")]
+    pub infra: ::prost::alloc::vec::Vec<PlannedInfra>,
+}
+/// What an infra version does to one host.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlannedInfra {
+    /// its name
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "2")]
+    pub has: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "3")]
+    pub wants: ::prost::alloc::string::String,
+    #[prost(enumeration = "InfraMode", tag = "4")]
+    pub mode: i32,
+    /// instances, those of apps too, in the order they start
+    #[prost(string, repeated, tag = "5")]
+    pub recreated: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// what stays
+    #[prost(message, repeated, tag = "6")]
+    pub data: ::prost::alloc::vec::Vec<RetainedData>,
+    #[prost(bool, tag = "7")]
+    pub snapshot: bool,
+    /// offline, paused, not ready now; for people
+    #[prost(string, repeated, tag = "8")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyRequest {
@@ -2960,6 +3111,41 @@ impl ChangeKind {
             "CHANGE_KIND_KEEP" => Some(Self::Keep),
             "CHANGE_KIND_REFRESH" => Some(Self::Refresh),
             "CHANGE_KIND_RECREATE" => Some(Self::Recreate),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InfraMode {
+    Unspecified = 0,
+    Same = 1,
+    New = 2,
+    Update = 3,
+    Restore = 4,
+}
+impl InfraMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INFRA_MODE_UNSPECIFIED",
+            Self::Same => "INFRA_MODE_SAME",
+            Self::New => "INFRA_MODE_NEW",
+            Self::Update => "INFRA_MODE_UPDATE",
+            Self::Restore => "INFRA_MODE_RESTORE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INFRA_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INFRA_MODE_SAME" => Some(Self::Same),
+            "INFRA_MODE_NEW" => Some(Self::New),
+            "INFRA_MODE_UPDATE" => Some(Self::Update),
+            "INFRA_MODE_RESTORE" => Some(Self::Restore),
             _ => None,
         }
     }

@@ -111,7 +111,7 @@ pub(super) mod tests {
                 "settings": settings,
             },
         }));
-        Record::new("h1".parse().unwrap(), spec.unwrap(), isolation, 524_288, "0".repeat(32))
+        Record::new("h1".parse().unwrap(), spec.unwrap(), None, isolation, 524_288, "0".repeat(32))
     }
 
     fn shown(record: &Record) -> Vec<String> {

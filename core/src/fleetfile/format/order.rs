@@ -5,8 +5,18 @@ use std::collections::BTreeMap;
 
 use super::model::{Document, bare};
 
-const TOP: &[&str] =
-    &["fleet", "infra", "hosts", "agent", "snapshot", "vars", "instance", "rollout"];
+const TOP: &[&str] = &[
+    "fleet",
+    "infra",
+    "hosts",
+    "agent",
+    "snapshot",
+    "going-back",
+    "restore",
+    "vars",
+    "instance",
+    "rollout",
+];
 const INSTANCE: &[&str] = &[
     "image", "hosts", "count", "after", "boot", "command", "network", "address", "gateway",
     "ports", "root", "env", "data", "files", "secrets", "mounts", "limits", "security", "health",

@@ -23,7 +23,11 @@ struct Validator {
 
 impl Validator {
     fn new() -> Self {
-        Self { root: schema(), patterns: RefCell::default() }
+        Self::of(schema())
+    }
+
+    fn of(root: Value) -> Self {
+        Self { root, patterns: RefCell::default() }
     }
 
     /// What the schema finds wrong with a TOML text.
@@ -171,27 +175,30 @@ fn tables(schema: &Value, path: Vec<String>, found: &mut Vec<(Vec<String>, BTree
     }
 }
 
-/// The keys that the reader takes in a table: what it says when it meets another.
-fn taken(path: &[String]) -> BTreeSet<String> {
+/// The keys that the reader takes in a table of a file with this first line: what it says when it
+/// meets another.
+fn taken(first: &str, path: &[String]) -> BTreeSet<String> {
     let keys: Vec<String> = path.iter().map(|key| format!("{key:?}")).collect();
     let header = if keys.is_empty() { String::new() } else { format!("[{}]\n", keys.join(".")) };
-    let shown = read(&format!("{header}no-such-key-at-all = 1\n")).unwrap_err();
+    let shown = read(&format!("{first}\n{header}no-such-key-at-all = 1\n")).unwrap_err();
     let known = shown.split("known here are ").nth(1).and_then(|rest| rest.lines().next());
     let known = known.unwrap_or_else(|| panic!("the reader takes anything in {path:?}:\n{shown}"));
     known.split(", ").map(|key| key.trim_matches('`').to_owned()).collect()
 }
 
 #[test]
-fn the_schema_has_the_keys_that_the_reader_takes() {
-    let mut found = Vec::new();
-    tables(&schema(), Vec::new(), &mut found);
-    let paths: Vec<String> = found.iter().map(|(path, _)| path.join(" ")).collect();
-    for (path, keys) in found {
-        assert_eq!(keys, taken(&path), "{path:?}");
+fn the_schemas_have_the_keys_that_the_reader_takes() {
+    for (schema, first) in [(schema(), "fleet = \"shop\""), (infra_schema(), "infra = \"1\"")] {
+        let mut found = Vec::new();
+        tables(&schema, Vec::new(), &mut found);
+        let paths: Vec<String> = found.iter().map(|(path, _)| path.join(" ")).collect();
+        for (path, keys) in found {
+            assert_eq!(keys, taken(first, &path), "{path:?}");
+        }
+        // Every table that the reader knows is one of these: what is a table in the file is an
+        // object in the schema, or this test could not have met it.
+        assert_eq!(paths.len(), 11, "{paths:?}");
     }
-    // Every table that the reader knows is one of these: what is a table in the file is an object
-    // in the schema, or this test could not have met it.
-    assert_eq!(paths.len(), 11, "{paths:?}");
 }
 
 #[test]
@@ -206,6 +213,7 @@ fn every_key_has_a_description() {
         }
     }
     walk(&schema(), "");
+    walk(&infra_schema(), "");
 }
 
 #[test]
@@ -355,7 +363,7 @@ fn what_a_schema_can_say_is_wrong_is_wrong_for_both() {
         ("cpu = \"150%\"", "cpu = \"0%\""),
         ("tasks = 10", "tasks = 0"),
         ("\"CAP_NET_ADMIN\"", "\"NET_ADMIN\""),
-        ("migrate = [", "restore = [\"a\"]\nmigrate = ["),
+        ("migrate = [", "restore = \"a\"\nmigrate = ["),
         ("init = [\"/usr/bin/shop\"", "init = [\"\""),
         ("new-privileges = true", "new-privileges = \"yes\""),
         ("\"bpf\"]", "\"BPF\"]"),
@@ -385,6 +393,51 @@ fn what_a_schema_can_say_is_wrong_is_wrong_for_both() {
         let text = changed(old, new);
         assert!(read(&text).is_err(), "the reader takes {new}");
         assert!(validator.toml(&text).is_err(), "the schema takes {new}");
+    }
+}
+
+/// What an infra file has of its own.
+const INFRA: &str = r#"
+infra = "50.2.0-RC1"
+hosts = "role=platform"
+agent = "0.3.0-rc.1+b"
+snapshot = true
+going-back = "image-and-data"
+restore = "Nightly_2"
+
+[instance.mysql]
+image = "mysql:10.11"
+boot = true
+
+[instance.mail]
+image = "mail:1"
+hosts = ["a"]
+boot = true
+"#;
+
+#[test]
+fn an_infra_file_fits_its_own_schema() {
+    let (infra, fleet) = (Validator::of(infra_schema()), Validator::new());
+    infra.toml(INFRA).unwrap();
+    read(INFRA).unwrap_or_else(|e| panic!("{e}"));
+    assert!(fleet.toml(INFRA).is_err() && infra.toml(EVERYTHING).is_err());
+    for (old, new) in [
+        ("infra = \"50.2.0-RC1\"", "infra = 50"),
+        ("infra = \"50.2.0-RC1\"", "infra = \"50 2\""),
+        ("infra = \"50.2.0-RC1\"", "infra = \"1\"\nfleet = \"infra\""),
+        ("hosts = \"role=platform\"", "hosts = []"),
+        ("\"0.3.0-rc.1+b\"", "\"0.3\""),
+        ("\"0.3.0-rc.1+b\"", "\"v0.3.0\""),
+        ("snapshot = true", "snapshot = \"yes\""),
+        ("\"image-and-data\"", "\"data\""),
+        ("\"Nightly_2\"", "\"../nightly\""),
+        ("image = \"mysql:10.11\"\n", ""),
+        ("boot = true\n", ""),
+    ] {
+        let text = INFRA.replacen(old, new, 1);
+        assert_ne!(text, INFRA, "{old}");
+        assert!(read(&text).is_err(), "the reader takes {new}");
+        assert!(infra.toml(&text).is_err(), "the schema takes {new}");
     }
 }
 
