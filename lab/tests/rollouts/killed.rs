@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shoal_lab::{Background, Deployment, wait_until};
 
-use super::shop::{GOOD, Version, leaders, progress, put, rollout, shop, starts, status};
+use super::shop::{
+    GOOD, Version, leaders, progress, put, rollout, shop, starts, wait_until_as_wanted,
+};
 use super::written::{Step, Store, left_behind};
 
 const FORWARD: &str = "monitor = \"2s\"\nbatch-timeout = \"1m\"";
@@ -124,7 +126,8 @@ fn forward(shop: &mut Deployment) -> u64 {
     for host in 0..3 {
         each_version_once(shop, host, name);
     }
-    status(shop, 0);
+    // Its hosts have yet to come back to the last controller.
+    wait_until_as_wanted(shop);
     revision
 }
 
