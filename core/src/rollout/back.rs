@@ -55,8 +55,8 @@ fn next(rollout: &Rollout, now: Timestamp) -> Vec<HostId> {
         _ => host.generation.is_none(),
     };
     let changed = rollout.hosts.iter().filter(|(_, h)| h.is_changed() && !h.returning);
-    let (working, broken): (Vec<_>, Vec<_>) = changed
-        .partition(|(_, host)| is_disturbed(host) && (works(host) || is_unsure(host, now)));
+    let (working, broken): (Vec<_>, Vec<_>) =
+        changed.partition(|(_, host)| is_disturbed(host) && (works(host) || is_unsure(host, now)));
     if !broken.is_empty() {
         return broken.into_iter().map(|(id, _)| id.clone()).collect();
     }

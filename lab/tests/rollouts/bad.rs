@@ -14,7 +14,7 @@ const PAUSES: &str = "batch-timeout = \"8s\"\non-failure = \"pause\"";
 fn what_is_bad_stops_at_the_canary() {
     let shop = shop("bad", &["exits", "deaf"]);
     let exits = Version { name: "2", image: "exits", ..GOOD };
-    goes_back(&shop, exits, "exit code 3");
+    goes_back(&shop, exits, "this image is bad");
     assert_eq!(starts(&shop, 0).last().unwrap(), "1");
     let deaf = Version { name: "3", image: "deaf", policy: SOON, ..GOOD };
     goes_back(&shop, deaf, "8080");
@@ -31,7 +31,7 @@ fn goes_back(shop: &Deployment, bad: Version<'_>, why: &str) {
     put(shop, bad);
     let said = shop.shoal(&["apply", "--wait"]).unwrap().fails_with(ROLLED_BACK).unwrap();
     let error = &said[said.find("error: ").unwrap_or_default()..];
-    for words in ["was rolled back to revision 1: shop/web: ", "(failed: h1)"] {
+    for words in ["was rolled back to revision 1: ", "shop/web: ", why, "(failed: h1)"] {
         assert!(error.contains(words), "{words:?} is not in: {said}");
     }
     let rollout = rollout(shop);

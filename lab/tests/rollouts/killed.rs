@@ -2,12 +2,16 @@
 //! and the next one goes on from there.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use shoal_lab::{Background, Deployment};
+use serde_json::Value;
+use shoal_lab::{Background, Deployment, wait_until};
 
-use super::shop::{GOOD, Version, leaders, progress, put, rollout, shop, starts, status};
+use super::shop::{
+    GOOD, Version, leaders, progress, put, rollout, shop, starts, wait_until_as_wanted,
+};
 use super::written::{Step, Store, left_behind};
 
 const FORWARD: &str = "monitor = \"2s\"\nbatch-timeout = \"1m\"";
@@ -42,12 +46,24 @@ fn kill_at_next(shop: &mut Deployment, revision: u64, killed: &BTreeSet<Step>) -
     left_behind(&shop.controller_dir(), revision).unwrap()
 }
 
-/// The same again and again, until it has ended.
-fn kill_at_each(shop: &mut Deployment, revision: u64, killed: &mut BTreeSet<Step>) {
+/// The same again and again, until it has ended. Gives who has watched it since a step that takes
+/// its time.
+fn kill_at_each(
+    shop: &mut Deployment,
+    revision: u64,
+    watched_from: Step,
+    killed: &mut BTreeSet<Step>,
+) -> Background {
+    let mut watcher = None;
     while !killed.iter().any(|(state, _)| ["completed", "rolled-back"].contains(state)) {
-        killed.insert(kill_at_next(shop, revision, killed));
+        let step = kill_at_next(shop, revision, killed);
+        killed.insert(step);
         shop.start_controller().unwrap();
+        if step == watched_from {
+            watcher = Some(watch(shop));
+        }
     }
+    watcher.unwrap()
 }
 
 /// Has a new version applied, and kills the controller as soon as that is written. The apply may
@@ -64,9 +80,21 @@ fn apply_and_kill(shop: &mut Deployment, version: Version<'_>) -> (u64, Step) {
     (revision, step)
 }
 
-/// Who watches through all of it.
+/// Someone who watches, and has seen something already.
 fn watch(shop: &Deployment) -> Background {
-    shop.spawn(&["rollout", "watch", "shop"], Stdio::piped()).unwrap()
+    let seen = shop.file("seen", "").unwrap();
+    let watch = ["rollout", "watch", "shop", "-o", "json"];
+    let watcher = shop.spawn(&watch, File::create(&seen).unwrap().into()).unwrap();
+    let has_seen = || Ok(fs::metadata(&seen)?.len() > 0);
+    wait_until("the watch to see something", PATIENCE, has_seen).unwrap();
+    watcher
+}
+
+/// The last state that was seen.
+fn last_seen(shop: &Deployment) -> String {
+    let seen = fs::read_to_string(shop.dir().join("seen")).unwrap();
+    let last: Value = serde_json::from_str(seen.lines().last().unwrap()).unwrap();
+    last["state"].as_str().unwrap().to_owned()
 }
 
 fn forward(shop: &mut Deployment) -> u64 {
@@ -78,8 +106,7 @@ fn forward(shop: &mut Deployment) -> u64 {
     let (name, (revision, step)) = all.find(|(_, (_, step))| step.0 == "planned").unwrap();
     drop(all);
     let mut killed = BTreeSet::from([step]);
-    let watcher = watch(shop);
-    kill_at_each(shop, revision, &mut killed);
+    let watcher = kill_at_each(shop, revision, ("monitoring", 1), &mut killed);
     for step in [
         ("planned", 0),
         ("staging", 1),
@@ -92,17 +119,15 @@ fn forward(shop: &mut Deployment) -> u64 {
     ] {
         assert!(killed.contains(&step), "it was not killed at {step:?}, but at {killed:?}");
     }
-    let said = watcher.wait().unwrap().ok().unwrap();
-    assert!(
-        said.contains(&format!("fleet shop is at revision {revision}: 3 hosts ready")),
-        "{said}"
-    );
+    watcher.wait().unwrap().ok().unwrap();
+    assert_eq!(last_seen(shop), "completed");
     let rollout = rollout(shop);
     assert_eq!(rollout["state"], "completed", "{rollout:#}");
     for host in 0..3 {
         each_version_once(shop, host, name);
     }
-    status(shop, 0);
+    // Its hosts have yet to come back to the last controller.
+    wait_until_as_wanted(shop);
     revision
 }
 
@@ -121,8 +146,7 @@ fn back(shop: &mut Deployment, before: u64) {
     let (revision, step) = apply_and_kill(shop, bad);
     assert_eq!(revision, before + 1);
     let mut killed = BTreeSet::from([step]);
-    let watcher = watch(shop);
-    kill_at_each(shop, revision, &mut killed);
+    let watcher = kill_at_each(shop, revision, ("changing", 1), &mut killed);
     for step in [("staging", 1), ("changing", 1), ("rolling-back", 1), ("rolled-back", 1)] {
         assert!(killed.contains(&step), "it was not killed at {step:?}, but at {killed:?}");
     }

@@ -53,13 +53,16 @@ fn skips_it(shop: &Deployment, name: &str) {
 
 fn one_that_was_off_is_named_and_catches_up(shop: &Deployment) {
     let host = shop.lab().host(2);
+    // So that what happens at its boot happens before what its agent does.
+    host.sh("systemctl disable shoal-agent").unwrap();
     host.stop().unwrap();
     wait_until_away(shop);
     skips_it(shop, "2");
     let others = leaders(shop, [0, 1]);
     host.start().unwrap();
+    wait_until("what it had to run", PATIENCE, || is_serving(shop, 2)).unwrap();
+    host.sh("systemctl enable --now shoal-agent").unwrap();
     wait_until_as_wanted(shop);
-    // As it was when it went, then what it missed.
     assert_eq!(starts(shop, 2), ["1", "1", "2"]);
     assert_eq!(leaders(shop, [0, 1]), others);
     assert_eq!(rollout(shop)["state"], "partial", "what has ended has");
