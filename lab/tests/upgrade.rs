@@ -239,6 +239,15 @@ fn what_is_no_agent_for_these_hosts_changes_nothing() {
     let said = said.fails_with(PUT_BACK).unwrap();
     assert!(said.contains("it does not run on this host"), "{said}");
     assert_eq!(runs(&shop, "h1"), BUILT);
+
+    let host = shop.lab().host(0);
+    host.put_file("/etc/shoal/policy.toml", b"agent-upgrade = false\n", 0o644).unwrap();
+    host.sh("systemctl restart shoal-agent").unwrap();
+    let refused = || {
+        let ran = shop.shoal(&["host", "upgrade", "h1", "--agent", "9.9.6"])?;
+        Ok(ran.fails_with(PRECONDITION)?.contains("policy of host h1 does not allow it"))
+    };
+    wait_until("the host's root to be heeded", PATIENCE, refused).unwrap();
     is_tidy(shop.lab().host(0));
 }
 
