@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::events::Events;
-use crate::host::trial::{TrialError, Trials};
+use crate::host::trial::{TrialError, Trials, forget_copy};
 use crate::paths::Paths;
 use crate::stage::Source;
 use crate::version::version;
@@ -300,7 +300,15 @@ impl Upgrade {
     ) -> Result<(), UpgradeError> {
         let Some(spec) = wanted else { return Ok(()) };
         warn!(version = %spec.version, why, "an agent is rejected");
-        Ok(notes.change(|note| note.reject(spec, why, clock::now()))?)
+        let mut place = None;
+        notes.change(|note| {
+            place = note.trial.as_ref().map(|trial| PathBuf::from(&trial.place));
+            note.reject(spec, why, clock::now());
+        })?;
+        if let Some(place) = place {
+            forget_copy(&place);
+        }
+        Ok(())
     }
 
     /// Tells people of a rejection, once.

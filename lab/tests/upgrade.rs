@@ -105,6 +105,7 @@ fn is_tidy(host: &Host) {
     assert_eq!(host.sh(timers).unwrap(), "");
     let dropped = host.sh("ls /run/systemd/system/shoal-agent.service.d 2>/dev/null || true");
     assert_eq!(dropped.unwrap(), "");
+    host.sh("test ! -e /usr/bin/shoal-agent.new").unwrap();
     let program = "systemctl show shoal-agent --property=ExecStart --value";
     assert!(host.sh(program).unwrap().contains("path=/usr/bin/shoal-agent "));
 }
