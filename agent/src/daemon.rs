@@ -67,6 +67,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let upgrade = Upgrade {
         paths: paths.clone(),
         trials: Trials::new(paths.clone(), systemd.clone()),
+        allowed: facts.policy.agent_upgrade,
         source: Arc::new(AgentSource(ControllerSource { channel: channel.subscribe() })),
         desired: wanted.clone(),
         reached: channel.subscribe(),

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::events::Events;
-use crate::host::trial::{TrialError, Trials};
+use crate::host::trial::{TrialError, Trials, forget_copy};
 use crate::paths::Paths;
 use crate::stage::Source;
 use crate::version::version;
@@ -40,6 +40,10 @@ const AGAIN: Duration = Duration::from_secs(30);
 const RESTART: Duration = Duration::from_secs(120);
 /// How often news of a transfer's progress are given.
 const NEWS: Duration = Duration::from_secs(1);
+
+/// Why nothing is tried where the host's root says so.
+const NOT_ALLOWED: &str = "the host's policy does not allow it: agent-upgrade = false in \
+                           /etc/shoal/policy.toml there";
 
 /// What stands in the way.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,8 @@ pub struct Upgrade {
     pub paths: Paths,
     /// What is done to the host.
     pub trials: Trials,
+    /// Whether the host's policy lets another agent in.
+    pub allowed: bool,
     /// Where programs come from.
     pub source: Arc<dyn Source>,
     /// What is wanted.
@@ -148,6 +154,10 @@ impl Upgrade {
             }
             Next::Reject(why) => {
                 self.reject(&notes, wanted, why)?;
+                return Ok(Some(Duration::ZERO));
+            }
+            Next::Try { .. } if !self.allowed => {
+                self.reject(&notes, wanted, NOT_ALLOWED.to_owned())?;
                 return Ok(Some(Duration::ZERO));
             }
             Next::Try { attempt } => return self.begin(&notes, &note, wanted, attempt).await,
@@ -290,7 +300,15 @@ impl Upgrade {
     ) -> Result<(), UpgradeError> {
         let Some(spec) = wanted else { return Ok(()) };
         warn!(version = %spec.version, why, "an agent is rejected");
-        Ok(notes.change(|note| note.reject(spec, why, clock::now()))?)
+        let mut place = None;
+        notes.change(|note| {
+            place = note.trial.as_ref().map(|trial| PathBuf::from(&trial.place));
+            note.reject(spec, why, clock::now());
+        })?;
+        if let Some(place) = place {
+            forget_copy(&place);
+        }
+        Ok(())
     }
 
     /// Tells people of a rejection, once.

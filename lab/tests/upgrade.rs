@@ -62,7 +62,7 @@ fn replace(program: &mut [u8], from: &[u8], to: &[u8]) {
 
 /// The agent that is built, as one of another version: its version is in its program, once, and
 /// that is where it reads it. `change` may make more of it.
-fn agent(shop: &Deployment, version: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+fn agent(shop: &Deployment, version: &str, change: impl FnOnce(&mut [u8])) -> PathBuf {
     // What is for debuggers is most of it.
     let path = shop.dir().join(format!("agent-{version}"));
     let built = shop.programs().path("shoal-agent");
@@ -81,12 +81,12 @@ fn agent(shop: &Deployment, version: &str, change: impl FnOnce(&mut Vec<u8>)) ->
 }
 
 /// Looks for its state where there is none, and so ends as soon as it is run as the daemon.
-fn ends_at_once(program: &mut Vec<u8>) {
+fn ends_at_once(program: &mut [u8]) {
     replace(program, b"/var/lib/shoal", b"/var/lib/shoaX");
 }
 
 /// Calls what the controller does not have, and so is never welcomed.
-fn never_arrives(program: &mut Vec<u8>) {
+fn never_arrives(program: &mut [u8]) {
     replace(program, b"/shoal.v1.AgentLink/Connect", b"/shoal.v1.AgentLink/Connecx");
 }
 
@@ -105,6 +105,7 @@ fn is_tidy(host: &Host) {
     assert_eq!(host.sh(timers).unwrap(), "");
     let dropped = host.sh("ls /run/systemd/system/shoal-agent.service.d 2>/dev/null || true");
     assert_eq!(dropped.unwrap(), "");
+    host.sh("test ! -e /usr/bin/shoal-agent.new").unwrap();
     let program = "systemctl show shoal-agent --property=ExecStart --value";
     assert!(host.sh(program).unwrap().contains("path=/usr/bin/shoal-agent "));
 }
@@ -145,8 +146,8 @@ fn every_host_gets_it_and_no_instance_notices() {
 fn one_that_does_not_work_is_put_back() {
     let shop = shop("putback", 2);
     let before = leaders(&shop);
-    for (version, change) in [("9.9.2", ends_at_once as fn(&mut Vec<u8>)), ("9.9.3", never_arrives)]
-    {
+    let bad: [(&str, fn(&mut [u8])); 2] = [("9.9.2", ends_at_once), ("9.9.3", never_arrives)];
+    for (version, change) in bad {
         let bad = agent(&shop, version, change);
         let line = ["host", "upgrade", "h1", "h2", "--deadline", "10s", "--agent"];
         let line = [&line[..], &[bad.to_str().unwrap()]].concat();
@@ -239,6 +240,15 @@ fn what_is_no_agent_for_these_hosts_changes_nothing() {
     let said = said.fails_with(PUT_BACK).unwrap();
     assert!(said.contains("it does not run on this host"), "{said}");
     assert_eq!(runs(&shop, "h1"), BUILT);
+
+    let host = shop.lab().host(0);
+    host.put_file("/etc/shoal/policy.toml", b"agent-upgrade = false\n", 0o644).unwrap();
+    host.sh("systemctl restart shoal-agent").unwrap();
+    let refused = || {
+        let ran = shop.shoal(&["host", "upgrade", "h1", "--agent", "9.9.6"])?;
+        Ok(ran.fails_with(PRECONDITION)?.contains("policy of host h1 does not allow it"))
+    };
+    wait_until("the host's root to be heeded", PATIENCE, refused).unwrap();
     is_tidy(shop.lab().host(0));
 }
 

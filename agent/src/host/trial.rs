@@ -270,6 +270,13 @@ fn copy_beside(program: &Path, place: &Path) -> Result<(), FileError> {
     })
 }
 
+/// Removes the copy beside a program's place, which nobody needs where its trial has failed.
+pub fn forget_copy(place: &Path) {
+    if let Err(error) = remove_file(&beside(place, "new")) {
+        tracing::warn!(error = %crate::chain(&error), "cannot remove the copy of a program");
+    }
+}
+
 fn put_in_place(program: &Path, place: &Path) -> Result<(), FileError> {
     copy_beside(program, place)?;
     let (new, previous) = (beside(place, "new"), beside(place, "previous"));
@@ -332,9 +339,16 @@ fn set_guard(trial: &Trial) -> Result<(), TrialError> {
 /// # Errors
 /// Where systemd refuses, or nothing can be noted; the agent before is started all the same.
 pub fn put_back(paths: &Paths, guarded: &Guarded) -> Result<bool, TrialError> {
-    let noted = Notes::open(paths)?.change(|note| note.put_back(guarded, clock::now()));
+    let mut place = None;
+    let noted = Notes::open(paths)?.change(|note| {
+        place = note.trial.as_ref().map(|trial| PathBuf::from(&trial.place));
+        note.put_back(guarded, clock::now())
+    });
     if matches!(noted, Ok(false)) {
         return Ok(false);
+    }
+    if let Some(place) = place {
+        forget_copy(&place);
     }
     remove_file(Path::new(DROP_IN))?;
     command::run("systemctl", &["daemon-reload"])?;

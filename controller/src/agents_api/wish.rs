@@ -55,8 +55,8 @@ impl Asked {
 /// meanwhile.
 ///
 /// # Errors
-/// [`Refusal::Precondition`] where there is none, or nobody knows the host's architecture; names
-/// the host.
+/// [`Refusal::Precondition`] where there is none, the host's policy does not allow it, or nobody
+/// knows the host's architecture; names the host.
 pub async fn wish(
     records: &Records,
     host: &HostRecord,
@@ -71,6 +71,14 @@ pub async fn wish(
             host.name
         ))
     })?;
+    let policy = host.facts.as_ref().and_then(|facts| facts.policy.as_ref());
+    if policy.is_some_and(|policy| policy.no_agent_upgrade) {
+        return Err(Refusal::Precondition(format!(
+            "the policy of host {} does not allow it: agent-upgrade = false in \
+             /etc/shoal/policy.toml there",
+            host.name
+        )));
+    }
     let stored = match id_of(version, &architecture) {
         Some(id) => records.get::<AgentProgramRecord>(&id).await?,
         None => None,

@@ -4,10 +4,10 @@ use shoal_core::agent_program::stamp;
 use shoal_proto::v1::agents_client::AgentsClient;
 use shoal_proto::v1::push_agent_request::Message;
 use shoal_proto::v1::{
-    AgentPhase, AgentProgram, AgentSpec, AgentStatus, FetchAgentRequest, HostFacts, HostStatus,
-    ListAgentsRequest, ListAuditRequest, PushAgentHeader, PushAgentRequest, PushAgentResponse,
-    RemoveAgentRequest, UpgradeAgentRequest, UpgradeAgentResponse, agent_message,
-    controller_message,
+    AgentPhase, AgentProgram, AgentSpec, AgentStatus, FetchAgentRequest, HostFacts, HostPolicy,
+    HostStatus, ListAgentsRequest, ListAuditRequest, PushAgentHeader, PushAgentRequest,
+    PushAgentResponse, RemoveAgentRequest, UpgradeAgentRequest, UpgradeAgentResponse,
+    agent_message, controller_message,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -227,6 +227,22 @@ async fn a_program_for_another_processor_is_refused_by_the_hosts_name() {
     stand.host("new").await;
     refused(upgrade(&stand, "new", "0.3.0").await, precondition, &["never said which processor"]);
     assert_eq!(stand.show("pi-1").await.generation, 0, "nothing was changed");
+}
+
+#[tokio::test]
+async fn a_host_whose_root_does_not_want_it_is_left_alone() {
+    let stand = Stand::new().await;
+    push(&stand, &program("0.3.0", 62)).await.unwrap();
+    let agent = stand.host("own").await;
+    let stream = agent.open(&stand).await;
+    let mut hello = hello();
+    let facts = hello.facts.get_or_insert_with(HostFacts::default);
+    facts.architecture = "x86-64".into();
+    facts.policy = Some(HostPolicy { no_agent_upgrade: true, ..HostPolicy::default() });
+    stream.say(agent_message::Message::Hello(hello)).await;
+    until("its hello", async || stand.show("own").await.online).await;
+    let words = ["policy of host own", "agent-upgrade = false"];
+    refused(upgrade(&stand, "own", "0.3.0").await, Code::FailedPrecondition, &words);
 }
 
 #[tokio::test]

@@ -847,6 +847,8 @@ pub struct HostPolicy {
     pub system_calls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "8")]
     pub bind: ::prost::alloc::vec::Vec<AllowedBind>,
+    #[prost(bool, tag = "9")]
+    pub no_agent_upgrade: bool,
 }
 /// What an agent did or noticed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -37,7 +37,7 @@ fn reporting(phase: AgentPhase, asked: u64, message: &str) -> Host {
 #[test]
 fn a_host_is_followed_to_its_end() {
     let judge = |host: &Host, was_online| judge(host, &told(was_online)).unwrap();
-    let end = |host: &Host| judge(host, true).1.map(|(outcome, why)| (outcome, why));
+    let end = |host: &Host| judge(host, true).1;
     let fetching = judge(&reporting(AgentPhase::Fetching, 2, "40 %"), true);
     assert_eq!(fetching, ("fetching".into(), None));
     let failed = judge(&reporting(AgentPhase::Failed, 2, "no room"), true);
