@@ -565,9 +565,13 @@ fn under(generation: u64, version: u8) -> HostSpec {
 /// A host with infra version 1, recorded.
 async fn bench_with_infra() -> Bench {
     let mut bench = bench();
-    bench.host.change(|s| s.images = [[1; 32].into(), [2; 32].into()].into());
+    bench.host.change(|s| s.images = [[1; 32].into(), [9; 32].into()].into());
     bench.desired.send_replace(Some(under(1, 1)));
     bench.until(|s| has(s, "1", Phase::Done) && s.instances.iter().all(is_ready_now)).await;
+    bench.host.change(|s| {
+        assert!(!s.images.contains(&[9; 32].into()), "nothing needs it");
+        s.images.insert([2; 32].into());
+    });
     bench
 }
 

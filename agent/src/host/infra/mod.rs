@@ -203,13 +203,17 @@ impl Infra {
     fn work(&self, task: &Task, wanted: &HostSpec, progress: &Arc<Progress>) {
         let done = task.carry_out(&self.paths, wanted, progress);
         let mut state = self.state();
-        // One that was called off is nobody's any more.
-        if state.job.take_if(|(_, other)| Arc::ptr_eq(other, progress)).is_none() {
-            return;
-        }
+        // One that was called off, or seen to be done, is nobody's any more.
+        let is_ours = state.job.take_if(|(_, other)| Arc::ptr_eq(other, progress)).is_some();
         match done {
             Ok(bytes) => state.news.push(task.done(bytes)),
             Err(DataError::Copy(CopyError::CalledOff)) => {}
+            Err(error) if !is_ours => {
+                info!(
+                    error = crate::chain(&error),
+                    "data that nobody wants any more is not copied"
+                );
+            }
             Err(error) => {
                 let why = crate::chain(&error);
                 warn!(error = why, "cannot copy data; it is tried again");
