@@ -44,7 +44,11 @@ impl RealHost {
         for spec in &wanted.instances {
             left.remove(&spec.id.machine());
         }
-        left.retain(|machine| matches!(Record::find(&self.paths, machine), Ok(None)));
+        left.retain(|machine| {
+            let files = names(&self.paths.instance(machine));
+            let ours = files.is_ok_and(|files| are_ours(&files));
+            ours && matches!(Record::find(&self.paths, machine), Ok(None))
+        });
         for found in self.units.all().await? {
             if !matches!(found.unit, Unit::Inactive | Unit::Failed) {
                 left.remove(&found.machine);
@@ -74,6 +78,16 @@ impl RealHost {
     }
 }
 
+/// Whether a machine's directory holds nothing but what an agent puts there. What someone else has
+/// put there may be data, and stays with all that is beside it.
+fn are_ours(names: &[String]) -> bool {
+    let known = ["data", "hooks.json", "journal", "scratch", "hosts", "runs.json"];
+    names.iter().all(|name| {
+        let name = name.strip_suffix(".new").map_or(name.clone(), |name| format!("{name}.json"));
+        known.contains(&name.as_str())
+    })
+}
+
 /// Whether a machine's directory holds more than goes with its data, or no data at all.
 fn leftovers(names: &[String]) -> bool {
     let of_data = ["data", "hooks.json", "journal"];
@@ -97,6 +111,23 @@ mod tests {
         for (names, wanted) in cases {
             let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
             assert_eq!(leftovers(&names), wanted, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn what_someone_else_has_put_there_is_not_ours() {
+        let cases: [(&[&str], bool); 4] = [
+            (&[], true),
+            (
+                &["data", "hooks.json", "hooks.new", "hosts", "journal", "runs.json", "scratch"],
+                true,
+            ),
+            (&["var"], false),
+            (&["data", "notes.txt"], false),
+        ];
+        for (names, wanted) in cases {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(are_ours(&names), wanted, "{names:?}");
         }
     }
 }
