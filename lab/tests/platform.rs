@@ -131,7 +131,8 @@ fn every_service_has_it(site: &Deployment) {
     wait_until("the mail to be kept", PATIENCE, mails).unwrap();
     let metric = "/var/lib/graphite/whisper/notes/kept.wsp";
     let counted = || {
-        let points = exec(site, "infra/graphite", &["whisper-fetch", "--drop=nulls", metric]);
+        let fetch = ["exec", "infra/graphite", "--", "whisper-fetch", "--drop=nulls", metric];
+        let points = site.shoal(&fetch)?.ok()?;
         ensure!(points.contains("1.0"), "{points}");
         Ok(true)
     };
@@ -212,8 +213,7 @@ fn edit(site: &Deployment, file: &str, changes: &[(&str, &str)]) {
 
 /// It was taken while everything was down, and so has no lock of a running database.
 fn before_it_is_in_the_snapshot(site: &Deployment) {
-    let instances = site.lab().host(0).disk().join("shoal/instances");
-    let snapshot = instances.join("infra-postgres/snapshots/2/postgresql/main");
+    let snapshot = site.lab().host(0).disk().join("shoal/snapshots/2/infra-postgres/postgresql/main");
     assert!(snapshot.join("PG_VERSION").exists(), "no snapshot at {}", snapshot.display());
     assert!(!snapshot.join("postmaster.pid").exists());
 }
