@@ -10,10 +10,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use shoal_core::fallback::{Change, Memory, Past, Seen, WentBack, Wishes};
+use shoal_core::fallback::{Change, Memory, Past, Seen, Way, WentBack, Wishes};
 use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::FleetName;
+use shoal_core::infra::is_infra;
+use shoal_core::name::{FleetName, InfraVersion};
 use shoal_core::secret::{PinnedSecret, needed};
 use shoal_core::spec::InstanceSpec;
 use shoal_core::time::Timestamp;
@@ -136,27 +137,28 @@ impl Fallback {
         self.memory.good().map(|good| good.config.image.digest).collect()
     }
 
-    /// Takes in a look at the host. Gives the fleets that go back from now on.
+    /// Takes in a look at the host, and at the way that it is on to an infra version. Gives the fleets that go back from now on.
     pub fn look(
         &mut self,
         desired: &HostSpec,
         see: impl Fn(&InstanceSpec) -> Seen,
+        way: Option<Way<'_>>,
         now: Timestamp,
-    ) -> Vec<WentBack> {
+    ) -> Vec<(FleetName, WentBack)> {
         let mut back = Vec::new();
-        for change in self.memory.look(desired, see, now) {
+        for change in self.memory.look(desired, see, way, now) {
             let fleet = match change {
                 Change::Proved(fleet) => fleet,
                 Change::WentBack(fleet, went_back) => {
-                    back.push(went_back);
+                    back.push((fleet.clone(), went_back));
                     fleet
                 }
             };
             self.unsaved.insert(fleet);
         }
         self.save();
-        for WentBack { instance, from, to, why } in &back {
-            info!(fleet = %instance.fleet, from, to, why, "goes back to what was healthy before");
+        for (fleet, WentBack { instance, from, to, why }) in &back {
+            info!(%fleet, %instance, from, to, why, "goes back to what was healthy before");
         }
         back
     }
@@ -193,12 +195,21 @@ fn read(path: &std::path::Path) -> Result<Option<Past>, Unusable> {
 
 fn wishes(desired: &HostSpec) -> Wishes {
     let fleets = desired.instances.chunk_by(|a, b| a.id.fleet == b.id.fleet);
-    fleets.filter_map(|wanted| Some((wanted.first()?.id.fleet.clone(), wish(wanted)))).collect()
+    let wish_of = |wanted: &[InstanceSpec]| {
+        let fleet = wanted.first()?.id.fleet.clone();
+        let infra = desired.infra.as_ref().filter(|_| is_infra(&fleet));
+        let wish = wish(wanted, infra.map(|infra| &infra.version));
+        Some((fleet, wish))
+    };
+    fleets.filter_map(wish_of).collect()
 }
 
 /// Tells wishes for a fleet apart, without keeping them.
-fn wish(wanted: &[InstanceSpec]) -> Digest {
+fn wish(wanted: &[InstanceSpec], infra: Option<&InfraVersion>) -> Digest {
     let mut hasher = Sha256::new();
+    if let Some(infra) = infra {
+        hasher.update(serde_json::to_vec(infra).expect("a version is plain data"));
+    }
     for spec in wanted {
         // Another container is asked for by another revision.
         let InstanceSpec {
@@ -268,7 +279,7 @@ mod tests {
 
     fn look(fallback: &mut Fallback, desired: &HostSpec, verdict: Verdict, at: u64) -> usize {
         let see = |_: &InstanceSpec| Seen { begun: true, verdict: verdict.clone(), waits: false };
-        fallback.look(desired, see, Timestamp(at)).len()
+        fallback.look(desired, see, None, Timestamp(at)).len()
     }
 
     fn prove(fallback: &mut Fallback) {
@@ -350,7 +361,7 @@ mod tests {
         let of = |change: fn(&mut InstanceSpec)| {
             let mut spec = instance(1);
             change(&mut spec);
-            wish(&[spec])
+            wish(&[spec], None)
         };
         let same = of(|_| {});
         assert_eq!(of(|spec| spec.paused = true), same);
@@ -358,6 +369,9 @@ mod tests {
         assert_eq!(of(|spec| spec.gate = Some(Duration::ZERO)), same);
         assert_ne!(of(|spec| spec.restarts = 1), same);
         assert_ne!(of(|spec| spec.revision = 2), same);
+        let under = |version: &str| wish(&[instance(1)], Some(&version.parse().unwrap()));
+        assert_ne!(under("1"), same);
+        assert_ne!(under("1"), under("2"));
         assert_ne!(of(|spec| spec.config.settings.vars = [("a".into(), 1)].map(var).into()), same);
     }
 

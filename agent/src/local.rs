@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shoal_core::host::{HostFacts, HostSpec};
-use shoal_core::name::{FleetName, MachineName};
+use shoal_core::name::{FleetName, InfraVersion, MachineName};
 use shoal_core::plan::Unit;
 use shoal_core::spec::RunState;
 
@@ -42,6 +42,12 @@ pub struct Local {
     pub controller: String,
     /// The generation of the last accepted desired state; 0 before the first.
     pub generation: u64,
+    /// The infra version that it has recorded, where it has.
+    pub infra: Option<InfraVersion>,
+    /// The infra version that it is to have, where it is.
+    pub infra_wanted: Option<InfraVersion>,
+    /// What is wrong with the host as a whole.
+    pub problems: Vec<String>,
     /// Every instance that is wanted or there.
     pub instances: Vec<Row>,
     /// Fleets that the agent took back to what was healthy before, with why.
@@ -60,13 +66,17 @@ pub async fn look(paths: &Paths) -> anyhow::Result<Local> {
     let name = about.host_name.clone();
     let secrets = Arc::new(Secrets::open(sealed::vault(paths), ledger.desired())?);
     let host = RealHost::new(paths.clone(), systemd, name, HostFacts::default(), secrets);
-    let observation = host.observe().await?;
     let none = HostSpec::default();
+    // To look is no reason to begin anything: what is wanted of its data is left out.
+    let observation = host.observe(&none).await?;
     let spec = ledger.desired().unwrap_or(&none);
     Ok(Local {
         host: about.host_name.to_string(),
         controller: about.controller,
         generation: spec.generation,
+        infra: observation.observed.infra.version.clone(),
+        infra_wanted: spec.infra.as_ref().map(|infra| infra.version.clone()),
+        problems: observation.problems.clone(),
         instances: rows(spec, &observation),
         went_back: Fallback::noted(paths, spec)?,
     })

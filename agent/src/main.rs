@@ -192,6 +192,14 @@ async fn show(paths: Paths, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!("{} of {}, generation {}", local.host, local.controller, local.generation);
+    if local.infra.is_some() || local.infra_wanted.is_some() {
+        let shown = |v: &Option<_>| v.as_ref().map_or("none".to_owned(), ToString::to_string);
+        let (has, wants) = (shown(&local.infra), shown(&local.infra_wanted));
+        println!("infra version {has}, wanted {wants}");
+    }
+    for problem in &local.problems {
+        println!("problem: {problem}");
+    }
     if local.instances.is_empty() {
         println!("no instances");
         return Ok(());

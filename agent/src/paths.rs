@@ -43,6 +43,8 @@ impl Paths {
             self.images(),
             self.agents(),
             self.instances(),
+            self.snapshots(),
+            self.backups(),
             self.mounts(),
         ];
         for dir in dirs {
@@ -99,6 +101,30 @@ impl Paths {
     #[must_use]
     pub fn instances(&self) -> PathBuf {
         self.state.join("instances")
+    }
+
+    /// What the host has recorded of its infra.
+    #[must_use]
+    pub fn infra(&self) -> PathBuf {
+        self.state.join("infra.json")
+    }
+
+    /// Copies of data volumes, by the revision of the infra that they were taken before.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
+    }
+
+    /// Data volumes that others were put back in place of. Nothing here removes them.
+    #[must_use]
+    pub fn undone(&self) -> PathBuf {
+        self.state.join("undone")
+    }
+
+    /// Where operators put backups that a host is to get its data from.
+    #[must_use]
+    pub fn backups(&self) -> PathBuf {
+        self.state.join("backups")
     }
 
     /// One machine's state.

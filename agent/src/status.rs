@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shoal_core::host::HostSpec;
 use shoal_core::image::{Digest, PinnedImage};
+use shoal_core::infra;
 use shoal_core::name::{FleetName, MachineName};
 use shoal_core::plan::{Attempts, Machine, Plan, Unit};
 use shoal_core::spec::{InstanceSpec, RunState, Start};
@@ -78,8 +79,22 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         problems: problems(inputs),
         // Put in by whoever knows.
         agent: None,
-        infra: None,
+        infra: infra(inputs),
     }
+}
+
+/// How the host is with its infra; `None` where it has none and is to have none.
+fn infra(inputs: Inputs<'_>) -> Option<infra::Status> {
+    let observed = &inputs.observation.observed;
+    let wants = inputs.spec.infra.as_ref().map(|infra| infra.version.clone());
+    let infra::Recorded { version: has, since, restored: _ } = observed.infra.clone();
+    let snapshots: Vec<u64> = observed.snapshots.iter().copied().collect();
+    if wants.is_none() && has.is_none() && snapshots.is_empty() {
+        return None;
+    }
+    let (phase, waits) = inputs.plan.infra.clone();
+    let waits = waits.map(shortened);
+    Some(infra::Status { has, since, wants, phase, waits, snapshots })
 }
 
 fn problems(inputs: Inputs<'_>) -> Vec<String> {
@@ -514,9 +529,8 @@ mod tests {
             let mut applied = spec("running");
             applied.config.image.digest = [image; 32].into();
             let mut observation = Observation::default();
-            let applied =
-                let (id, config) = (applied.id, applied.config);
-                Applied { id, config, restarts: 0, recreate: 0, infra: None };
+            let (id, config) = (applied.id, applied.config);
+            let applied = Applied { id, config, restarts: 0, recreate: 0, infra: None };
             let found = Machine { applied: Some(applied), unit, ..Machine::default() };
             observation.observed.machines.insert(machine.clone(), found);
             observation.observed.images.insert([7; 32].into());
@@ -611,6 +625,39 @@ mod tests {
         let first = report(inputs, &HostStatus::default(), Timestamp(5));
         let second = report(inputs, &first, Timestamp(50));
         assert_eq!(second.instances[0].since, Timestamp(5));
+    }
+
+    #[test]
+    fn the_infra_is_told_of_where_there_is_one() {
+        let mut observation = Observation::default();
+        let mut host =
+            HostSpec { generation: 1, instances: vec![spec("running")], ..HostSpec::default() };
+        let mut plan = Plan::default();
+        let of = |host: &HostSpec, observation: &Observation, plan: &Plan| {
+            let inputs = Inputs {
+                desired: host,
+                spec: host,
+                back: &BTreeMap::new(),
+                observation,
+                plan,
+                transfers: &BTreeMap::new(),
+                health: &BTreeMap::new(),
+                errors: &BTreeMap::new(),
+            };
+            report(inputs, &HostStatus::default(), Timestamp(0)).infra
+        };
+        assert_eq!(of(&host, &observation, &plan), None);
+        observation.observed.infra.version = Some("1".parse().unwrap());
+        observation.observed.infra.since = Some(Timestamp(7));
+        observation.observed.snapshots = [3, 4].into();
+        let infra = serde_json::json!({"version": "2", "revision": 4});
+        host.infra = Some(serde_json::from_value(infra).unwrap());
+        plan.infra = (infra::Phase::Data, Some("copying data: 1 MiB of 2 MiB".into()));
+        let told = of(&host, &observation, &plan).unwrap();
+        assert_eq!((told.has.unwrap().as_str(), told.since), ("1", Some(Timestamp(7))));
+        assert_eq!((told.wants.unwrap().as_str(), told.phase), ("2", infra::Phase::Data));
+        assert_eq!(told.waits.as_deref(), Some("copying data: 1 MiB of 2 MiB"));
+        assert_eq!(told.snapshots, [3, 4]);
     }
 
     #[test]

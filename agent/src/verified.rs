@@ -219,6 +219,14 @@ pub fn note_arrival(dir: &Path, digest: &Digest, now: Timestamp) -> Result<(), F
     note(dir, digest, Signature::of(&metadata), now)
 }
 
+/// Forgets files in `dir` that are not there any more.
+///
+/// # Errors
+/// Where that can't be noted.
+pub fn forget_missing(dir: &Path) -> Result<(), FileError> {
+    change(dir, |_| {})
+}
+
 fn change(
     dir: &Path,
     change: impl FnOnce(&mut BTreeMap<Digest, Verified>),

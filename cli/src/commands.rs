@@ -94,8 +94,13 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Fmt(args) => fmt::run(shell, &args),
         Command::Import(args) => import::run(shell, &args),
         Command::Schema(args) => schema::run(shell, &args),
-        Command::Plan(args) => apply::plan(shell, args.file.path(), Kind::Fleet).await,
-        Command::Apply(args) => apply::apply(shell, args.file.path(), Kind::Fleet, &args.how).await,
+        Command::Plan(args) => {
+            apply::plan(shell, args.file.path(), Kind::Fleet, args.recreate.wanted()).await
+        }
+        Command::Apply(args) => {
+            let recreate = args.recreate.wanted();
+            apply::apply(shell, args.file.path(), Kind::Fleet, &args.how, recreate).await
+        }
         Command::Infra(command) => infra::run(shell, command).await,
         Command::Status(args) => fleet::status(shell, args).await,
         Command::Rollout(command) => rollout::run(shell, command).await,

@@ -27,6 +27,7 @@ fn errors_go_to_standard_error_with_their_code() {
     let table = [
         ("status", 2, "shoal-controller init"),
         ("apply", 2, "fleet.toml"),
+        ("infra apply", 2, "infra.toml"),
         ("check bad.toml", 2, "bad.toml:1:"),
         ("check none.toml -o json", 2, "none.toml"),
         // No context is needed to be told so: nothing is sent before the file is known to be good.

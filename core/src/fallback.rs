@@ -336,7 +336,11 @@ impl Memory {
         if on_its_way.is_none() && seen.iter().all(|(_, seen)| seen.verdict == Verdict::Ready) {
             self.trials.remove(fleet);
             // What an operator has stopped is as they want it, and proves nothing.
-            if wanted.instances.iter().any(|spec| spec.run == RunState::Stopped && past.differs(spec)) {
+            if wanted
+                .instances
+                .iter()
+                .any(|spec| spec.run == RunState::Stopped && past.differs(spec))
+            {
                 return None;
             }
             let new = past.good != wanted.instances || past.infra.as_ref() != wanted.infra;

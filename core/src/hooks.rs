@@ -211,16 +211,17 @@ pub struct Run {
 impl Run {
     /// What it finds in its environment, besides the instance's own.
     #[must_use]
-    pub fn environment(&self) -> [(&'static str, String); 5] {
-        let version =
-            |v: &Option<InfraVersion>| v.as_ref().map(ToString::to_string).unwrap_or_default();
-        [
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut environment = vec![
             ("SHOAL_MODE", self.mode.as_str().to_owned()),
             ("SHOAL_FROM", self.from.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("SHOAL_TO", self.to.reference.to_string()),
-            ("SHOAL_INFRA_FROM", version(&self.infra_from)),
-            ("SHOAL_INFRA_TO", version(&self.infra_to)),
-        ]
+        ];
+        if let Some(to) = &self.infra_to {
+            let from = self.infra_from.as_ref().map(ToString::to_string).unwrap_or_default();
+            environment.extend([("SHOAL_INFRA_FROM", from), ("SHOAL_INFRA_TO", to.to_string())]);
+        }
+        environment
     }
 }
 
@@ -426,7 +427,8 @@ mod tests {
 
     #[test]
     fn a_hook_is_told_where_it_comes_from() {
-        let env = |run: Run| run.environment().map(|(name, value)| format!("{name}={value}"));
+        let shown = |(name, value): (&str, String)| format!("{name}={value}");
+        let env = |run: Run| run.environment().into_iter().map(shown).collect::<Vec<_>>();
         let to = config(2, BOTH).image.reference;
         let from = config(1, BOTH).image.reference;
         assert_eq!(
@@ -435,8 +437,6 @@ mod tests {
                 "SHOAL_MODE=update".to_owned(),
                 format!("SHOAL_FROM={from}"),
                 format!("SHOAL_TO={to}"),
-                "SHOAL_INFRA_FROM=".to_owned(),
-                "SHOAL_INFRA_TO=".to_owned(),
             ]
         );
         let new = env(run(&Past::default(), 2, BOTH, false));

@@ -1,10 +1,11 @@
 //! Squashfs images for tests and the demo, built once for each recipe and cached.
 //!
 //! Way in: [`busybox_image`] where any image will do (under a second), [`debian_image`] where it
-//! has to boot, [`belenios_image`] for a whole deployment. The same recipe gives the same bytes on
+//! has to boot, [`belenios_image`] and [`platform_image`] for whole deployments. The same recipe gives the same bytes on
 //! the same machine: times are fixed.
 
 mod belenios;
+mod platform;
 mod rebuild;
 
 use std::fs::{self, Permissions};
@@ -20,6 +21,7 @@ use crate::cache::Cache;
 use crate::{base, exec, packages};
 
 pub use belenios::belenios_image;
+pub use platform::{platform_example, platform_image};
 pub use rebuild::rebuild_image;
 
 /// Where `busybox-static` puts its one program.

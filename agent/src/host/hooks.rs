@@ -177,8 +177,13 @@ mod tests {
     fn everything() -> Past {
         let digest = |byte: u8| [byte; 32].into();
         Past {
-            image: Some(SetUpFor { reference: "app:1".parse().unwrap(), digest: digest(7) }),
+            image: Some(SetUpFor {
+                reference: "app:1".parse().unwrap(),
+                digest: digest(7),
+                infra: None,
+            }),
             fresh: true,
+            restored: false,
             running: Some(Running { mode: Mode::Update, since: Timestamp(4) }),
             failure: Some(Failure {
                 mode: Mode::New,
@@ -214,6 +219,17 @@ mod tests {
         assert_eq!(load(&paths, &machine).unwrap(), everything());
         forgive(&paths, &machine).unwrap();
         assert_eq!(load(&paths, &machine).unwrap(), everything().forgiven());
+    }
+
+    #[test]
+    fn an_infra_version_and_a_backup_are_told_where_there_is_one() {
+        let (_dir, paths, machine) = place();
+        let mut past = everything().brought_back();
+        past.image.as_mut().unwrap().infra = Some("50.2.0".parse().unwrap());
+        save(&paths, &machine, &past).unwrap();
+        let text = fs::read_to_string(path(&paths, &machine)).unwrap();
+        assert!(text.contains("\"infra\": \"50.2.0\"\n  },\n  \"restored\": true,"), "{text}");
+        assert_eq!(load(&paths, &machine).unwrap(), past);
     }
 
     #[test]

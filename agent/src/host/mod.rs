@@ -18,6 +18,7 @@ pub mod haste;
 pub mod hooks;
 pub mod hostbind;
 pub mod idmap;
+pub mod infra;
 pub mod inplace;
 pub mod journal;
 pub mod machines;
@@ -44,6 +45,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use shoal_core::hooks::{Mode, Ran};
+use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
 use shoal_core::plan::{Action, Observed};
@@ -54,11 +56,15 @@ use shoal_core::time::Timestamp;
 /// A host as the reconcile loop needs it.
 #[async_trait]
 pub trait Host: Send + Sync {
-    /// What is there now.
-    async fn observe(&self) -> Result<Observation, HostError>;
+    /// What is there now, on the way to what is wanted.
+    async fn observe(&self, wanted: &HostSpec) -> Result<Observation, HostError>;
 
     /// Does one step of a plan to a machine. Starting and stopping are begun, not awaited.
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError>;
+
+    /// Does one step of a plan to the host as a whole. Copying data is begun, not awaited.
+    async fn carry_out_for_host(&self, wanted: &HostSpec, action: &Action)
+    -> Result<(), HostError>;
 
     /// Unmounts an image that nothing uses.
     async fn unmount(&self, digest: &Digest) -> Result<(), HostError>;
@@ -84,6 +90,11 @@ pub struct Observation {
     pub volumes: Vec<RetainedData>,
     /// What is wrong with the host as a whole, for people.
     pub problems: Vec<String>,
+    /// What has been done to the host as a whole since it was last looked at, for people.
+    pub news: Vec<String>,
+    /// The revision of the infra of which a snapshot is only half back in its place: the rest comes
+    /// before all else.
+    pub half_back: Option<u64>,
 }
 
 /// What people want to know of a machine.
@@ -168,6 +179,12 @@ pub enum HostError {
     /// A secret.
     #[error(transparent)]
     Secret(#[from] crate::secrets::vault::SecretError),
+    /// The host's data.
+    #[error(transparent)]
+    Data(#[from] infra::snapshot::DataError),
+    /// The host's infra version.
+    #[error(transparent)]
+    Recorded(#[from] infra::RecordFailed),
     /// What is remembered of hooks.
     #[error(transparent)]
     Hooks(#[from] hooks::NoteError),

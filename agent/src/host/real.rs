@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use shoal_core::hooks::Failure;
-use shoal_core::host::HostFacts;
+use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::Digest;
 use shoal_core::name::{HostName, MachineName};
 use shoal_core::plan::{Action, Machine, Unit};
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tracing::debug;
 
 use super::haste::Haste;
+use super::infra::Infra;
 use super::machines::{Directories, Directory, Machines};
 use super::probe::Probe;
 use super::runs::Runs;
@@ -30,7 +31,7 @@ use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
 use crate::secrets::Secrets;
-use crate::verified::Images;
+use crate::verified::{self, Images};
 
 /// The host that the agent runs on.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub struct RealHost {
     drift: drift::Watch,
     images: Arc<Images>,
     secrets: Arc<Secrets>,
+    infra: Infra,
 }
 
 impl RealHost {
@@ -63,6 +65,7 @@ impl RealHost {
         let unit_files = UnitFiles::new("/", paths.units_changed());
         let drift = drift::Watch::new(paths.clone(), unit_files.clone());
         let images = Arc::new(Images::new(paths.images()));
+        let infra = Infra::new(paths.clone());
         let (reread, haste) = (Reread::new(paths.units_changed()), Haste::default());
         Self {
             paths,
@@ -77,6 +80,7 @@ impl RealHost {
             drift,
             images,
             secrets,
+            infra,
         }
     }
 
@@ -99,6 +103,17 @@ impl RealHost {
     /// Where systemd can't be listened to.
     pub async fn watch(&self, bell: &Notify) -> Result<(), HostError> {
         self.units.watch(bell).await
+    }
+
+    /// Removes the file of an image that nothing uses.
+    async fn discard(&self, digest: &Digest) -> Result<(), HostError> {
+        let (paths, digest) = (self.paths.clone(), *digest);
+        // It waits for whoever is mounting an image.
+        let discarded = tokio::task::spawn_blocking(move || -> Result<(), HostError> {
+            mount::discard_image(&paths, &digest)?;
+            Ok(verified::forget_missing(&paths.images())?)
+        });
+        discarded.await.expect("removing an image does not panic")
     }
 
     /// What a program that is run for a check gets: the environment of its instance.
@@ -187,7 +202,7 @@ fn note_addresses(observation: &mut Observation) {
 
 #[async_trait]
 impl Host for RealHost {
-    async fn observe(&self) -> Result<Observation, HostError> {
+    async fn observe(&self, wanted: &HostSpec) -> Result<Observation, HostError> {
         let began = Instant::now();
         let directories = self.machines.look()?;
         let enabled = systemd::enabled()?;
@@ -208,6 +223,7 @@ impl Host for RealHost {
         observation.problems.extend(self.images.problems());
         observation.observed.secrets = self.secrets.kept();
         observation.observed.unkept = self.secrets.unkept();
+        self.infra.look(wanted, &mut observation)?;
         let took_ms = began.elapsed().as_millis();
         debug!(took_ms, machines = observation.observed.machines.len(), "observed the host");
         Ok(observation)
@@ -255,6 +271,34 @@ impl Host for RealHost {
             | Action::Restore(_)
             | Action::Discard(_)
             | Action::Record(_) => Ok(()),
+        }
+    }
+
+    async fn carry_out_for_host(
+        &self,
+        wanted: &HostSpec,
+        action: &Action,
+    ) -> Result<(), HostError> {
+        match action {
+            Action::Unmount(digest) => self.unmount(digest).await,
+            Action::Forget(secret) => self.forget(secret).await.map(drop),
+            Action::Snapshot(_) | Action::Restore(_) => {
+                self.infra.begin(wanted, action);
+                Ok(())
+            }
+            Action::PutBack(revision) => {
+                let (infra, revision) = (self.infra.clone(), *revision);
+                let back = tokio::task::spawn_blocking(move || infra.put_back(revision));
+                Ok(back.await.expect("putting data back does not panic")?)
+            }
+            Action::Discard(digest) => self.discard(digest).await,
+            Action::Record(version) => {
+                self.infra.record(version)?;
+                self.clear_remains(wanted).await;
+                Ok(())
+            }
+            // The rest is done to a machine, or is the stager's.
+            _ => Ok(()),
         }
     }
 

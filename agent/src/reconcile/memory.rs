@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoal_core::hooks::Ran;
 use shoal_core::name::MachineName;
-use shoal_core::plan::{Action, Attempts, Plan, Unit};
+use shoal_core::plan::{Action, Attempts, Plan, Step, Unit};
 use shoal_core::time::Timestamp;
 
 use crate::host::Observation;
@@ -35,6 +35,8 @@ pub(super) struct Memory {
     mending: BTreeSet<MachineName>,
     /// When the last hook of each machine had ended that people were told of.
     hooks: BTreeMap<MachineName, Timestamp>,
+    /// Steps for the host as a whole that have failed, by name, with why.
+    host_errors: BTreeMap<&'static str, String>,
     /// The generation that was last wanted.
     generation: u64,
 }
@@ -46,6 +48,25 @@ impl Memory {
             found.attempts = self.attempts.get(machine).copied().unwrap_or_default();
             found.repairs = self.repairs.get(machine).copied().unwrap_or_default();
         }
+        observation.problems.extend(self.host_problems());
+    }
+
+    /// Notes how a step for the host as a whole has gone.
+    pub(super) fn host_outcome(&mut self, step: &'static str, error: Option<String>) {
+        match error {
+            Some(error) => drop(self.host_errors.insert(step, error)),
+            None => drop(self.host_errors.remove(step)),
+        }
+    }
+
+    /// What of the host as a whole could not be done, for people.
+    pub(super) fn host_problems(&self) -> Vec<String> {
+        self.host_errors.iter().map(|(step, why)| format!("can't {step}: {why}")).collect()
+    }
+
+    /// Forgets what could not be done and is not to be done any more.
+    pub(super) fn keep_host_errors(&mut self, steps: &[Step]) {
+        self.host_errors.retain(|name, _| steps.iter().any(|step| step.action.name() == *name));
     }
 
     /// Notes which generation is wanted. What could not be done for another one is tried at once.

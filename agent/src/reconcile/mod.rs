@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shoal_core::agent_upgrade::{AgentStatus, Phase};
+use shoal_core::agent_upgrade::{self, AgentStatus};
 use shoal_core::event::{Event, EventKind};
-use shoal_core::fallback::{Seen, WentBack};
+use shoal_core::fallback::{Seen, Way, WentBack};
 use shoal_core::host::{HostFacts, HostSpec};
+use shoal_core::infra::{Phase, is_infra};
 use shoal_core::name::{HostName, InstanceId, MachineName};
 use shoal_core::plan::{Action, Plan, Step, Unit, Wanted, plan};
 use shoal_core::spec::{InstanceSpec, RunState};
@@ -22,7 +23,7 @@ use shoal_core::status::{Health, HostStatus, State, Verdict};
 use shoal_core::time::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::events::Events;
@@ -138,25 +139,44 @@ impl<H: Host + 'static> Reconciler<H> {
         }
     }
 
+    /// Tells what is wrong with the host where that is all that can be told.
+    fn tell_problems(&self) -> Duration {
+        let problems = self.memory.host_problems();
+        let pause = if problems.is_empty() { ON_THE_WAY } else { AFTER_FAILURE };
+        self.report.send_if_modified(|status| {
+            let new = !problems.is_empty() && status.problems != problems;
+            if new {
+                status.problems = problems;
+            }
+            new
+        });
+        pause
+    }
+
     /// One pass. Gives how long to wait for the next, if nothing else calls for one.
     async fn pass(&mut self, desired: &HostSpec) -> Duration {
-        let Some(before) = self.observe().await else { return AFTER_FAILURE };
         self.memory.new_wish(desired.generation);
         let spec = &*self.fallback.effective(desired);
+        let Some(before) = self.observe(spec).await else { return AFTER_FAILURE };
+        if let Some(revision) = before.half_back {
+            let reason = format!("the data of before infra revision {revision} is half back");
+            self.tidy(spec, &Step { action: Action::PutBack(revision), reason }).await;
+            return self.tell_problems();
+        }
         let (steps, _) = self.plan(spec, &before);
         self.memory.unstick(&steps);
         self.stager.want(&steps.stage);
         let idle = steps.machines.is_empty() && steps.host.is_empty();
         self.carry_out(spec, &before, &steps).await;
         // Where nothing was done, what was seen before still holds.
-        let after = if idle { Some(before) } else { self.observe().await };
+        let after = if idle { Some(before) } else { self.observe(spec).await };
         let Some(after) = after else { return AFTER_FAILURE };
         self.note_failures(&after).await;
         self.tell_hooks(spec, &after);
         self.watch_health(spec, &after);
         let (rest, again) = self.plan(spec, &after);
         let settling = self.publish(desired, spec, &after, &rest);
-        self.judge(desired, &after, &rest);
+        self.judge(desired, spec, &after, &rest);
         match (settling, self.fallback.is_trying()) {
             (true, _) => again.min(ON_THE_WAY),
             (false, true) => again.min(MOVING),
@@ -164,10 +184,11 @@ impl<H: Host + 'static> Reconciler<H> {
         }
     }
 
-    async fn observe(&mut self) -> Option<Observation> {
-        match self.host.observe().await {
+    async fn observe(&mut self, spec: &HostSpec) -> Option<Observation> {
+        match self.host.observe(spec).await {
             Ok(mut observation) => {
                 self.memory.add_to(&mut observation);
+                self.tell_news(&mut observation);
                 let (health, now) = (self.monitor.verdicts(), clock::now());
                 for (machine, found) in &mut observation.observed.machines {
                     let details = observation.details.get(machine);
@@ -205,6 +226,9 @@ impl<H: Host + 'static> Reconciler<H> {
         let steps = plan(wanted, &observation.observed, now);
         let mut machines = observation.observed.machines.values();
         let moving = machines.any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
+        // Nobody rings when data is copied, or measured.
+        let data = steps.infra.0 == Phase::Data || observation.observed.data_blocked.is_some();
+        let moving = moving || data;
         // systemd tells of what moves; this is for what it does not.
         let pause = match (steps.machines.is_empty(), moving) {
             (false, _) => ON_THE_WAY,
@@ -264,28 +288,43 @@ impl<H: Host + 'static> Reconciler<H> {
             }
             self.memory.outcome(&machine, error, now);
         }
+        self.memory.keep_host_errors(&plan.host);
         for step in &plan.host {
-            self.tidy(step).await;
+            self.tidy(spec, step).await;
         }
     }
 
     /// Takes a step that belongs to no machine. One that fails is taken again by the next pass.
-    async fn tidy(&self, step: &Step) {
-        match &step.action {
+    async fn tidy(&mut self, spec: &HostSpec, step: &Step) {
+        let (action, reason) = (&step.action, &step.reason);
+        let taken = match action {
             Action::Unmount(digest) => {
-                info!(image = %digest, reason = %step.reason, "unmounting an image");
-                if let Err(error) = self.host.unmount(digest).await {
-                    warn!(image = %digest, error = %crate::chain(&error), "cannot unmount an image");
-                }
+                info!(image = %digest, %reason, "unmounting an image");
+                self.host.unmount(digest).await
             }
-            Action::Forget(secret) => match self.host.forget(secret).await {
-                Ok(true) => info!(%secret, reason = %step.reason, "removed a secret"),
-                Ok(false) => {}
-                Err(error) => {
-                    warn!(%secret, error = %crate::chain(&error), "cannot remove a secret");
+            Action::Forget(secret) => self.host.forget(secret).await.map(|removed| {
+                if removed {
+                    info!(%secret, %reason, "removed a secret");
                 }
-            },
-            _ => {}
+            }),
+            _ => {
+                debug!(step = action.name(), %reason, "taking a step for the host");
+                self.host.carry_out_for_host(spec, action).await
+            }
+        };
+        let error = taken.err().map(|error| crate::chain(&error));
+        if let Some(error) = &error {
+            warn!(step = action.name(), error, "a step for the host failed");
+        }
+        self.memory.host_outcome(action.name(), error);
+    }
+
+    /// Tells people what has been done to the host as a whole.
+    fn tell_news(&self, observation: &mut Observation) {
+        for message in std::mem::take(&mut observation.news) {
+            info!(message, "the host has changed");
+            let (at, kind) = (clock::now(), EventKind::Step);
+            self.events.record(Event { at, instance: None, kind, message });
         }
     }
 
@@ -344,7 +383,8 @@ impl<H: Host + 'static> Reconciler<H> {
         let mut after = report(inputs, &before, now);
         after.agent = self.agent(desired);
         after.problems.extend(after.agent.as_ref().and_then(AgentStatus::problem));
-        for event in news::of_reports(&before, &after, now) {
+        let restore = spec.infra.as_ref().and_then(|infra| infra.restore.as_ref());
+        for event in news::of_reports(&before, &after, restore, now) {
             let (instance, kind) = (event.instance.as_ref(), event.kind);
             info!(instance = instance.map(tracing::field::display), %kind, message = event.message, "an instance changed");
             self.events.record(event);
@@ -369,19 +409,31 @@ impl<H: Host + 'static> Reconciler<H> {
     fn agent(&self, desired: &HostSpec) -> Option<AgentStatus> {
         let spec = desired.agent.as_ref()?;
         let known = self.about.agent.borrow().clone().filter(|status| status.is_about(spec));
-        Some(known.unwrap_or_else(|| AgentStatus::of(spec, Phase::Waiting, "")))
+        Some(known.unwrap_or_else(|| AgentStatus::of(spec, agent_upgrade::Phase::Waiting, "")))
     }
 
     /// Goes back where what is wanted has failed for good.
-    fn judge(&mut self, desired: &HostSpec, observation: &Observation, plan: &Plan) {
+    fn judge(
+        &mut self,
+        desired: &HostSpec,
+        target: &HostSpec,
+        observation: &Observation,
+        plan: &Plan,
+    ) {
         let at = clock::now();
         let back = {
             let report = self.report.borrow();
-            let see = |spec: &InstanceSpec| seen(spec, &report, observation, plan);
-            self.fallback.look(desired, see, at)
+            let see = |spec: &InstanceSpec| seen(spec, None, &report, observation, plan);
+            let see_target =
+                |spec: &InstanceSpec| seen(spec, Some(target), &report, observation, plan);
+            let phase = plan.infra.0;
+            let way = Way { phase, target, see: &see_target };
+            let way = (target.infra.is_some() && phase != Phase::Done).then_some(way);
+            self.fallback.look(desired, see, way, at)
         };
-        for WentBack { instance, from, to, why } in back {
-            let message = format!("went back from revision {from} to {to}: {why}");
+        for (fleet, WentBack { instance, from, to, why }) in back {
+            let what = if is_infra(&fleet) { "the infra went" } else { "went" };
+            let message = format!("{what} back from revision {from} to {to}: {why}");
             let (instance, kind) = (Some(instance), EventKind::WentBack);
             self.events.record(Event { at, instance, kind, message });
             self.memory.try_again();
@@ -425,15 +477,28 @@ impl<H: Host + 'static> Reconciler<H> {
     }
 }
 
-/// How an instance is getting on with what is wanted of it.
-fn seen(spec: &InstanceSpec, report: &HostStatus, observation: &Observation, plan: &Plan) -> Seen {
+/// How an instance is getting on with what is wanted of it; or, of a host on its way to an infra
+/// version, with the `target` of that, which is no worse for its fleet having gone back before.
+fn seen(
+    spec: &InstanceSpec,
+    target: Option<&HostSpec>,
+    report: &HostStatus,
+    observation: &Observation,
+    plan: &Plan,
+) -> Seen {
     let (machine, observed) = (spec.id.machine(), &observation.observed);
     let place = report.instances.binary_search_by(|status| status.id.cmp(&spec.id));
-    let status = place.ok().and_then(|place| report.instances.get(place));
+    let mut status = place.ok().and_then(|place| report.instances.get(place)).cloned();
+    if let (Some(target), Some(status)) = (target, &mut status) {
+        let version = target.infra.as_ref().map(|infra| &infra.version);
+        let applied = observed.machines.get(&machine).and_then(|found| found.applied.as_ref());
+        status.current = applied.is_some_and(|applied| applied.is(spec, version));
+        status.went_back = None;
+    }
     let held_up = plan.waiting.contains_key(&machine) || plan.blocked.contains_key(&machine);
     let lacks = !observed.images.contains(&spec.config.image.digest) || observed.no_room.is_some();
     Seen {
-        begun: status.is_some_and(|status| status.current),
+        begun: status.as_ref().is_some_and(|status| status.current),
         verdict: status.map_or(Verdict::Waiting("is not reported yet".into()), |s| s.verdict()),
         waits: held_up || lacks,
     }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use shoal_core::event::{Event, EventKind};
-use shoal_core::name::{InstanceId, MachineName};
+use shoal_core::infra::{Mode, Phase, Status};
+use shoal_core::name::{BackupName, InstanceId, MachineName};
 use shoal_core::plan::{Action, Step};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, State};
 use shoal_core::time::Timestamp;
@@ -49,8 +50,15 @@ pub(super) fn of_steps(steps: &[Step], repair: bool) -> Option<(EventKind, Strin
 }
 
 /// What to say of the difference between two reports.
-pub(super) fn of_reports(before: &HostStatus, after: &HostStatus, at: Timestamp) -> Vec<Event> {
-    let mut events = Vec::new();
+pub(super) fn of_reports(
+    before: &HostStatus,
+    after: &HostStatus,
+    restore: Option<&BackupName>,
+    at: Timestamp,
+) -> Vec<Event> {
+    let begun = after.infra.as_ref().and_then(|is| begun(before.infra.as_ref(), is, restore));
+    let begun = begun.map(|message| Event { at, instance: None, kind: EventKind::Step, message });
+    let mut events: Vec<Event> = begun.into_iter().collect();
     for instance in &after.instances {
         let was = before.instances.iter().find(|other| other.id == instance.id);
         if let Some((kind, message)) = change(was, instance) {
@@ -58,6 +66,16 @@ pub(super) fn of_reports(before: &HostStatus, after: &HostStatus, at: Timestamp)
         }
     }
     events
+}
+
+/// What to say where a host sets out for an infra version.
+fn begun(was: Option<&Status>, is: &Status, restore: Option<&BackupName>) -> Option<String> {
+    let rests = |phase| matches!(phase, Phase::Done | Phase::Preparing);
+    let set_out = was.is_none_or(|was| rests(was.phase) || was.wants != is.wants);
+    let to = is.wants.as_ref().filter(|to| is.has.as_ref() != Some(to))?;
+    let mode = Mode::of(is.has.as_ref(), to, restore);
+    let from = is.has.as_ref().map_or("none".to_owned(), ToString::to_string);
+    (set_out && !rests(is.phase)).then(|| format!("infra version {from} → {to}, mode {mode}"))
 }
 
 fn change(was: Option<&InstanceStatus>, is: &InstanceStatus) -> Option<(EventKind, String)> {
@@ -122,6 +140,31 @@ mod tests {
         assert_eq!(ended, Some((EventKind::Failed, "ended: it ended by itself".into())));
         let degraded = told(status(State::Degraded, Health::None, 0));
         assert_eq!(degraded, Some((EventKind::Failed, "degraded: refused".into())));
+    }
+
+    #[test]
+    fn setting_out_for_an_infra_version_is_told_once() {
+        let status = |has: Option<&str>, wants: &str, phase| Status {
+            has: has.map(|has| has.parse().unwrap()),
+            since: None,
+            wants: Some(wants.parse().unwrap()),
+            phase,
+            waits: None,
+            snapshots: vec![],
+        };
+        let backup = "nightly".parse().unwrap();
+        let one = |phase| status(Some("1"), "2", phase);
+        let told = |was: Option<Status>, is: Status| begun(was.as_ref(), &is, Some(&backup));
+        let update = Some("infra version 1 → 2, mode update".to_owned());
+        assert_eq!(told(None, one(Phase::Preparing)), None);
+        assert_eq!(told(Some(one(Phase::Preparing)), one(Phase::Stopping)), update);
+        assert_eq!(told(Some(status(Some("1"), "3", Phase::Stopping)), one(Phase::Data)), update);
+        assert_eq!(told(Some(one(Phase::Stopping)), one(Phase::Data)), None);
+        assert_eq!(told(None, status(Some("2"), "2", Phase::Starting)), None);
+        let new = told(None, status(None, "2", Phase::Data));
+        assert_eq!(new.as_deref(), Some("infra version none → 2, mode restore"));
+        let new = begun(None, &status(None, "2", Phase::Starting), None);
+        assert_eq!(new.as_deref(), Some("infra version none → 2, mode new"));
     }
 
     #[test]

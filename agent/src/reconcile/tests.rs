@@ -32,6 +32,13 @@ struct State_ {
     bad: BTreeSet<Digest>,
     next_leader: u32,
     starts: u32,
+    infra: shoal_core::infra::Recorded,
+    snapshots: BTreeSet<u64>,
+    /// What was put back.
+    put_back: Vec<u64>,
+    /// What can't be recorded can't.
+    full: bool,
+    news: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -45,9 +52,12 @@ impl FakeHost {
 
 #[async_trait]
 impl Host for FakeHost {
-    async fn observe(&self) -> Result<Observation, HostError> {
-        let state = self.0.lock().unwrap();
+    async fn observe(&self, _: &HostSpec) -> Result<Observation, HostError> {
+        let mut state = self.0.lock().unwrap();
+        let news = std::mem::take(&mut state.news);
         let observed = Observed {
+            infra: state.infra.clone(),
+            snapshots: state.snapshots.clone(),
             machines: state.machines.clone(),
             images: state.images.clone(),
             secrets: state.secrets.clone(),
@@ -56,7 +66,7 @@ impl Host for FakeHost {
         let details = state.leaders.iter().map(|(machine, leader)| {
             (machine.clone(), Details { leader: Some(*leader), ..Details::default() })
         });
-        Ok(Observation { observed, details: details.collect(), ..Observation::default() })
+        Ok(Observation { observed, details: details.collect(), news, ..Observation::default() })
     }
 
     async fn carry_out(&self, machine: &MachineName, action: &Action) -> Result<(), HostError> {
@@ -94,6 +104,33 @@ impl Host for FakeHost {
             }
         });
         Ok(())
+    }
+
+    async fn carry_out_for_host(&self, _: &HostSpec, action: &Action) -> Result<(), HostError> {
+        self.change(|state| match action {
+            Action::Record(_) if state.full => Err(HostError::NoUserNumbers),
+            Action::Record(version) => {
+                state.news.push(format!("recorded {version}"));
+                state.infra.version = Some(version.clone());
+                Ok(())
+            }
+            Action::Snapshot(revision) => {
+                assert!(state.machines.values().all(|m| m.unit != Unit::Active));
+                state.snapshots.insert(*revision);
+                Ok(())
+            }
+            Action::PutBack(revision) => {
+                assert!(state.machines.values().all(|m| m.unit != Unit::Active));
+                state.snapshots.remove(revision);
+                state.put_back.push(*revision);
+                Ok(())
+            }
+            Action::Discard(digest) => {
+                state.images.remove(digest);
+                Ok(())
+            }
+            other => panic!("{other:?}"),
+        })
     }
 
     async fn unmount(&self, _: &Digest) -> Result<(), HostError> {
@@ -507,4 +544,105 @@ async fn images_of_a_revision_to_come_are_brought_and_used_by_nothing() {
     assert_eq!(status.problems, [""; 0]);
     assert!(status.instances.iter().all(is_ready_now), "{:?}", status.instances);
     assert_eq!(bench.host.change(|s| s.starts), starts);
+}
+
+/// A host with a database of the infra and an app, both with this image and under this version.
+fn under(generation: u64, version: u8) -> HostSpec {
+    let infra = serde_json::json!({
+        "version": version.to_string(), "revision": version, "snapshot": true,
+        "going-back": "image-and-data",
+    });
+    let mut db = gated("db", version);
+    db.id = "infra/db".parse().unwrap();
+    HostSpec {
+        generation,
+        instances: vec![gated("a", 1), db],
+        infra: Some(serde_json::from_value(infra).unwrap()),
+        ..HostSpec::default()
+    }
+}
+
+/// A host with infra version 1, recorded.
+async fn bench_with_infra() -> Bench {
+    let mut bench = bench();
+    bench.host.change(|s| s.images = [[1; 32].into(), [9; 32].into()].into());
+    bench.desired.send_replace(Some(under(1, 1)));
+    bench.until(|s| has(s, "1", Phase::Done) && s.instances.iter().all(is_ready_now)).await;
+    bench.host.change(|s| {
+        assert!(!s.images.contains(&[9; 32].into()), "nothing needs it");
+        s.images.insert([2; 32].into());
+    });
+    bench
+}
+
+fn has(status: &HostStatus, version: &str, phase: Phase) -> bool {
+    let infra = status.infra.as_ref();
+    infra.is_some_and(|infra| {
+        infra.phase == phase && infra.has.as_ref().is_some_and(|has| has.as_str() == version)
+    })
+}
+
+async fn told(bench: &Bench, wanted: &str) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    while !told.iter().any(|message| message.contains(wanted)) {
+        let batch = bench.events.next_batch();
+        let batch = tokio::time::timeout(Duration::from_secs(20), batch).await;
+        let batch = batch.unwrap_or_else(|_| panic!("{wanted} in {told:?}"));
+        told.extend(batch.events.into_iter().map(|event| event.message));
+    }
+    told
+}
+
+#[tokio::test]
+async fn another_infra_version_is_reached_and_recorded() {
+    let mut bench = bench_with_infra().await;
+    let leader = bench.host.change(|s| s.leaders[&"f-a".parse().unwrap()]);
+    bench.desired.send_replace(Some(under(2, 2)));
+    let status = bench.until(|s| has(s, "2", Phase::Done)).await;
+    assert!(status.instances.iter().all(is_ready_now), "{:?}", status.instances);
+    assert_eq!(status.infra.unwrap().snapshots, [2]);
+    bench.host.change(|s| {
+        assert_ne!(s.leaders[&"f-a".parse().unwrap()], leader, "the app is made afresh, too");
+        assert_eq!(s.put_back, [0; 0]);
+        assert!(s.images.contains(&[1; 32].into()), "the app has it");
+    });
+    let told = told(&bench, "recorded 2").await;
+    assert!(told.contains(&"infra version 1 → 2, mode update".to_owned()), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_infra_that_does_not_get_ready_goes_back_with_its_data() {
+    let mut bench = bench_with_infra().await;
+    bench.host.change(|s| s.bad = [[2; 32].into()].into());
+    bench.desired.send_replace(Some(under(2, 2)));
+    let back = |s: &HostStatus| {
+        has(s, "1", Phase::Done) && is_back(s, "infra/db") && is_ready_now(of(s, "f/a"))
+    };
+    let status = bench.until(back).await;
+    assert_eq!(of(&status, "f/a").went_back, None);
+    assert_eq!(status.infra.unwrap().snapshots, [0; 0]);
+    bench.host.change(|s| assert_eq!(s.put_back, [2]));
+    told(&bench, "the infra went back from revision 2 to 1: infra/db was not ready").await;
+    // An agent that comes after this one goes on where it was.
+    bench.stop.cancel();
+    let starts = bench.host.change(|s| s.starts);
+    let mut again = bench_on(bench.host.clone(), bench.dir.clone());
+    again.desired.send_replace(Some(under(2, 2)));
+    again.until(back).await;
+    assert_eq!(again.host.change(|s| s.starts), starts);
+}
+
+#[tokio::test]
+async fn what_can_t_be_recorded_is_a_problem_until_it_can() {
+    let mut bench = bench();
+    bench.host.change(|s| {
+        s.images = [[1; 32].into()].into();
+        s.full = true;
+    });
+    bench.desired.send_replace(Some(under(1, 1)));
+    bench.until(|s| s.problems.iter().any(|p| p.starts_with("can't record: no range"))).await;
+    bench.host.change(|s| s.full = false);
+    bench.bell.notify_one();
+    let status = bench.until(|s| has(s, "1", Phase::Done)).await;
+    assert_eq!(status.problems, [""; 0]);
 }

@@ -333,6 +333,45 @@ async fn a_dry_run_applies_nothing() {
     assert!(world.inner().applied.is_empty());
 }
 
+const INFRA: &str = "infra = \"2\"\nhosts = \"*\"\n[instance.db]\nimage = \"db:1\"\nboot = true\n";
+
+#[tokio::test]
+async fn an_infra_file_is_planned_and_applied_by_commands_of_its_own() {
+    let world = world().await;
+    std::fs::write(Path::new(&world.path("fleet.toml")), INFRA).unwrap();
+    assert_eq!(world.run("infra plan FILE").await, (1, String::new()));
+    assert_eq!(world.run("check FILE").await, (0, String::new()));
+    assert_eq!(world.run("infra apply FILE --dry-run -o json").await.0, 0);
+    assert!(world.inner().applied.is_empty());
+    assert_eq!(world.run("infra apply FILE --wait --skip-offline").await, (0, String::new()));
+    let applied = world.inner().applied.pop().unwrap();
+    let spec = applied.spec.clone().unwrap();
+    assert_eq!((spec.fleet.as_str(), spec.infra.unwrap().version.as_str()), ("infra", "2"));
+    assert_eq!((applied.offline(), applied.base_revision), (OfflineHosts::Skip, Some(2)));
+}
+
+#[tokio::test]
+async fn one_kind_of_file_is_not_taken_for_the_other() {
+    let world = world().await;
+    for verb in ["plan", "apply"] {
+        let (code, error) = world.run(&format!("infra {verb} FILE")).await;
+        assert_eq!(code, 2, "{error}");
+        let hint = format!("`shoal {verb} {}`", world.path("fleet.toml"));
+        assert!(error.contains("is a fleet file") && error.contains(&hint), "{error}");
+    }
+    std::fs::write(Path::new(&world.path("fleet.toml")), INFRA).unwrap();
+    for verb in ["plan", "apply"] {
+        let (code, error) = world.run(&format!("{verb} FILE")).await;
+        assert_eq!(code, 2, "{error}");
+        let hint = format!("`shoal infra {verb} {}`", world.path("fleet.toml"));
+        assert!(error.contains("is an infra file") && error.contains(&hint), "{error}");
+    }
+    let (code, error) = world.run("infra apply none.toml").await;
+    assert_eq!(code, 2);
+    assert!(error.contains("no infra file none.toml") && error.contains("infra.toml"), "{error}");
+    assert!(world.inner().applied.is_empty());
+}
+
 #[tokio::test]
 async fn a_race_is_refused() {
     let world = world().await;

@@ -146,7 +146,7 @@ fn why_not_ready(host: &HostView) -> Option<String> {
     match (infra.phase, &infra.waits) {
         (Some(Phase::Done), _) if infra.wants.is_none() || infra.wants == infra.has => None,
         (_, Some(waits)) => Some(waits.clone()),
-        (Some(phase), None) => Some(format!("it is {phase}")),
+        (Some(phase), None) => Some(format!("its phase is {phase}")),
         (None, None) => Some("the host has not said how far it is".to_owned()),
     }
 }

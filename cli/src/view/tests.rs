@@ -384,14 +384,9 @@ fn infra_of_hosts() {
     assert!(good.ready);
     insta::assert_snapshot!("infra-json", json(&good));
     let shown: Vec<String> = view(&hosts).hosts.iter().map(|host| host.details(now())).collect();
-    let lines = shown.iter().flat_map(|text| text.lines().skip_while(|l| !l.starts_with("Infra")));
-    let lines: Vec<&str> = lines.take_while(|_| true).collect();
-    let lines: Vec<&&str> =
-        lines.iter().filter(|l| l.starts_with("Infra") || l.contains("before revision")).collect();
-    insta::assert_snapshot!(
-        "infra-of-a-host",
-        lines.iter().map(|l| l.to_string()).collect::<Vec<_>>().join("\n")
-    );
+    let about = |line: &&str| line.starts_with("Infra") || line.contains("before revision");
+    let lines: Vec<&str> = shown.iter().flat_map(|text| text.lines()).filter(about).collect();
+    insta::assert_snapshot!("infra-of-a-host", lines.join("\n"));
     let none = InfraView::new(None, view(&[hosts[8].clone()]));
     assert!(none.ready);
     assert!(none.text(now(), false).contains("shoal infra apply infra.toml"));

@@ -532,7 +532,7 @@ image = "mail:1"
 hosts = ["mail-1"]
 after = ["mysql"]
 boot = true
-env = { DOMAIN = { template = "{{ domain }} {{ fleet }}" } }
+env = { DOMAIN = { template = "{{ domain }}" } }
 
 [rollout]
 batches = ["1"]

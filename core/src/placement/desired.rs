@@ -241,7 +241,7 @@ mod tests {
         let asked = recreated(spec.clone(), &shop, 2);
         assert_eq!((of(&asked), recreated(asked.clone(), &shop, 2)), (vec![0, 2], asked.clone()));
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
-        let next = with_fleet(&asked, &shop, 3, &configs, &[], None);
+        let next = with_fleet(&asked, &shop, 3, &configs, &[], None, None);
         assert_eq!(of(&next), [0, 2], "an offline host has yet to do it");
         assert_eq!(of(&not_recreated(next.clone(), &shop, 3)), [0, 2]);
         assert_eq!(of(&not_recreated(next, &shop, 2)), [0, 0]);

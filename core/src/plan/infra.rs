@@ -261,7 +261,7 @@ fn stale(wanted: Wanted<'_>, infra: &HostInfra, observed: &Observed) -> BTreeSet
         let found = observed.machines.get(&spec.id.machine());
         // One that an operator has stopped is made afresh when it is started again.
         let rests = spec.run == RunState::Stopped && found.is_none_or(|m| m.unit.is_down());
-        let is_stale = found.map_or(unknown, |found| other(found));
+        let is_stale = found.map_or(unknown, other);
         is_stale && !rests && moves(wanted, spec, observed)
     });
     instances.map(|spec| spec.id.machine()).collect()

@@ -625,7 +625,7 @@ proptest! {
                 prop_assert_eq!(found.unit, Unit::Active);
                 prop_assert!(found.enabled);
                 let applied = found.applied.as_ref().expect("it has a record");
-                prop_assert!(applied.is(wanted));
+                prop_assert!(applied.is(wanted, None));
             }
         }
         let wanted: BTreeSet<MachineName> = spec.instances.iter().map(|i| i.id.machine()).collect();

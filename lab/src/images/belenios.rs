@@ -30,7 +30,7 @@ const REVISION: u32 = 1;
 pub fn belenios_image(version: &str) -> Result<PathBuf> {
     let rootfs = Path::new(ROOTFS);
     let mut revision = format!("{REVISION} {version}");
-    describe(rootfs, &mut revision)?;
+    describe(rootfs, rootfs, &mut revision)?;
     let recipe = DebianRecipe { name: "belenios", packages: PACKAGES, revision: &revision };
     debian_image(recipe, |root| customise(root, rootfs, version))
 }
@@ -47,8 +47,8 @@ fn customise(root: &Path, rootfs: &Path, version: &str) -> Result<()> {
     run_in_root(root, &[&["systemctl", "--quiet", "mask"], MASKED].concat())
 }
 
-/// Appends the names and contents of all files below `dir` to `text`.
-fn describe(dir: &Path, text: &mut String) -> Result<()> {
+/// Appends the names and contents of all files below `dir` to `text`, the names as from `top`.
+pub(super) fn describe(top: &Path, dir: &Path, text: &mut String) -> Result<()> {
     let failed = || format!("could not read {}", dir.display());
     let mut paths: Vec<PathBuf> = fs::read_dir(dir)
         .with_context(failed)?
@@ -57,9 +57,9 @@ fn describe(dir: &Path, text: &mut String) -> Result<()> {
         .with_context(failed)?;
     paths.sort();
     for path in paths {
-        write!(text, "\n{}\n", path.strip_prefix(ROOTFS).unwrap_or(&path).display())?;
+        write!(text, "\n{}\n", path.strip_prefix(top).unwrap_or(&path).display())?;
         if path.is_dir() {
-            describe(&path, text)?;
+            describe(top, &path, text)?;
         } else {
             let content = fs::read_to_string(&path);
             *text += &content.with_context(|| format!("could not read {}", path.display()))?;
@@ -78,7 +78,7 @@ mod tests {
         fs::create_dir(dir.path().join("etc")).unwrap();
         let described = || {
             let mut text = String::new();
-            describe(dir.path(), &mut text).unwrap();
+            describe(dir.path(), dir.path(), &mut text).unwrap();
             text
         };
         let mut seen = vec![described()];
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn the_example_is_found_and_named_the_same_in_every_checkout() {
         let mut text = String::new();
-        describe(Path::new(ROOTFS), &mut text).unwrap();
+        describe(Path::new(ROOTFS), Path::new(ROOTFS), &mut text).unwrap();
         assert!(text.contains("\nusr/lib/systemd/system/belenios.service\n"), "{text}");
         assert!(!text.contains(env!("CARGO_MANIFEST_DIR")));
     }

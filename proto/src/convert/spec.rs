@@ -486,6 +486,7 @@ mod tests {
                 deadline: Duration::from_secs(60),
                 asked: 2,
             }),
+            infra: None,
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
     }

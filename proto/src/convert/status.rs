@@ -10,8 +10,15 @@ impl TryFrom<v1::HostStatus> for HostStatus {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostStatus) -> Result<Self, Invalid> {
-        let v1::HostStatus { observed_generation, instances, images, retained, problems, agent, infra } =
-            wire;
+        let v1::HostStatus {
+            observed_generation,
+            instances,
+            images,
+            retained,
+            problems,
+            agent,
+            infra,
+        } = wire;
         Ok(Self {
             observed_generation,
             instances: instances.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,

@@ -172,6 +172,8 @@ pub(super) mod tests {
             words: vec!["/bin/migrate".into(), "--boot".into()],
             from: Some("app:1".parse().unwrap()),
             to: record(Start::Boot, Isolation::UserNamespace).spec.config.image,
+            infra_from: None,
+            infra_to: None,
             attempt: [1; 32].into(),
         };
         for start in [Start::Boot, Start::Command(vec!["/bin/app".into()])] {

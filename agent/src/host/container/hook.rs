@@ -20,7 +20,8 @@ use std::process::Command;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use shoal_core::cause::chain;
-use shoal_core::hooks::{Failure, Next, Past, Run};
+use shoal_core::hooks::{Failure, Next, Past, Run, Starting};
+use shoal_core::infra::is_infra;
 use shoal_core::name::{InstanceId, MachineName};
 
 use self::watch::{Ended, Watch};
@@ -134,7 +135,9 @@ pub(super) fn due(
         Err(error) => return Err(error.into()),
     };
     let has_data = hooks::has_data(paths, machine, &config.settings)?;
-    match past.next(config, record.attempt(), has_data) {
+    // To an app, infra versions are nothing: its data is of its image alone.
+    let infra = record.infra.as_ref().filter(|_| is_infra(&record.spec.id.fleet));
+    match past.next(Starting { config, infra, attempt: record.attempt(), has_data }) {
         Next::Start => Ok(None),
         Next::Note(past) => {
             // A full disk must not keep from coming back what needs no hook.

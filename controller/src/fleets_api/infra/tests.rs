@@ -14,7 +14,7 @@ use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, infra, infra_done,
 const SQL: &[(&str, &str, &str)] = &[("sql", "app:1", "role=web")];
 
 async fn planned(lab: &Lab, spec: &FleetSpec) -> Result<PlanResponse, Refusal> {
-    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()) }).await
+    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()), recreate: None }).await
 }
 
 /// Applies, and rolls it out over hosts that are all there.
