@@ -146,11 +146,19 @@ fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
     if has(infra, wants) {
         return own;
     }
-    let harmed = |i: &&InstanceStatus| i.id.fleet != *fleet && is_harmed(i);
-    match proven(status.instances.iter().filter(harmed)) {
+    match apps(fleet, seen) {
         failing @ Known::Failing(_) => failing,
         Known::Now(_) => Known::Now(Outcome::Changing(way(infra, wants))),
     }
+}
+
+/// What the apps on a host say together of the version that it was told.
+fn apps(fleet: &FleetName, seen: Observation<'_>) -> Known {
+    let (Some(_), Some(status)) = (seen.infra, seen.status) else {
+        return Known::Now(Outcome::Ready);
+    };
+    let harmed = |i: &&InstanceStatus| i.id.fleet != *fleet && is_harmed(i);
+    proven(status.instances.iter().filter(harmed))
 }
 
 /// What the states of these instances say together.
@@ -200,9 +208,14 @@ fn way(infra: &infra::Status, wants: &InfraVersion) -> String {
     }
 }
 
-/// The same, of a host that was told to go back.
+/// The same, of a host that was told to go back. The version that it goes back to may be on record
+/// all the time: so the apps that were made afresh under it have to be looked at, too.
 fn returning(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
-    match known(fleet, generation, seen) {
+    let known = match known(fleet, generation, seen) {
+        Known::Now(Outcome::Ready) => apps(fleet, seen),
+        other => other,
+    };
+    match known {
         Known::Now(Outcome::Ready) => Known::Now(Outcome::Back),
         Known::Now(Outcome::Changing(why)) => Known::Now(Outcome::GoingBack(why)),
         other => other,

@@ -1123,6 +1123,15 @@ fn nothing_is_taken_back_that_was_not_changed() {
 
 /// What is known of `a`, which was told of infra version 2 in generation 9.
 fn infra_host(infra: Option<infra::Status>, app: InstanceStatus) -> HostProgress {
+    infra_host_told(None, infra, app)
+}
+
+/// The same, where it was told that to go `back`.
+fn infra_host_told(
+    back: Option<u64>,
+    infra: Option<infra::Status>,
+    app: InstanceStatus,
+) -> HostProgress {
     let fleet: FleetName = infra::FLEET.parse().unwrap();
     let mut status = status_of(9, InstanceState::Running, Health::Healthy);
     status.instances[0].id = "infra/sql".parse().unwrap();
@@ -1132,8 +1141,9 @@ fn infra_host(infra: Option<infra::Status>, app: InstanceStatus) -> HostProgress
     let mut rollout = Rollout { fleet, ..rollout(&["a"]) };
     let host: HostId = "a".parse().unwrap();
     let progress = rollout.hosts.get_mut(&host).unwrap();
-    *progress = HostProgress { batch: Some(1), generation: Some(9), ..progress.clone() };
-    (rollout.state, rollout.batch) = (State::Changing, 1);
+    *progress = HostProgress { batch: Some(1), generation: Some(9), back, ..progress.clone() };
+    let state = if back.is_some() { State::RollingBack } else { State::Changing };
+    (rollout.state, rollout.batch) = (state, 1);
     for seconds in [0, 20] {
         let observe = |_: &HostId| Observation {
             online: true,
@@ -1186,6 +1196,17 @@ fn a_host_is_ready_under_an_infra_version_once_it_has_written_it_down() {
     for (infra, outcome) in cases {
         assert_eq!(infra_host(infra, runs()).outcome, outcome);
     }
+}
+
+#[test]
+fn a_host_is_back_under_an_infra_version_once_its_apps_work_under_it_again() {
+    let done = || on_its_way(Some("2"), "2", infra::Phase::Done);
+    let outcome = |app| infra_host_told(Some(9), done(), app).outcome;
+    let starting = outcome(app(InstanceState::Starting, true));
+    assert_eq!(starting, Outcome::GoingBack("shop/main: starting: exited with 1".into()));
+    assert_eq!(outcome(app(InstanceState::Running, true)), Outcome::Back);
+    let failed = outcome(app(InstanceState::Failed, true));
+    assert_eq!(failed, Outcome::Failed("shop/main: exited with 1".into()));
 }
 
 #[test]
