@@ -101,6 +101,12 @@ pub fn plan(
     let placement = place(spec, &around);
     let mut placement = placement.map_err(|problems| texts(&problems))?;
     infra::keep(world, &mut placement.hosts);
+    let placed = |(host, _): &(&HostId, &String)| placement.hosts.contains_key(*host);
+    let agentless: Vec<String> =
+        world.agentless.iter().filter(placed).map(|(_, why)| why.clone()).collect();
+    if !agentless.is_empty() {
+        return Err(agentless);
+    }
     let chosen = recreate.map(|r| r.chosen(&spec.fleet, &world.hosts, &placement.hosts));
     let chosen = chosen.transpose().map_err(|problem| vec![problem])?.unwrap_or_default();
     let mut plan = planned(world, spec, placement.hosts, chosen)?;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{HostProgress, Outcome, Rollout, State};
+use crate::agent_program::AgentVersion;
+use crate::agent_upgrade;
 use crate::infra::{self, Phase};
 use crate::name::{FleetName, HostId, InfraVersion};
 use crate::status::{self, HostStatus, InstanceStatus, Verdict};
@@ -21,6 +23,8 @@ pub struct Observation<'a> {
     pub unstaged: Option<&'a str>,
     /// The infra version that it was told last, where the rollout is of the infra and brings one.
     pub infra: Option<&'a InfraVersion>,
+    /// The agent that such a rollout brings.
+    pub agent: Option<&'a AgentVersion>,
 }
 
 /// How long after its first failure an instance that fails again is called failed: agents try
@@ -144,11 +148,29 @@ fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
         return waiting("its agent knows no infra versions; upgrade it");
     };
     if has(infra, wants) {
-        return own;
+        return agent(seen, status).unwrap_or(own);
     }
     match apps(fleet, seen) {
         failing @ Known::Failing(_) => failing,
         Known::Now(_) => Known::Now(Outcome::Changing(way(infra, wants))),
+    }
+}
+
+/// What a host says of the agent that the rollout brings; `None` where it runs it, or none is
+/// brought.
+fn agent(seen: Observation<'_>, status: &HostStatus) -> Option<Known> {
+    let wants = seen.agent?;
+    let waiting = |why: String| Some(Known::Now(Outcome::Changing(why)));
+    let Some(agent) = status.agent.as_ref().filter(|agent| agent.version == *wants) else {
+        return waiting(format!("agent {wants}: waits for the host to begin"));
+    };
+    match agent.phase {
+        agent_upgrade::Phase::Current => None,
+        agent_upgrade::Phase::Rejected => {
+            let why = agent.problem().unwrap_or_default();
+            Some(Known::Now(Outcome::Failed(why)))
+        }
+        phase => waiting(format!("agent {wants}: {phase}")),
     }
 }
 

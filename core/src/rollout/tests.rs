@@ -1,6 +1,7 @@
 //! What a rollout promises, one promise each.
 
 use super::*;
+use crate::agent_upgrade::{self, AgentStatus};
 use crate::infra;
 use crate::status::{Health, HostStatus, InstanceStatus, State as InstanceState};
 
@@ -187,6 +188,7 @@ impl Lab {
                 staged: host.staged,
                 unstaged: None,
                 infra: None,
+                agent: None,
             }
         };
         self.rollout = step(self.rollout.clone(), observe, self.now());
@@ -1123,14 +1125,15 @@ fn nothing_is_taken_back_that_was_not_changed() {
 
 /// What is known of `a`, which was told of infra version 2 in generation 9.
 fn infra_host(infra: Option<infra::Status>, app: InstanceStatus) -> HostProgress {
-    infra_host_told(None, infra, app)
+    infra_host_told(None, infra, app, None)
 }
 
-/// The same, where it was told that to go `back`.
+/// The same, where it was told that to go `back`, and where the infra brings an agent.
 fn infra_host_told(
     back: Option<u64>,
     infra: Option<infra::Status>,
     app: InstanceStatus,
+    agent: Option<AgentStatus>,
 ) -> HostProgress {
     let fleet: FleetName = infra::FLEET.parse().unwrap();
     let mut status = status_of(9, InstanceState::Running, Health::Healthy);
@@ -1144,6 +1147,11 @@ fn infra_host_told(
     *progress = HostProgress { batch: Some(1), generation: Some(9), back, ..progress.clone() };
     let state = if back.is_some() { State::RollingBack } else { State::Changing };
     (rollout.state, rollout.batch) = (state, 1);
+    let agent = agent.map(|agent| {
+        let version = agent.version.clone();
+        status.agent = Some(agent);
+        version
+    });
     for seconds in [0, 20] {
         let observe = |_: &HostId| Observation {
             online: true,
@@ -1151,6 +1159,7 @@ fn infra_host_told(
             staged: true,
             unstaged: None,
             infra: Some(&version),
+            agent: agent.as_ref(),
         };
         rollout = step(rollout, observe, Timestamp(seconds * SECOND));
     }
@@ -1173,6 +1182,21 @@ fn app(state: InstanceState, current: bool) -> InstanceStatus {
     let mut status = status_of(9, state, Health::None).instances.remove(0);
     status.current = current;
     status
+}
+
+#[test]
+fn a_host_is_ready_under_an_infra_once_it_runs_the_agent_that_comes_with_it() {
+    use agent_upgrade::Phase::{Current, Fetching, Rejected};
+    let told = |phase, message: &str| {
+        let (version, message) = ("0.3.0".parse().unwrap(), message.to_owned());
+        let agent = AgentStatus { version, digest: [1; 32].into(), asked: 1, phase, message };
+        let infra = on_its_way(Some("2"), "2", infra::Phase::Done);
+        infra_host_told(None, infra, app(InstanceState::Running, true), Some(agent)).outcome
+    };
+    assert_eq!(told(Current, ""), Outcome::Ready);
+    assert_eq!(told(Fetching, ""), Outcome::Changing("agent 0.3.0: fetching".into()));
+    let Outcome::Failed(why) = told(Rejected, "it ended at once") else { panic!("it failed") };
+    assert!(why.starts_with("agent 0.3.0 was rejected: it ended at once"), "{why}");
 }
 
 #[test]
@@ -1201,7 +1225,7 @@ fn a_host_is_ready_under_an_infra_version_once_it_has_written_it_down() {
 #[test]
 fn a_host_is_back_under_an_infra_version_once_its_apps_work_under_it_again() {
     let done = || on_its_way(Some("2"), "2", infra::Phase::Done);
-    let outcome = |app| infra_host_told(Some(9), done(), app).outcome;
+    let outcome = |app| infra_host_told(Some(9), done(), app, None).outcome;
     let starting = outcome(app(InstanceState::Starting, true));
     assert_eq!(starting, Outcome::GoingBack("shop/main: starting: exited with 1".into()));
     assert_eq!(outcome(app(InstanceState::Running, true)), Outcome::Back);
