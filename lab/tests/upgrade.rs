@@ -80,6 +80,9 @@ fn agent(shop: &Deployment, version: &str, change: impl FnOnce(&mut [u8])) -> Pa
     path
 }
 
+/// What is made of a program.
+type Change = fn(&mut [u8]);
+
 /// Looks for its state where there is none, and so ends as soon as it is run as the daemon.
 fn ends_at_once(program: &mut [u8]) {
     replace(program, b"/var/lib/shoal", b"/var/lib/shoaX");
@@ -146,7 +149,7 @@ fn every_host_gets_it_and_no_instance_notices() {
 fn one_that_does_not_work_is_put_back() {
     let shop = shop("putback", 2);
     let before = leaders(&shop);
-    let bad: [(&str, fn(&mut [u8])); 2] = [("9.9.2", ends_at_once), ("9.9.3", never_arrives)];
+    let bad: [(&str, Change); 2] = [("9.9.2", ends_at_once), ("9.9.3", never_arrives)];
     for (version, change) in bad {
         let bad = agent(&shop, version, change);
         let line = ["host", "upgrade", "h1", "h2", "--deadline", "10s", "--agent"];
