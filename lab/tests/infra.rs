@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -230,8 +230,8 @@ fn what_is_not_in_it_is_gone(site: &Deployment) {
     assert_eq!(host.sh("findmnt -rn -o TARGET | grep infra-old || true").unwrap(), "");
     assert!(volume(host, "infra-old/data/keep").is_dir(), "its data is gone");
     // Its image was needed to go back. From the next version on, it is not.
-    let image = Command::new("sha256sum").arg(busybox_image("old").unwrap()).output().unwrap();
-    let digest = String::from_utf8_lossy(&image.stdout)[..64].to_owned();
+    let image = site.json(&["image", "show", "box:old"]).unwrap();
+    let digest = image["digest"].as_str().unwrap();
     let file = host.disk().join("shoal/images").join(format!("{digest}.squashfs"));
     assert!(file.exists(), "the image that going back needs is not there");
     Infra { version: 3, image: "2", ..INFRA }.apply(site);
@@ -294,7 +294,8 @@ fn fails_at_its_canary(site: &Deployment, before: &[[u32; 2]], culprit: &str) ->
     for host in site.lab().hosts() {
         assert_eq!(recorded(host), "1", "{}", host.name());
     }
-    let served = exec(site, &format!("infra/db@h{}", canary + 1), "wget -q -O - http://127.0.0.1:8080/");
+    let served =
+        exec(site, &format!("infra/db@h{}", canary + 1), "wget -q -O - http://127.0.0.1:8080/");
     assert_eq!(served, "1\n");
     canary
 }
@@ -304,18 +305,25 @@ fn a_host_that_loses_its_power_comes_to_the_right_end() {
     let site = site("infra power", 1, INFRA, "60s");
     let host = site.lab().host(0);
     // So much that it is still being copied when it is noticed.
-    exec(&site, "infra/db", "dd if=/dev/zero of=/data/much bs=1M count=256 2>/dev/null; echo kept >/data/mark");
+    exec(
+        &site,
+        "infra/db",
+        "dd if=/dev/zero of=/data/much bs=1M count=256 2>/dev/null; echo kept >/data/mark",
+    );
     let kept = Infra { keys: "snapshot = true\n", ..INFRA };
     let web = leader(&site, 0, "shop-web").unwrap();
 
     let stops = || Ok(leader(&site, 0, "shop-web").ok() != Some(web));
     is_cut_off(&site, Infra { version: 2, image: "2", ..kept }, "the app to stop", stops);
-    let copies = || Ok(fs::read_dir(host.disk().join("shoal/snapshots"))?.flatten().any(|entry| {
-        entry.file_name().to_string_lossy().ends_with(".partial")
-    }));
+    let copies = || {
+        Ok(fs::read_dir(host.disk().join("shoal/snapshots"))?
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().ends_with(".partial")))
+    };
     is_cut_off(&site, Infra { version: 3, image: "1", ..kept }, "data to be copied", copies);
     // Its hook waits for a sign, which it gets while the host is down.
-    let waits = Infra { version: 4, image: "2", more: "until [ -e /data/go ]; do sleep 0.1; done", ..kept };
+    let waits =
+        Infra { version: 4, image: "2", more: "until [ -e /data/go ]; do sleep 0.1; done", ..kept };
     let starts = || Ok(log(host).contains("update,3,4"));
     is_cut_off(&site, waits, "the hook to run", starts);
 
@@ -332,13 +340,20 @@ fn a_host_that_loses_its_power_comes_to_the_right_end() {
 /// Has the host lose its power in the middle of an upgrade, which then ends as if it had not.
 fn is_cut_off(site: &Deployment, infra: Infra, what: &str, now: impl Fn() -> Result<bool>) {
     let host = site.lab().host(0);
+    let go = volume(host, "infra-db/data/store/go");
+    let _ = fs::remove_file(&go);
     let apply = infra.begin(site);
     wait_until(what, PATIENCE, now).unwrap();
     host.power_kill().unwrap();
     assert_eq!(recorded(host), (infra.version - 1).to_string(), "while waiting for {what}");
-    fs::write(volume(host, "infra-db/data/store/go"), "").unwrap();
+    fs::write(go, "").unwrap();
     host.start().unwrap();
-    apply.wait().unwrap().ok().with_context(|| format!("cut off while waiting for {what}")).unwrap();
+    apply
+        .wait()
+        .unwrap()
+        .ok()
+        .with_context(|| format!("cut off while waiting for {what}"))
+        .unwrap();
     assert_eq!(recorded(host), infra.version.to_string());
     site.shoal(&["infra", "status"]).unwrap().ok().unwrap();
     site.shoal(&["status", "shop"]).unwrap().ok().unwrap();
@@ -351,7 +366,8 @@ fn is_cut_off(site: &Deployment, infra: Infra, what: &str, now: impl Fn() -> Res
 fn data_is_copied_where_there_is_room_and_comes_from_a_backup() {
     let mut site = Deployment::without_hosts("infra data").unwrap();
     site.lab_mut().boot_hosts(2).unwrap();
-    let small = "mkdir -p /var/lib/shoal && mount -t tmpfs -o size=256m,mode=0755 small /var/lib/shoal";
+    let small =
+        "mkdir -p /var/lib/shoal && mount -t tmpfs -o size=256m,mode=0755 small /var/lib/shoal";
     site.lab().host(0).sh(small).unwrap();
     site.join(0, &["role=web"]).unwrap();
     set_up(&site, INFRA, "60s");
@@ -390,5 +406,8 @@ fn a_new_host_gets_its_data_from_a_backup(site: &Deployment) {
     assert_eq!(state(host, "instances/infra-db/data/store/row"), "from the backup\n");
     assert_eq!(log(host), "restore,,3\n");
     assert_eq!(recorded(host), "3");
-    assert_eq!(small(site, "instances/infra-db/data/store/log"), "new,,1\nupdate,1,2\nupdate,2,3\n");
+    assert_eq!(
+        small(site, "instances/infra-db/data/store/log"),
+        "new,,1\nupdate,1,2\nupdate,2,3\n"
+    );
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -65,8 +65,17 @@ fn site() -> Deployment {
     site
 }
 
+/// The files that fleet files name, and those.
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-rT").args([from, to]).status().unwrap().success());
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, to).unwrap();
+        }
+    }
 }
 
 fn shoal(site: &Deployment, arguments: &[&str]) -> String {
@@ -179,7 +188,9 @@ fn the_second_version(site: &Deployment) {
         Ok(exec_image(site, "infra-mariadb")? == "2")
     });
     finish(apply);
-    for (instance, version) in [("infra/mail", "platform/version"), ("infra/postgres", "platform/version")] {
+    for (instance, version) in
+        [("infra/mail", "platform/version"), ("infra/postgres", "platform/version")]
+    {
         assert_eq!(exec(site, instance, &["cat", &format!("/usr/lib/{version}")]), "2\n");
     }
     says(&shoal(site, &["infra", "status"]), &["h1", "2"]);
@@ -213,14 +224,16 @@ fn edit(site: &Deployment, file: &str, changes: &[(&str, &str)]) {
 
 /// It was taken while everything was down, and so has no lock of a running database.
 fn before_it_is_in_the_snapshot(site: &Deployment) {
-    let snapshot = site.lab().host(0).disk().join("shoal/snapshots/2/infra-postgres/postgresql/main");
+    let snapshot =
+        site.lab().host(0).disk().join("shoal/snapshots/2/infra-postgres/postgresql/main");
     assert!(snapshot.join("PG_VERSION").exists(), "no snapshot at {}", snapshot.display());
     assert!(!snapshot.join("postmaster.pid").exists());
 }
 
 /// Whether PostgreSQL takes a login with this password.
 fn may_log_in(site: &Deployment, login: &str, password: &str) -> bool {
-    let try_it = format!("PGPASSWORD={password} psql -h 10.60.0.3 -U notes_{login} notes -c 'SELECT 1'");
+    let try_it =
+        format!("PGPASSWORD={password} psql -h 10.60.0.3 -U notes_{login} notes -c 'SELECT 1'");
     let exec = ["exec", "infra/postgres", "--", "sh", "-c", &try_it];
     site.shoal(&exec).unwrap().success()
 }
