@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -230,8 +230,8 @@ fn what_is_not_in_it_is_gone(site: &Deployment) {
     assert_eq!(host.sh("findmnt -rn -o TARGET | grep infra-old || true").unwrap(), "");
     assert!(volume(host, "infra-old/data/keep").is_dir(), "its data is gone");
     // Its image was needed to go back. From the next version on, it is not.
-    let image = Command::new("sha256sum").arg(busybox_image("old").unwrap()).output().unwrap();
-    let digest = String::from_utf8_lossy(&image.stdout)[..64].to_owned();
+    let image = site.json(&["image", "show", "box:old"]).unwrap();
+    let digest = image["digest"].as_str().unwrap();
     let file = host.disk().join("shoal/images").join(format!("{digest}.squashfs"));
     assert!(file.exists(), "the image that going back needs is not there");
     Infra { version: 3, image: "2", ..INFRA }.apply(site);
@@ -340,11 +340,13 @@ fn a_host_that_loses_its_power_comes_to_the_right_end() {
 /// Has the host lose its power in the middle of an upgrade, which then ends as if it had not.
 fn is_cut_off(site: &Deployment, infra: Infra, what: &str, now: impl Fn() -> Result<bool>) {
     let host = site.lab().host(0);
+    let go = volume(host, "infra-db/data/store/go");
+    let _ = fs::remove_file(&go);
     let apply = infra.begin(site);
     wait_until(what, PATIENCE, now).unwrap();
     host.power_kill().unwrap();
     assert_eq!(recorded(host), (infra.version - 1).to_string(), "while waiting for {what}");
-    fs::write(volume(host, "infra-db/data/store/go"), "").unwrap();
+    fs::write(go, "").unwrap();
     host.start().unwrap();
     apply
         .wait()

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -65,8 +65,17 @@ fn site() -> Deployment {
     site
 }
 
+/// The files that fleet files name, and those.
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-rT").args([from, to]).status().unwrap().success());
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, to).unwrap();
+        }
+    }
 }
 
 fn shoal(site: &Deployment, arguments: &[&str]) -> String {
