@@ -52,7 +52,7 @@ impl EventView {
     pub(crate) fn line(&self, color: bool) -> String {
         let Self { time, host, instance, kind, message, .. } = self;
         let instance = instance.as_deref().unwrap_or("-");
-        let kind = self.tone().paint(&format!("{kind:<8}"), color);
+        let kind = self.tone().paint(&format!("{kind:<9}"), color);
         format!("{time} {host:<12} {instance:<24} {kind} {}", printable(message))
     }
 }
