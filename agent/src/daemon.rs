@@ -13,16 +13,18 @@ use tracing::info;
 use crate::events::Events;
 use crate::fallback::Fallback;
 use crate::host::real::RealHost;
-use crate::host::{facts, sealed, systemd::Systemd};
+use crate::host::{facts, sealed, systemd::Systemd, trial::Trials};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
-use crate::link::{ControllerSource, Kept, Link, News};
+use crate::link::{AgentSource, ControllerSource, Kept, Link, News};
 use crate::paths::Paths;
 use crate::policy;
 use crate::reconcile::{About, Reconciler};
 use crate::secrets::Secrets;
 use crate::sessions::Sessions;
 use crate::stage::Stager;
+use crate::upgrade::Upgrade;
+use crate::version::version;
 
 /// How long looking at the secrets that are kept may hold up the start.
 const CHECKING: Duration = Duration::from_secs(20);
@@ -61,7 +63,20 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let host =
         RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone(), secrets.clone());
     let host = Arc::new(host);
-    let about = About { name, facts: facts.clone(), ready_elsewhere };
+    let (upgrade_told, agent) = watch::channel(None);
+    let upgrade = Upgrade {
+        paths: paths.clone(),
+        trials: Trials::new(paths.clone(), systemd.clone()),
+        allowed: facts.policy.agent_upgrade,
+        source: Arc::new(AgentSource(ControllerSource { channel: channel.subscribe() })),
+        desired: wanted.clone(),
+        reached: channel.subscribe(),
+        reported: reported.clone(),
+        told: upgrade_told,
+        bell: bell.clone(),
+        events: events.clone(),
+    };
+    let about = About { name, facts: facts.clone(), ready_elsewhere, agent };
     let reconciler = Reconciler::new(
         host.clone(),
         about,
@@ -91,10 +106,11 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     };
     let mut reconciling = tokio::spawn(reconciler.run(wanted, stop.clone()));
     let mut linking = tokio::spawn(link.run(stop.clone()));
+    let mut upgrading = tokio::spawn(upgrade.run(stop.clone()));
     let (scrubbed, told) = (host.clone(), bell.clone());
     let scrubbing = tokio::spawn(async move { scrubbed.scrub(&told).await });
     let mut ringing = tokio::spawn(async move { host.watch(&bell).await });
-    info!(version = env!("CARGO_PKG_VERSION"), "the agent is up");
+    info!(version = version(), "the agent is up");
     // Fails where systemd did not start us; then nobody waits for it.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     // A part that ends by itself has broken. Then the whole agent ends, and systemd starts it
@@ -103,6 +119,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         told = stopped() => told?,
         ended = &mut reconciling => anyhow::bail!("the reconcile loop broke: {ended:?}"),
         ended = &mut linking => anyhow::bail!("the link broke: {ended:?}"),
+        ended = &mut upgrading => anyhow::bail!("the agent's upgrade broke: {ended:?}"),
         ended = &mut ringing => anyhow::bail!("the system bus went away: {ended:?}"),
     }
     stop.cancel();
@@ -110,6 +127,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     scrubbing.abort();
     reconciling.await.context("the reconcile loop broke")?;
     linking.await.context("the link broke")?;
+    upgrading.await.context("the agent's upgrade broke")?;
     info!("the agent stops; instances keep running");
     Ok(())
 }

@@ -210,7 +210,18 @@ fn wish(wanted: &[InstanceSpec], infra: Option<&InfraVersion>) -> Digest {
     if let Some(infra) = infra {
         hasher.update(serde_json::to_vec(infra).expect("a version is plain data"));
     }
-    for InstanceSpec { id, revision, config, run: _, restarts, paused: _, gate: _ } in wanted {
+    for spec in wanted {
+        // Another container is asked for by another revision.
+        let InstanceSpec {
+            id,
+            revision,
+            config,
+            run: _,
+            restarts,
+            recreate: _,
+            paused: _,
+            gate: _,
+        } = spec;
         let asked = (id, revision, restarts, config.image.digest, &config.settings);
         hasher.update(serde_json::to_vec(&asked).expect("settings are plain data"));
     }

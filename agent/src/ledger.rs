@@ -6,11 +6,9 @@ use shoal_core::host::{HostSpec, SpecRefused, accept};
 
 use crate::files::{FileError, make_private_dir, read_if_there, write_whole};
 use crate::paths::Paths;
+use crate::version::version;
 
 const VERSION: u32 = 1;
-
-/// The version of this agent.
-const AGENT: &str = env!("CARGO_PKG_VERSION");
 
 /// What the ledger's file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +24,7 @@ struct Content {
 
 impl Content {
     fn empty() -> Self {
-        Self { version: VERSION, epoch: 0, agent: AGENT.to_owned(), desired: None }
+        Self { version: VERSION, epoch: 0, agent: version().to_owned(), desired: None }
     }
 }
 
@@ -119,14 +117,14 @@ impl Ledger {
     /// # Errors
     /// Where its generation is older, or the same with other content; the ledger stays as it was.
     pub fn accept(&mut self, offered: HostSpec) -> Result<bool, LedgerError> {
-        let upgraded = self.content.agent != AGENT;
+        let upgraded = self.content.agent != version();
         match accept(self.content.desired.as_ref(), &offered) {
             Ok(true) => {}
             Err(SpecRefused::Differs { .. }) if upgraded => {}
             Ok(false) => return Ok(false),
             Err(refused) => return Err(refused.into()),
         }
-        let (agent, desired) = (AGENT.to_owned(), Some(offered));
+        let (agent, desired) = (version().to_owned(), Some(offered));
         self.save(Content { agent, desired, ..self.content.clone() })?;
         Ok(true)
     }
@@ -183,7 +181,7 @@ mod tests {
         let mut same = Ledger::open(&paths).unwrap();
         assert!(matches!(same.accept(fuller.clone()), Err(LedgerError::Refused(_))));
         let file = paths.agent().join("ledger.json");
-        let older = std::fs::read_to_string(&file).unwrap().replace(AGENT, "0.0.1");
+        let older = std::fs::read_to_string(&file).unwrap().replace(version(), "0.0.1");
         std::fs::write(&file, older).unwrap();
         assert!(Ledger::open(&paths).unwrap().accept(fuller).unwrap());
     }

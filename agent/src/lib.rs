@@ -27,6 +27,8 @@ pub mod secrets;
 pub mod sessions;
 pub mod stage;
 pub mod status;
+pub mod upgrade;
 pub mod verified;
+pub mod version;
 
 pub(crate) use shoal_core::cause::chain;

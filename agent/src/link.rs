@@ -409,25 +409,46 @@ pub struct ControllerSource {
     pub channel: watch::Receiver<Option<Channel>>,
 }
 
-#[async_trait]
-impl Source for ControllerSource {
-    async fn fetch(
-        &self,
-        digest: &Digest,
-        offset: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+impl ControllerSource {
+    async fn client(&self) -> Result<AgentLinkClient<Channel>, String> {
         let mut channel = self.channel.clone();
         let current = channel.wait_for(Option::is_some).await.map(|c| c.clone());
-        let channel = current.ok().flatten().ok_or("the agent stops")?;
+        Ok(client(current.ok().flatten().ok_or("the agent stops")?))
+    }
+}
+
+#[async_trait]
+impl Source for ControllerSource {
+    async fn fetch(&self, digest: &Digest, offset: u64) -> Result<Bytestream, String> {
         let digest = shoal_proto::convert::digest_bytes(digest);
         let request = v1::FetchImageRequest { digest, offset };
-        let response = client(channel).fetch_image(request).await;
-        let stream = response.map_err(|status| reason(&status))?.into_inner();
-        let bytes = |chunk: Result<v1::ImageChunk, tonic::Status>| {
-            chunk.map(|c| c.data).map_err(|status| reason(&status))
-        };
-        Ok(stream.map(bytes).boxed())
+        chunks(self.client().await?.fetch_image(request).await)
     }
+}
+
+/// Programs of the agent, from the controller.
+#[derive(Debug)]
+pub struct AgentSource(pub ControllerSource);
+
+#[async_trait]
+impl Source for AgentSource {
+    async fn fetch(&self, digest: &Digest, offset: u64) -> Result<Bytestream, String> {
+        let digest = shoal_proto::convert::digest_bytes(digest);
+        let request = v1::FetchAgentRequest { digest, offset };
+        chunks(self.0.client().await?.fetch_agent(request).await)
+    }
+}
+
+type Bytestream = BoxStream<'static, Result<Bytes, String>>;
+
+fn chunks(
+    response: Result<tonic::Response<tonic::Streaming<v1::ImageChunk>>, tonic::Status>,
+) -> Result<Bytestream, String> {
+    let stream = response.map_err(|status| reason(&status))?.into_inner();
+    let bytes = |chunk: Result<v1::ImageChunk, tonic::Status>| {
+        chunk.map(|c| c.data).map_err(|status| reason(&status))
+    };
+    Ok(stream.map(bytes).boxed())
 }
 
 #[cfg(test)]

@@ -6,14 +6,17 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shoal_agent::files::FileError;
 use shoal_agent::host::doctor::{self, Verdict};
-use shoal_agent::host::{clean, container, ending, enter, network};
+use shoal_agent::host::{clean, container, ending, enter, network, trial};
 use shoal_agent::join::{Join, join};
 use shoal_agent::paths::Paths;
+use shoal_agent::version::version;
+use shoal_core::agent_upgrade::Guarded;
+use shoal_core::image::Digest;
 use shoal_core::name::MachineName;
 
 /// The Shoal agent: runs systemd-nspawn instances on this host as its controller wants them.
 #[derive(Debug, Parser)]
-#[command(name = "shoal-agent", version)]
+#[command(name = "shoal-agent", version = version())]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -66,6 +69,10 @@ enum Command {
     /// Undo what a start of a machine made. The unit shoal-instance@.service does this.
     #[command(hide = true)]
     InstanceClean { machine: MachineName },
+    /// Put the agent before back, where the one that is tried has not proved itself. A timer does
+    /// this.
+    #[command(hide = true, name = trial::VERB)]
+    PutBack { digest: Digest, asked: u64, attempt: u32 },
     /// Run a command inside a container, given its first process.
     #[command(hide = true, name = enter::VERB)]
     ExecIn {
@@ -95,6 +102,9 @@ fn main() -> ExitCode {
             told(ending::end(&paths, &machine));
             clean::clean(&paths, &machine).map_err(Into::into)
         }
+        Command::PutBack { digest, asked, attempt } => {
+            put_back(&paths, &Guarded { digest, asked, attempt })
+        }
         Command::Run => {
             log_to_journal();
             in_runtime(shoal_agent::daemon::run(paths))
@@ -112,6 +122,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn put_back(paths: &Paths, guarded: &Guarded) -> anyhow::Result<()> {
+    if trial::put_back(paths, guarded)? {
+        println!("the agent that was tried has not proved itself in time; the one before is back");
+    }
+    Ok(())
 }
 
 /// What a unit counts as a stop that went well.

@@ -41,6 +41,7 @@ impl Paths {
             self.secrets(),
             self.fallback(),
             self.images(),
+            self.agents(),
             self.instances(),
             self.snapshots(),
             self.backups(),
@@ -76,6 +77,24 @@ impl Paths {
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.state.join("images")
+    }
+
+    /// Programs of the agent that are fetched or tried.
+    #[must_use]
+    pub fn agents(&self) -> PathBuf {
+        self.state.join("agents")
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn agent_program(&self, digest: &Digest) -> PathBuf {
+        self.agents().join(digest.to_string()).join("shoal-agent")
+    }
+
+    /// What is remembered of the agent's own upgrade.
+    #[must_use]
+    pub fn upgrade(&self) -> PathBuf {
+        self.agent().join("upgrade.json")
     }
 
     /// All machines' state.

@@ -131,15 +131,17 @@ impl Record {
         Ok(write_whole(&paths.record(&self.spec.id.machine()), &bytes)?)
     }
 
-    /// Stands for what is to be started, under which infra version, and for how often a restart was
-    /// asked for: a hook that failed is not run again for the same.
+    /// Stands for what is to be started, under which infra version, and for how often a restart or
+    /// another container was asked for: a hook that failed is not run again for the same.
     #[must_use]
     pub fn attempt(&self) -> Digest {
-        let what = (&self.spec.config, self.spec.restarts);
-        let bytes = match &self.infra {
-            // As it was before there were infra versions, so that a failure of then still counts.
-            None => serde_json::to_vec(&what),
-            Some(infra) => serde_json::to_vec(&(what, infra)),
+        let InstanceSpec { config, restarts, recreate, .. } = &self.spec;
+        // As it was before there was more than the first two, so that a failure of then still
+        // counts.
+        let bytes = match (recreate, &self.infra) {
+            (0, None) => serde_json::to_vec(&(config, restarts)),
+            (_, None) => serde_json::to_vec(&(config, restarts, recreate)),
+            (_, Some(infra)) => serde_json::to_vec(&((config, restarts), infra, recreate)),
         };
         let bytes = bytes.expect("a configuration is plain data");
         Digest::from(<[u8; 32]>::from(Sha256::digest(bytes)))
@@ -152,6 +154,7 @@ impl Record {
             id: self.spec.id.clone(),
             config: self.spec.config.clone(),
             restarts: self.spec.restarts,
+            recreate: self.spec.recreate,
             infra: self.infra.clone(),
         }
     }
@@ -246,10 +249,12 @@ mod tests {
         setting.spec.config.settings.env.clear();
         let mut image = record.clone();
         image.spec.config.image.digest = [1; 32].into();
+        let mut afresh = record.clone();
+        afresh.spec.recreate = 2;
         let infra = Record { infra: Some("1".parse().unwrap()), ..record.clone() };
         let later = Record { infra: Some("2".parse().unwrap()), ..record.clone() };
         assert_ne!(infra.attempt(), later.attempt());
-        for other in [restart, setting, image, infra] {
+        for other in [restart, setting, image, afresh, infra] {
             assert_ne!(record.attempt(), other.attempt());
         }
     }

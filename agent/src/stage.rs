@@ -109,7 +109,7 @@ fn is_wanted(wanted: &Wanted, image: &PinnedImage) -> bool {
 }
 
 /// What comes within [`SILENCE`].
-async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
+pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let late = |_| format!("the controller sent nothing for {SILENCE:?}");
     tokio::time::timeout(SILENCE, work).await.map_err(late)
 }

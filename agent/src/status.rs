@@ -77,6 +77,8 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         images: inputs.observation.observed.images.iter().copied().collect(),
         retained: retained(inputs),
         problems: problems(inputs),
+        // Put in by whoever knows.
+        agent: None,
         infra: infra(inputs),
     }
 }
@@ -388,6 +390,7 @@ fn unwanted(inputs: Inputs<'_>) -> Vec<InstanceStatus> {
             config: applied.config.clone(),
             run: RunState::Stopped,
             restarts: applied.restarts,
+            recreate: applied.recreate,
             paused: false,
             gate: None,
         };
@@ -451,6 +454,7 @@ mod tests {
             id: case.spec.id.clone(),
             config: case.spec.config.clone(),
             restarts: 0,
+            recreate: 0,
             infra: None,
         });
         let found = Machine { applied, unit: case.unit, enabled: true, ..Machine::default() };
@@ -525,8 +529,8 @@ mod tests {
             let mut applied = spec("running");
             applied.config.image.digest = [image; 32].into();
             let mut observation = Observation::default();
-            let applied =
-                Applied { id: applied.id, config: applied.config, restarts: 0, infra: None };
+            let (id, config) = (applied.id, applied.config);
+            let applied = Applied { id, config, restarts: 0, recreate: 0, infra: None };
             let found = Machine { applied: Some(applied), unit, ..Machine::default() };
             observation.observed.machines.insert(machine.clone(), found);
             observation.observed.images.insert([7; 32].into());
@@ -568,8 +572,13 @@ mod tests {
         spec.config.settings.start = Start::Command(vec!["/bin/app".into()]);
         let machine = spec.id.machine();
         let mut observation = Observation::default();
-        let (id, config) = (spec.id.clone(), spec.config.clone());
-        let applied = Applied { id, config, restarts: spec.restarts, infra: None };
+        let applied = Applied {
+            id: spec.id.clone(),
+            config: spec.config.clone(),
+            restarts: spec.restarts,
+            recreate: spec.recreate,
+            infra: None,
+        };
         let found = Machine {
             applied: Some(applied),
             unit: Unit::Active,

@@ -3,6 +3,7 @@
 //! Names, labels and selectors are parsed into core types here, so that a wrong one is a usage
 //! error before anything is read or asked.
 
+pub(crate) mod agent;
 pub(crate) mod context;
 pub(crate) mod fleet;
 pub(crate) mod host;
@@ -69,9 +70,12 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Hosts: enrol, list, show, label, cordon, drain, remove
+    /// Hosts: enrol, list, show, label, cordon, drain, upgrade, remove
     #[command(subcommand)]
     Host(host::HostCommand),
+    /// Programs of the agent, for `shoal host upgrade`: push, list, remove
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
     /// Images: push, list, show, tag, remove
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -104,7 +108,7 @@ pub(crate) enum Command {
     /// Make a fleet as its file says
     ///
     /// Shows the plan, then makes a revision and its rollout, which changes the hosts batch by
-    /// batch. Applying the same again changes nothing and restarts nothing. If someone else applies
+    /// batch. Applying the same again changes nothing and restarts nothing, but with --recreate. If someone else applies
     /// in between, nothing is changed and it exits 7; where a rollout is under way or someone holds
     /// a lock, it says who and exits 13.
     Apply(fleet::ApplyArgs),

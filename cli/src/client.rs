@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use shoal_proto::LARGEST_MESSAGE;
 use shoal_proto::convert::Invalid;
+use shoal_proto::v1::agents_client::AgentsClient;
 use shoal_proto::v1::controller_client::ControllerClient;
 use shoal_proto::v1::events_client::EventsClient;
 use shoal_proto::v1::fleets_client::FleetsClient;
@@ -124,6 +125,7 @@ macro_rules! services {
 }
 
 services! {
+    agents: AgentsClient,
     controller: ControllerClient,
     events: EventsClient,
     fleets: FleetsClient,

@@ -1,6 +1,7 @@
 //! What each command does. Each takes its arguments and a [`Shell`], and ends with an [`Exit`] or
 //! a [`Failure`].
 
+pub(crate) mod agent;
 mod apply;
 mod audit;
 pub(crate) mod chosen;
@@ -86,14 +87,20 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
     let shell = &Shell::new(globals);
     match command {
         Command::Host(command) => host::run(shell, command).await,
+        Command::Agent(command) => agent::run(shell, command).await,
         Command::Image(command) => image::run(shell, command).await,
         Command::Secret(command) => secret::run(shell, command).await,
         Command::Check(args) => fleet::check(shell, &args),
         Command::Fmt(args) => fmt::run(shell, &args),
         Command::Import(args) => import::run(shell, &args),
         Command::Schema(args) => schema::run(shell, &args),
-        Command::Plan(args) => apply::plan(shell, args.file.path(), Kind::Fleet).await,
-        Command::Apply(args) => apply::apply(shell, args.file.path(), Kind::Fleet, &args.how).await,
+        Command::Plan(args) => {
+            apply::plan(shell, args.file.path(), Kind::Fleet, args.recreate.wanted()).await
+        }
+        Command::Apply(args) => {
+            let recreate = args.recreate.wanted();
+            apply::apply(shell, args.file.path(), Kind::Fleet, &args.how, recreate).await
+        }
         Command::Infra(command) => infra::run(shell, command).await,
         Command::Status(args) => fleet::status(shell, args).await,
         Command::Rollout(command) => rollout::run(shell, command).await,

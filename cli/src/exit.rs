@@ -7,11 +7,13 @@ use shoal_core::cause::chain;
 use std::fmt::Write as _;
 
 use crate::client::{RemoteError, ReplyError};
+use crate::commands::agent::AgentError;
 use crate::commands::chosen::ChoiceError;
 use crate::commands::exec::NoTerminal;
 use crate::commands::fleet_file::FleetFileError;
 use crate::commands::host::HostError;
 use crate::commands::host::drain::DrainError;
+use crate::commands::host::upgrade::UpgradeError;
 use crate::commands::import::ImportError;
 use crate::commands::locked::LockError;
 use crate::commands::logs::LogsError;
@@ -170,6 +172,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Drain(#[from] DrainError),
     #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Value(#[from] ValueError),
@@ -204,6 +210,8 @@ impl Failure {
             Self::Lock(LockError::Interrupted { .. }) => Exit::Interrupted,
             Self::Host(HostError::NoMatch { .. }) => Exit::NotFound,
             Self::Drain(error) => drain(error),
+            Self::Agent(_) => Exit::Usage,
+            Self::Upgrade(error) => upgrade(error),
             Self::Run(error) => run(error),
             Self::Value(ValueError::Interrupted) => Exit::Interrupted,
             Self::Value(_) => Exit::Usage,
@@ -306,6 +314,19 @@ fn drain(error: &DrainError) -> Exit {
         DrainError::Left { .. } => Exit::Partial,
         DrainError::TimedOut { .. } => Exit::TimedOut,
         DrainError::Interrupted { .. } => Exit::Interrupted,
+    }
+}
+
+fn upgrade(error: &UpgradeError) -> Exit {
+    match error {
+        UpgradeError::OtherProcessor { .. } | UpgradeError::Unknown { .. } => Exit::Precondition,
+        UpgradeError::NoHosts => Exit::NotFound,
+        UpgradeError::Rejected { none: true, .. } => Exit::RolledBack,
+        UpgradeError::Rejected { .. } => Exit::Partial,
+        UpgradeError::TimedOut { .. } => Exit::TimedOut,
+        UpgradeError::Offline { .. } => Exit::HostOffline,
+        UpgradeError::TooOld { .. } => Exit::Precondition,
+        UpgradeError::Interrupted => Exit::Interrupted,
     }
 }
 

@@ -82,6 +82,7 @@ enum Needs {
 const RULES: &[(&str, Needs)] = &[
     ("/shoal.v1.AgentLink/Connect", Needs::Agent),
     ("/shoal.v1.AgentLink/FetchImage", Needs::Agent),
+    ("/shoal.v1.AgentLink/FetchAgent", Needs::Agent),
     ("/shoal.v1.AgentLink/Session", Needs::Agent),
     ("/shoal.v1.AgentLink/Renew", Needs::Agent),
     ("/shoal.v1.Controller/GetVersion", Needs::AtLeast(Role::Viewer)),
@@ -102,6 +103,10 @@ const RULES: &[(&str, Needs)] = &[
     ("/shoal.v1.Hosts/Uncordon", Needs::AtLeast(Role::Operator)),
     ("/shoal.v1.Hosts/Drain", Needs::AtLeast(Role::Operator)),
     ("/shoal.v1.Hosts/Remove", Needs::AtLeast(Role::Admin)),
+    ("/shoal.v1.Agents/Push", Needs::AtLeast(Role::Admin)),
+    ("/shoal.v1.Agents/List", Needs::AtLeast(Role::Viewer)),
+    ("/shoal.v1.Agents/Remove", Needs::AtLeast(Role::Admin)),
+    ("/shoal.v1.Agents/Upgrade", Needs::AtLeast(Role::Admin)),
     ("/shoal.v1.Fleets/Plan", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Fleets/Apply", Needs::AtLeast(Role::Deployer)),
     ("/shoal.v1.Fleets/List", Needs::AtLeast(Role::Viewer)),
@@ -370,6 +375,7 @@ mod tests {
             "Undo",
             "Lock",
             "Unlock",
+            "Upgrade",
         ];
         for path in rpcs() {
             if mutating.iter().any(|verb| path.ends_with(&format!("/{verb}"))) {
@@ -385,6 +391,8 @@ mod tests {
             ("deployer", "/shoal.v1.Instances/Exec", false),
             ("deployer", "/shoal.v1.Hosts/CreateToken", false),
             ("operator", "/shoal.v1.Instances/Exec", true),
+            ("operator", "/shoal.v1.Agents/Push", false),
+            ("operator", "/shoal.v1.Agents/Upgrade", false),
             ("viewer", "/shoal.v1.Secrets/List", false),
             ("deployer", "/shoal.v1.Secrets/List", true),
             ("deployer", "/shoal.v1.Secrets/Set", false),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agents_api::programs::Programs;
 use crate::authority::{Authority, AuthorityError};
 use crate::blobs::Blobs;
 use crate::clock;
@@ -29,6 +30,8 @@ use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteSt
 pub const STORE: &str = "store.db";
 /// Where the image files are, in the controller's directory.
 pub const IMAGES: &str = "images";
+/// Where the files of the agent's programs are, in the controller's directory.
+pub const AGENTS: &str = "agents";
 /// The id of the one epoch record.
 pub const EPOCH: &str = "current";
 
@@ -72,6 +75,8 @@ pub struct App {
     pub connections: OnceLock<Connections>,
     /// The image files.
     pub blobs: Blobs,
+    /// The files of the agent's programs.
+    pub programs: Programs,
     /// The secrets.
     pub secrets: Arc<Vault>,
     /// The CA.
@@ -111,6 +116,7 @@ impl App {
             applying: Applying::default(),
             connections: OnceLock::new(),
             blobs: Blobs::new(&dir.join(IMAGES)),
+            programs: Programs::new(&dir.join(AGENTS)),
             secrets: Arc::new(secrets),
             authority,
             config,

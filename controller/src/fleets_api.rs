@@ -16,6 +16,7 @@ pub(crate) mod again;
 mod apply;
 mod infra;
 pub mod plan;
+pub(crate) mod recreate;
 pub mod revision;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ use self::apply::{Wanted, apply, fleet_spec, planned};
 pub(crate) use self::apply::{known, superseded};
 use self::infra::hosts::Seen;
 use self::plan::{Change, Need};
+use self::recreate::Recreate;
 use self::world::{Newest, World};
 use crate::access;
 use crate::app::App;
@@ -80,10 +82,11 @@ impl Fleets {
     }
 
     pub(crate) async fn plan(&self, request: PlanRequest) -> Result<PlanResponse, Refusal> {
-        let PlanRequest { spec } = request;
+        let PlanRequest { spec, recreate } = request;
         let spec = fleet_spec(spec)?;
+        let recreate = recreate.map(Recreate::try_from).transpose()?;
         let world = World::load(&self.records, &spec).await?;
-        let (world, plan) = planned(world, &spec).await?;
+        let (world, plan) = planned(world, &spec, recreate.as_ref()).await?;
         let same_spec = world.newest.as_ref().is_some_and(|n| n.revision.spec == spec);
         let disturbs = plan.changes.iter().any(|change| change.action != Action::Keep);
         let statuses = self.statuses(&world);
@@ -177,9 +180,14 @@ impl Fleets {
 
 fn instance_change(fleet: &FleetName, change: Change, host_online: bool) -> v1::InstanceChange {
     let Change { host: _, host_name, instance, action } = change;
+    let mut data = Vec::new();
     let (kind, fields) = match action {
         Action::Create(fields) => (ChangeKind::Create, fields),
         Action::Replace(fields) => (ChangeKind::Replace, fields),
+        Action::Recreate(fields, volumes) => {
+            data = volumes.iter().map(ToString::to_string).collect();
+            (ChangeKind::Recreate, fields)
+        }
         Action::Refresh(fields) => (ChangeKind::Refresh, fields),
         Action::Remove => (ChangeKind::Remove, vec![]),
         Action::Keep => (ChangeKind::Keep, vec![]),
@@ -197,6 +205,7 @@ fn instance_change(fleet: &FleetName, change: Change, host_online: bool) -> v1::
         kind: kind.into(),
         fields: fields.collect(),
         host_online,
+        data,
     }
 }
 

@@ -20,7 +20,7 @@ use shoal_core::name::{HostId, HostName};
 use shoal_proto::v1::hosts_server::Hosts;
 use shoal_proto::v1::store::{HostNameRecord, HostRecord, HostSpecRecord};
 use shoal_proto::v1::{
-    CordonHostRequest, CordonHostResponse, CreateTokenRequest, CreateTokenResponse,
+    AgentSpec, CordonHostRequest, CordonHostResponse, CreateTokenRequest, CreateTokenResponse,
     DrainHostRequest, DrainHostResponse, GetHostRequest, GetHostResponse, Host, HostStatus,
     LabelHostRequest, LabelHostResponse, ListHostsRequest, ListHostsResponse, ListTokensRequest,
     ListTokensResponse, RemoveHostRequest, RemoveHostResponse, RevokeTokenRequest,
@@ -162,16 +162,16 @@ impl HostsApi {
             text => Some(text.parse::<Selector>().map_err(|e| Refusal::Invalid(e.to_string()))?),
         };
         let specs = self.app.records.list::<HostSpecRecord>().await?.records;
-        let generations: HashMap<String, u64> =
-            specs.into_iter().map(|stored| (stored.id, generation(Some(stored.record)))).collect();
+        let mut told: HashMap<String, Told> =
+            specs.into_iter().map(|stored| (stored.id, Told::of(Some(stored.record)))).collect();
         let hosts = self.app.records.list::<HostRecord>().await?.records;
         let mut hosts: Vec<Host> = hosts
             .into_iter()
             .map(|stored| stored.record)
             .filter(|host| selector.as_ref().is_none_or(|s| s.matches(&host.labels)))
             .map(|host| {
-                let generation = generations.get(&host.id).copied().unwrap_or_default();
-                self.describe(host, generation)
+                let told = told.remove(&host.id).unwrap_or_default();
+                self.describe(host, told)
             })
             .collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
@@ -180,10 +180,11 @@ impl HostsApi {
 
     async fn show(&self, host: HostRecord) -> Result<Host, Refusal> {
         let spec = self.app.records.get::<HostSpecRecord>(&host.id).await?;
-        Ok(self.describe(host, generation(spec.map(|stored| stored.record))))
+        Ok(self.describe(host, Told::of(spec.map(|stored| stored.record))))
     }
 
-    fn describe(&self, host: HostRecord, generation: u64) -> Host {
+    fn describe(&self, host: HostRecord, told: Told) -> Host {
+        let Told { generation, agent } = told;
         let HostRecord {
             id,
             name,
@@ -222,6 +223,7 @@ impl HostsApi {
             certificate_expires_ms,
             status,
             cordon,
+            agent,
         }
     }
 
@@ -323,8 +325,18 @@ pub fn parse_name(name: &str) -> Result<HostName, Refusal> {
     name.parse().map_err(|error: shoal_core::name::InvalidName| Refusal::Invalid(error.to_string()))
 }
 
-fn generation(record: Option<HostSpecRecord>) -> u64 {
-    record.and_then(|record| record.spec).map(|spec| spec.generation).unwrap_or_default()
+/// What people want to know of a desired state.
+#[derive(Debug, Default)]
+struct Told {
+    generation: u64,
+    agent: Option<AgentSpec>,
+}
+
+impl Told {
+    fn of(record: Option<HostSpecRecord>) -> Self {
+        let spec = record.and_then(|record| record.spec).unwrap_or_default();
+        Self { generation: spec.generation, agent: spec.agent }
+    }
 }
 
 fn checked(labels: Labels) -> Result<Labels, Refusal> {

@@ -8,6 +8,7 @@
 //! touches a host (that is the agent's, which dials in and is told).
 
 pub mod access;
+pub mod agents_api;
 pub mod app;
 pub mod audit;
 pub mod authority;

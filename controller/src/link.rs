@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use shoal_proto::v1::agent_link_server::AgentLink;
 use shoal_proto::v1::{
-    AgentMessage, CertificateResponse, ControllerMessage, FetchImageRequest, ImageChunk,
-    RenewRequest, RenewResponse, SessionDown, SessionUp,
+    AgentMessage, CertificateResponse, ControllerMessage, FetchAgentRequest, FetchImageRequest,
+    ImageChunk, RenewRequest, RenewResponse, SessionDown, SessionUp,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -54,6 +54,7 @@ impl LinkApi {
 impl AgentLink for LinkApi {
     type ConnectStream = ReceiverStream<Result<ControllerMessage, Status>>;
     type FetchImageStream = ReceiverStream<Result<ImageChunk, Status>>;
+    type FetchAgentStream = ReceiverStream<Result<ImageChunk, Status>>;
     type SessionStream = ReceiverStream<Result<SessionDown, Status>>;
 
     async fn connect(
@@ -73,6 +74,15 @@ impl AgentLink for LinkApi {
     ) -> Result<Response<Self::FetchImageStream>, Status> {
         let host = caller(&request)?.host()?;
         let stream = fetch::start(&self.app, &host, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn fetch_agent(
+        &self,
+        request: Request<FetchAgentRequest>,
+    ) -> Result<Response<Self::FetchAgentStream>, Status> {
+        let host = caller(&request)?.host()?;
+        let stream = fetch::start_agent(&self.app, &host, request.into_inner()).await?;
         Ok(Response::new(stream))
     }
 

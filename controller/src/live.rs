@@ -55,6 +55,8 @@ struct State {
     hosts: HashMap<HostId, Entry>,
     dirty: BTreeSet<HostId>,
     next_link: u64,
+    /// Whether the controller ends: then a stream that ends says nothing about its host.
+    closing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,8 @@ struct Entry {
     /// but proves nothing: the host may have rebooted since.
     fresh: bool,
     presence: Option<Presence>,
+    /// Whether it was connected when the controller before ended, and has not been since.
+    awaited: bool,
     link: Option<Link>,
     refused: Option<Refused>,
     /// Why the last report could not be read.
@@ -116,6 +120,7 @@ impl Live {
         for stored in records.list::<PresenceRecord>().await?.records {
             load(&mut state, &stored.id, |entry, host| {
                 entry.presence = Some(presence(host, &stored.record));
+                entry.awaited = stored.record.online;
             });
         }
         for stored in records.list::<HostStatusRecord>().await?.records {
@@ -151,6 +156,23 @@ impl Live {
     #[must_use]
     pub fn presence(&self, host: &HostId) -> Option<Presence> {
         self.state().hosts.get(host)?.presence.clone()
+    }
+
+    /// Whether the host, which is not connected, was so when the controller before this one ended,
+    /// and has not been since: for a while nobody knows whether it is offline.
+    #[must_use]
+    pub fn is_awaited(&self, host: &HostId) -> bool {
+        self.state().hosts.get(host).is_some_and(|entry| entry.awaited)
+    }
+
+    /// The controller ends: hosts whose streams end from now on have not gone anywhere.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closing = true;
+        let connected = state.hosts.iter().filter(|(_, entry)| entry.link.is_some());
+        // When they were last heard is written with it.
+        let connected: Vec<HostId> = connected.map(|(host, _)| host.clone()).collect();
+        state.dirty.extend(connected);
     }
 
     /// Wakes at each change of any presence or status. The number only counts.
@@ -247,6 +269,7 @@ impl Live {
         }
         entry.refused = None;
         entry.fresh = false;
+        entry.awaited = false;
         let since = match &entry.presence {
             Some(presence) if presence.online => presence.since,
             _ => now,
@@ -271,6 +294,9 @@ impl Live {
     fn detach(&self, host: &HostId, id: u64) {
         let now = clock::now();
         let mut state = self.state();
+        if state.closing {
+            return;
+        }
         let Some(entry) = state.hosts.get_mut(host) else { return };
         if entry.link.as_ref().is_none_or(|link| link.id != id) {
             return;

@@ -24,9 +24,10 @@
 //! Numbers and times in keys have 20 digits, so that their byte order is their order.
 
 use shoal_proto::v1::store::{
-    AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostRecord, HostSpecRecord,
-    HostStatusRecord, ImageRecord, LockRecord, PresenceRecord, RevisionRecord, RolloutRecord,
-    SecretHeadRecord, SecretRecord, TagRecord, TokenRecord, UserRecord,
+    AgentProgramRecord, AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord,
+    HostRecord, HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PresenceRecord,
+    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord,
+    UserRecord,
 };
 
 use crate::store::Record;
@@ -57,6 +58,7 @@ records! {
     UserRecord under "users/",
     AuditRecord under "audit/",
     EventRecord under "events/",
+    AgentProgramRecord under "agent-programs/",
     EpochRecord under "epoch/",
 }
 

@@ -17,10 +17,11 @@ mod leftovers;
 mod pass;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
+use shoal_core::name::HostId;
 use shoal_core::rollout::{FAILURE_PATIENCE, OFFLINE_PATIENCE, Rollout, State};
 use shoal_core::time::Timestamp;
 use shoal_proto::v1::store::RolloutRecord;
@@ -46,6 +47,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_m
 /// The pause after the store failed.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How long hosts that were connected to the controller before this one are not taken to be
+/// offline. Agents that were left alone for long try twice a minute.
+const REUNION: Duration = Duration::from_secs(45);
+
 /// How often one pass tries again where others change the same records.
 const ATTEMPTS: usize = 16;
 
@@ -64,6 +69,8 @@ pub async fn run(records: Records, live: Live, shutdown: CancellationToken) {
 pub struct Driver {
     records: Records,
     live: Live,
+    /// When it first looked.
+    began: OnceLock<Timestamp>,
     /// Those of unfinished rollouts: they never change, and are looked at all the time.
     revisions: Mutex<BTreeMap<String, Arc<Revision>>>,
 }
@@ -72,7 +79,7 @@ impl Driver {
     /// A driver of the rollouts in `records`.
     #[must_use]
     pub fn new(records: Records, live: Live) -> Self {
-        Self { records, live, revisions: Mutex::default() }
+        Self { records, live, began: OnceLock::new(), revisions: Mutex::default() }
     }
 
     /// Runs until `shutdown` or until the store fails.
@@ -149,6 +156,12 @@ impl Driver {
         }
         // Others change the same records all the time; the next pass goes on.
         Ok(Some(TICK))
+    }
+
+    /// Whether a host that was connected before this controller started may be about to return.
+    fn awaits(&self, host: &HostId, now: Timestamp) -> bool {
+        let began = *self.began.get_or_init(|| now);
+        now.since(began) < REUNION && self.live.is_awaited(host)
     }
 
     /// A revision that a rollout is about.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::v1::agent_link_server::AgentLinkServer;
+use shoal_proto::v1::agents_server::AgentsServer;
 use shoal_proto::v1::controller_server::ControllerServer;
 use shoal_proto::v1::enrol_server::EnrolServer;
 use shoal_proto::v1::events_server::EventsServer;
@@ -28,6 +29,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::access::AccessLayer;
+use crate::agents_api::{self, AgentsApi};
 use crate::app::{App, AppError};
 use crate::authority::{AuthorityError, SERVER_CHECK};
 use crate::clock;
@@ -137,6 +139,9 @@ impl Running {
         if let Err(error) = images_api::remove_orphans(&app.records, &app.blobs).await {
             tracing::error!(%error, "cannot remove image files that have no record");
         }
+        if let Err(error) = agents_api::remove_orphans(&app.records, &app.programs).await {
+            tracing::error!(%error, "cannot remove programs of the agent that have no record");
+        }
         spawn_tasks(&app, server);
         let (epoch, trust_domain) = (app.epoch, app.authority.trust_domain());
         tracing::info!(%address, %enrol_address, epoch, %trust_domain, "controller serves");
@@ -179,6 +184,7 @@ impl Running {
     /// Where the store can't be written or closed.
     pub async fn stop(mut self) -> Result<(), ServeError> {
         tracing::info!("controller shuts down");
+        self.app.live.close();
         self.app.shutdown.cancel();
         if timeout(DRAIN, self.served()).await.is_err() {
             let cut: usize = self.connections.iter().map(Connections::cut_all).sum();
@@ -223,6 +229,7 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
         .add_service(sized!(AgentLinkServer, LinkApi::new(Arc::clone(app))))
         .add_service(sized!(ControllerServer, ControllerApi::new(Arc::clone(app))))
         .add_service(sized!(HostsServer, HostsApi::new(Arc::clone(app))))
+        .add_service(sized!(AgentsServer, AgentsApi::new(app)))
         .add_service(sized!(ImagesServer, Images::new(app)))
         .add_service(sized!(FleetsServer, Fleets::new(app)))
         .add_service(sized!(RolloutsServer, Rollouts::new(app)))

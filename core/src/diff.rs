@@ -119,7 +119,9 @@ pub fn content_changes(from: &FleetSpec, to: &FleetSpec) -> Vec<String> {
         let fields = fields.into_iter().filter(|field| !PLACES.contains(&field.as_str()));
         fields.map(|field| format!("instance.{name}.{field}")).collect()
     });
-    paths.collect()
+    let agent = |spec: &FleetSpec| spec.infra.as_ref().and_then(|infra| infra.agent.clone());
+    let agent = (agent(from) != agent(to)).then(|| "agent".to_owned());
+    agent.into_iter().chain(paths).collect()
 }
 
 /// Fields that say where an instance is to be.

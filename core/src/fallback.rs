@@ -6,6 +6,7 @@
 //! its gate, what did before takes its place, until something else is wanted.
 //!
 //! Invariants, each with a test: what was rejected is not tried again unless someone asks for it;
+//! what an operator stopped before it was ready proves nothing;
 //! only images and settings go back, never whether an instance runs, is paused or was restarted;
 //! a fleet that never proved ready has nothing to go back to, and is brought to what is wanted for
 //! as long as that is wanted.
@@ -334,6 +335,14 @@ impl Memory {
         let on_its_way = way.filter(|_| wanted.infra.is_some());
         if on_its_way.is_none() && seen.iter().all(|(_, seen)| seen.verdict == Verdict::Ready) {
             self.trials.remove(fleet);
+            // What an operator has stopped is as they want it, and proves nothing.
+            if wanted
+                .instances
+                .iter()
+                .any(|spec| spec.run == RunState::Stopped && past.differs(spec))
+            {
+                return None;
+            }
             let new = past.good != wanted.instances || past.infra.as_ref() != wanted.infra;
             if new {
                 past.good = wanted.instances.to_vec();

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent_upgrade::AgentSpec;
 use crate::image::PinnedImage;
 use crate::infra::HostInfra;
 use crate::label::Labels;
@@ -119,6 +120,9 @@ pub struct HostSpec {
     /// Images that a revision to come needs: to be there, and not to be used yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage: Vec<PinnedImage>,
+    /// The agent that it should run; `None`: whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentSpec>,
     /// Its infra.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infra: Option<HostInfra>,

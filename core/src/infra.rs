@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent_program::AgentVersion;
 use crate::name::{BackupName, FleetName, InfraVersion};
 use crate::time::Timestamp;
 
@@ -39,7 +40,7 @@ pub struct Infra {
     pub restore: Option<BackupName>,
     /// The version that the agents are to have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
+    pub agent: Option<AgentVersion>,
 }
 
 /// What goes back where a version does not prove good.

@@ -5,6 +5,8 @@
 //! [`fleet::FleetSpec`]), [`placement::place`] (a fleet onto hosts), [`plan::plan`] (one host's
 //! next steps) and [`rollout::step`] (a fleet's move to a revision).
 
+pub mod agent_program;
+pub mod agent_upgrade;
 pub mod cause;
 pub mod diff;
 pub mod drift;

@@ -27,6 +27,8 @@ pub struct Policy {
     pub system_calls: BTreeSet<SystemCalls>,
     /// What of the host instances may be shown.
     pub bind: Vec<AllowedBind>,
+    /// Whether the controller may bring another agent, which runs as root.
+    pub agent_upgrade: bool,
 }
 
 impl Default for Policy {
@@ -39,6 +41,7 @@ impl Default for Policy {
             new_privileges: true,
             system_calls: BTreeSet::new(),
             bind: Vec::new(),
+            agent_upgrade: true,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent_upgrade::AgentStatus;
 use crate::image::{Digest, ImageRef};
 use crate::infra;
 use crate::name::{HostId, InstanceId, MachineName, VolumeName};
@@ -23,6 +24,9 @@ pub struct HostStatus {
     pub retained: Vec<RetainedData>,
     /// What is wrong with the host as a whole, for people.
     pub problems: Vec<String>,
+    /// How it gets on with the agent that it should run; `None` where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
     /// Its infra, where it has one or is to have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infra: Option<infra::Status>,

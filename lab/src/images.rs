@@ -6,6 +6,7 @@
 
 mod belenios;
 mod platform;
+mod rebuild;
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _};
@@ -21,6 +22,7 @@ use crate::{base, exec, packages};
 
 pub use belenios::belenios_image;
 pub use platform::{platform_example, platform_image};
+pub use rebuild::rebuild_image;
 
 /// Where `busybox-static` puts its one program.
 const BUSYBOX: &str = "/bin/busybox";

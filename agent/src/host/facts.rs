@@ -34,7 +34,7 @@ pub async fn gather(
         disk_total,
         disk_free,
         idmapped_squashfs: matches!(probed, Ok(true)),
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
+        agent: crate::version::version().to_owned(),
         boot_id: read_trimmed("/proc/sys/kernel/random/boot_id"),
         max_files: number("/proc/sys/fs/nr_open"),
         max_tasks: number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max")),

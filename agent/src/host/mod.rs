@@ -38,6 +38,7 @@ pub mod sealed;
 pub mod shelf;
 pub mod stamp;
 pub mod systemd;
+pub mod trial;
 pub mod unit;
 pub mod volume;
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use shoal_core::agent_upgrade::{self, AgentStatus};
 use shoal_core::event::{Event, EventKind};
 use shoal_core::fallback::{Seen, Way, WentBack};
 use shoal_core::host::{HostFacts, HostSpec};
@@ -65,6 +66,8 @@ pub struct About {
     /// Of the instances elsewhere that others here come after, those that are ready; `None` while
     /// there is no controller to say so.
     pub ready_elsewhere: watch::Receiver<Option<BTreeSet<InstanceId>>>,
+    /// How far the agent's own upgrade is.
+    pub agent: watch::Receiver<Option<AgentStatus>>,
 }
 
 /// What the loop works with.
@@ -377,7 +380,9 @@ impl<H: Host + 'static> Reconciler<H> {
             errors: &self.memory.errors,
         };
         let (before, now) = (self.report.borrow().clone(), clock::now());
-        let after = report(inputs, &before, now);
+        let mut after = report(inputs, &before, now);
+        after.agent = self.agent(desired);
+        after.problems.extend(after.agent.as_ref().and_then(AgentStatus::problem));
         let restore = spec.infra.as_ref().and_then(|infra| infra.restore.as_ref());
         for event in news::of_reports(&before, &after, restore, now) {
             let (instance, kind) = (event.instance.as_ref(), event.kind);
@@ -398,6 +403,13 @@ impl<H: Host + 'static> Reconciler<H> {
             new
         });
         settling
+    }
+
+    /// How far the host is with the agent that it should run.
+    fn agent(&self, desired: &HostSpec) -> Option<AgentStatus> {
+        let spec = desired.agent.as_ref()?;
+        let known = self.about.agent.borrow().clone().filter(|status| status.is_about(spec));
+        Some(known.unwrap_or_else(|| AgentStatus::of(spec, agent_upgrade::Phase::Waiting, "")))
     }
 
     /// Goes back where what is wanted has failed for good.

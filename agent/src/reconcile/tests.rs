@@ -75,9 +75,9 @@ impl Host for FakeHost {
             let found = state.machines.entry(machine.clone()).or_default();
             match action {
                 Action::Write(spec, infra) => {
-                    let (id, config) = (spec.id.clone(), spec.config.clone());
-                    let (restarts, infra) = (spec.restarts, infra.clone());
-                    found.applied = Some(Applied { id, config, restarts, infra });
+                    let InstanceSpec { id, config, restarts, recreate, .. } = *spec.clone();
+                    let infra = infra.clone();
+                    found.applied = Some(Applied { id, config, restarts, recreate, infra });
                     found.unit = Unit::Inactive;
                 }
                 Action::Enable => found.enabled = true,
@@ -90,10 +90,9 @@ impl Host for FakeHost {
                 }
                 Action::Stop => found.unit = Unit::Inactive,
                 Action::Refresh(spec, _) => {
-                    let (id, config) = (spec.id.clone(), spec.config.clone());
+                    let InstanceSpec { id, config, restarts, recreate, .. } = *spec.clone();
                     let infra = found.applied.take().and_then(|applied| applied.infra);
-                    let restarts = spec.restarts;
-                    found.applied = Some(Applied { id, config, restarts, infra });
+                    found.applied = Some(Applied { id, config, restarts, recreate, infra });
                     found.drift.clear();
                 }
                 Action::Configure => found.drift.clear(),
@@ -203,7 +202,8 @@ fn bench_on(host: Arc<FakeHost>, dir: Arc<tempfile::TempDir>) -> Bench {
         Stager::start(Arc::new(NoSource), dir.path().join("images"), bell.clone(), stop.clone());
     let facts = HostFacts { idmapped_squashfs: true, ..HostFacts::default() };
     let (ready, ready_elsewhere) = watch::channel(None);
-    let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere };
+    let (_, agent) = watch::channel(None);
+    let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere, agent };
     let (report, status) = watch::channel(HostStatus::default());
     let events = Events::default();
     let paths = Paths { state: dir.path().into(), run: dir.path().join("run"), ..Paths::default() };

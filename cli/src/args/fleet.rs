@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use shoal_core::label::Selector;
 use shoal_core::name::FleetName;
+use shoal_proto::v1::Recreate;
 
 use crate::completion::values::Values;
 use crate::target::parse_duration;
@@ -59,15 +61,38 @@ pub(crate) struct ImportArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RecreateArgs {
+    /// Destroy the fleet's containers and make them afresh from their images, even where nothing
+    /// differs; data volumes stay
+    #[arg(long)]
+    recreate: bool,
+    /// With --recreate: only on hosts with these labels, such as role=web,!old
+    #[arg(short = 'l', long, requires = "recreate")]
+    selector: Option<Selector>,
+}
+
+impl RecreateArgs {
+    /// As it is asked for.
+    pub(crate) fn wanted(&self) -> Option<Recreate> {
+        let selector = self.selector.clone().map(String::from).unwrap_or_default();
+        self.recreate.then_some(Recreate { selector })
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,
+    #[command(flatten)]
+    pub(crate) recreate: RecreateArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
     pub(crate) file: FileArg,
+    #[command(flatten)]
+    pub(crate) recreate: RecreateArgs,
     #[command(flatten)]
     pub(crate) how: ApplyOptions,
 }

@@ -59,6 +59,16 @@ pub(crate) enum HostCommand {
     /// host. It exits 0 where nothing is left, 5 where something stays, and 6 where the time was
     /// up; what is left is named, with the reason. The host stays empty until `uncordon`.
     Drain(DrainArgs),
+    /// Bring another agent to hosts; no instance notices
+    ///
+    /// Each host fetches it, checks that it runs there, and starts it beside the one before. Once
+    /// it has reached the controller it takes the place of that one; where it has not by the
+    /// deadline, the one before is put back by itself and this one is not tried again until asked.
+    /// One host goes first, then two, four and so on; after a failure no further host is begun. It
+    /// exits 0 where every host runs it, 4 where it was rejected, 5 where only some hosts run it, 6
+    /// where the time was up, and 12 where all that is left is offline: those get it when they are
+    /// back.
+    Upgrade(UpgradeArgs),
     /// Take a host out of the fleet for good
     ///
     /// Its certificate is refused from then on, and its name is free again. What runs on it goes on
@@ -81,6 +91,35 @@ pub(crate) struct SomeHosts {
     /// All hosts with these labels, such as role=web,!old
     #[arg(short = 'l', long, conflicts_with = "names")]
     pub(crate) selector: Option<Selector>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// Their names
+    #[arg(value_name = "HOST", required_unless_present_any = ["selector", "all"])]
+    pub(crate) names: Vec<HostName>,
+    /// All hosts with these labels, such as role=web,!old
+    #[arg(short = 'l', long, conflicts_with_all = ["names", "all"])]
+    pub(crate) selector: Option<Selector>,
+    /// All hosts
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
+    /// A shoal-agent, or the version of one that was pushed before
+    #[arg(long, value_name = "FILE|VERSION", required_unless_present = "release")]
+    #[arg(add = Values::Files)]
+    pub(crate) agent: Option<String>,
+    /// Name no agent any more: the hosts keep what they run, and it may be replaced there by hand
+    #[arg(long, conflicts_with = "agent")]
+    pub(crate) release: bool,
+    /// How long the agent may take to reach the controller before the one before is put back
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1m")]
+    pub(crate) deadline: Duration,
+    /// How long to wait for the hosts that are under way at once, the transfer included
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
+    pub(crate) timeout: Duration,
+    /// Go on with further hosts after a failure
+    #[arg(long)]
+    pub(crate) keep_going: bool,
 }
 
 #[derive(Debug, Args)]

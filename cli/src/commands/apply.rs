@@ -6,7 +6,7 @@ use serde::Serialize;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::name::FleetName;
 use shoal_proto::convert::millis;
-use shoal_proto::v1::{ApplyRequest, ApplyResponse, OfflineHosts, PlanRequest};
+use shoal_proto::v1::{ApplyRequest, ApplyResponse, OfflineHosts, PlanRequest, Recreate};
 
 use super::fleet::fetch;
 use super::fleet_file::{Kind, load_kind};
@@ -22,9 +22,14 @@ use crate::view::fleet::FleetView;
 use crate::view::plan::PlanView;
 use crate::view::rollout::{RolloutView, State};
 
-pub(super) async fn plan(shell: &Shell, path: &Path, kind: Kind) -> Result<Exit, Failure> {
+pub(super) async fn plan(
+    shell: &Shell,
+    path: &Path,
+    kind: Kind,
+    recreate: Option<Recreate>,
+) -> Result<Exit, Failure> {
     let spec = load_kind(path, kind, "plan")?;
-    let (plan, fleet) = ask_plan(&shell.client().await?, &spec).await?;
+    let (plan, fleet) = ask_plan(&shell.client().await?, &spec, recreate).await?;
     note_locks(shell, fleet.as_ref(), kind);
     shell.console.result(plan.text(), &plan)?;
     // Where the last rollout failed there is something to do, even if nothing differs.
@@ -32,13 +37,14 @@ pub(super) async fn plan(shell: &Shell, path: &Path, kind: Kind) -> Result<Exit,
     Ok(if something { Exit::Differs } else { Exit::Done })
 }
 
-/// What would change, and the fleet as it is, where there is one.
+/// What would change, with what is to be made afresh; and the fleet as it is, where there is one.
 async fn ask_plan(
     client: &Client,
     spec: &FleetSpec,
+    recreate: Option<Recreate>,
 ) -> Result<(PlanView, Option<FleetView>), Failure> {
     let fleet = spec.fleet.as_str();
-    let request = client.ask(PlanRequest { spec: Some(spec.clone().into()) });
+    let request = client.ask(PlanRequest { spec: Some(spec.clone().into()), recreate });
     let reply = client.fleets().plan(request).await;
     let reply = reply.map_err(client.refused(format!("plan fleet {fleet}")))?.into_inner();
     let plan = PlanView::read(spec, reply).map_err(ReplyError::about(format!("fleet {fleet}")))?;
@@ -71,18 +77,20 @@ pub(super) async fn apply(
     path: &Path,
     kind: Kind,
     how: &ApplyOptions,
+    recreate: Option<Recreate>,
 ) -> Result<Exit, Failure> {
     let spec = load_kind(path, kind, "apply")?;
     let fleet = spec.fleet.clone();
     let client = shell.client().await?;
-    let (plan, now) = ask_plan(&client, &spec).await?;
+    let (plan, now) = ask_plan(&client, &spec, recreate.clone()).await?;
     shell.console.text(plan.text())?;
     if how.dry_run {
         note_locks(shell, now.as_ref(), kind);
         shell.console.text("dry run: nothing was changed")?;
         return finish(shell, &ApplyView { plan, revision: None, changed: false, rollout: None });
     }
-    let sending = Sending { client: &client, spec: &spec, source: source(how, path), how };
+    let source = source(how, path);
+    let sending = Sending { client: &client, spec: &spec, source, how, recreate };
     let (applied, plan) = send(shell, &sending, plan).await?;
     let ApplyResponse { revision, changed, .. } = applied;
     let mut view = ApplyView { plan, revision: Some(revision), changed, rollout: None };
@@ -116,6 +124,8 @@ struct Sending<'a> {
     spec: &'a FleetSpec,
     source: String,
     how: &'a ApplyOptions,
+    /// What is to be made afresh.
+    recreate: Option<Recreate>,
 }
 
 /// Applies what was planned. Where the fleet is locked, plans and tries again for as long as the
@@ -151,7 +161,7 @@ async fn send_when_free(
         if !attempts.again(&failure).await {
             return Err(failure);
         }
-        let (by_now, _) = ask_plan(sending.client, sending.spec).await?;
+        let (by_now, _) = ask_plan(sending.client, sending.spec, sending.recreate.clone()).await?;
         if by_now != plan {
             shell.console.text(by_now.text())?;
         }
@@ -160,7 +170,7 @@ async fn send_when_free(
 }
 
 async fn send_once(sending: &Sending<'_>, plan: &PlanView) -> Result<ApplyResponse, Failure> {
-    let Sending { client, spec, source, how } = sending;
+    let Sending { client, spec, source, how, recreate } = sending;
     let doing = format!("apply fleet {}", spec.fleet);
     let offline = if how.skip_offline { OfflineHosts::Skip } else { OfflineHosts::Wait };
     let request = ApplyRequest {
@@ -170,6 +180,7 @@ async fn send_once(sending: &Sending<'_>, plan: &PlanView) -> Result<ApplyRespon
         source: source.clone(),
         offline: offline.into(),
         replace: how.replace,
+        recreate: recreate.clone(),
     };
     let reply = client.fleets().apply(client.ask(request)).await;
     Ok(reply.map_err(client.refused(doing))?.into_inner())

@@ -4,6 +4,7 @@ mod cordon;
 pub(crate) mod drain;
 mod removal;
 mod tokens;
+pub(crate) mod upgrade;
 
 use serde::Serialize;
 use shoal_core::label::Selector;
@@ -47,6 +48,7 @@ pub(super) async fn run(shell: &Shell, command: HostCommand) -> Result<Exit, Fai
             cordon::cordon(shell, &client, hosts, reason).await?;
         }
         HostCommand::Uncordon { hosts } => cordon::uncordon(shell, &client, hosts).await?,
+        HostCommand::Upgrade(args) => upgrade::run(shell, &client, args).await?,
         HostCommand::Drain(args) => drain::run(shell, &client, args).await?,
         HostCommand::Remove { name, force } => {
             removal::run(shell, &client, &name, force).await?;

@@ -15,9 +15,9 @@ use crate::view::infra::InfraView;
 
 pub(super) async fn run(shell: &Shell, command: InfraCommand) -> Result<Exit, Failure> {
     match command {
-        InfraCommand::Plan(args) => apply::plan(shell, args.file.path(), Kind::Infra).await,
+        InfraCommand::Plan(args) => apply::plan(shell, args.file.path(), Kind::Infra, None).await,
         InfraCommand::Apply(args) => {
-            apply::apply(shell, args.file.path(), Kind::Infra, &args.how).await
+            apply::apply(shell, args.file.path(), Kind::Infra, &args.how, None).await
         }
         InfraCommand::Status => status(shell).await,
     }

@@ -161,10 +161,7 @@ impl Watcher<'_> {
             let message = stream.message().await.map_err(self.client.refused(&doing))?;
             let Some(message) = message else { return Ok(None) };
             let rollout = RolloutView::try_from(message);
-            let mut rollout = rollout.map_err(ReplyError::about("a rollout"))?;
-            if let Some(before) = &self.last {
-                rollout.remember(before);
-            }
+            let rollout = rollout.map_err(ReplyError::about("a rollout"))?;
             if self.take(rollout.clone())? {
                 return Ok(Some(rollout));
             }

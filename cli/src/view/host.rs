@@ -6,6 +6,7 @@ pub(crate) mod token;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use shoal_core::agent_upgrade::{AgentSpec, AgentStatus, Phase};
 use shoal_core::host::Cordon;
 use shoal_core::infra::Status;
 use shoal_core::policy::Policy;
@@ -47,7 +48,42 @@ pub(crate) struct HostView {
     pub(crate) infra: Option<HostStateView>,
     /// Why it takes no new instances; absent where it does.
     pub(crate) cordon: Option<CordonView>,
+    /// The agent that it is to run; absent where it may be any.
+    agent: Option<WantedAgentView>,
     pub(crate) facts: Option<FactsView>,
+}
+
+/// The agent that a host is to run, and how far it is with that.
+#[derive(Debug, Serialize)]
+pub(crate) struct WantedAgentView {
+    version: String,
+    digest: String,
+    /// Absent where the host has not said so yet.
+    phase: Option<Phase>,
+    /// Why, or how far; may be empty.
+    message: String,
+}
+
+impl WantedAgentView {
+    fn read(wanted: v1::AgentSpec, told: Option<v1::AgentStatus>) -> Result<Self, Invalid> {
+        let wanted = AgentSpec::try_from(wanted)?;
+        let told = told.map(AgentStatus::try_from).transpose()?;
+        let told = told.filter(|told| told.is_about(&wanted));
+        Ok(Self {
+            version: wanted.version.to_string(),
+            digest: wanted.digest.to_string(),
+            phase: told.as_ref().map(|told| told.phase),
+            message: told.map(|told| told.message).unwrap_or_default(),
+        })
+    }
+
+    /// `0.3.0: confirmed`.
+    fn text(&self) -> String {
+        let Self { version, phase, message, .. } = self;
+        let how = phase.map_or_else(|| "not told yet".to_owned(), |phase| phase.to_string());
+        let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+        printable(&format!("{version}: {how}{why}"))
+    }
 }
 
 /// Why a host takes no new instances.
@@ -170,10 +206,18 @@ impl TryFrom<v1::Host> for HostView {
             certificate_expires_ms,
             status,
             cordon,
+            agent,
         } = wire;
         let observed_generation = status.as_ref().map(|status| status.observed_generation);
-        let v1::HostStatus { observed_generation: _, instances, images, retained, problems, infra } =
-            status.unwrap_or_default();
+        let v1::HostStatus {
+            observed_generation: _,
+            instances,
+            images,
+            retained,
+            problems,
+            agent: told,
+            infra,
+        } = status.unwrap_or_default();
         let infra = infra.map(Status::try_from).transpose()?;
         let images = images.iter().map(|image| Ok(digest("images", image)?.to_string()));
         Ok(Self {
@@ -193,6 +237,7 @@ impl TryFrom<v1::Host> for HostView {
             problems,
             infra: infra.map(Into::into),
             cordon: cordon.map(Into::into),
+            agent: agent.map(|agent| WantedAgentView::read(agent, told)).transpose()?,
             facts: facts.map(FactsView::try_from).transpose()?,
         })
     }
@@ -273,6 +318,9 @@ impl HostView {
         if let Some(cordon) = &self.cordon {
             let since = when(Some(cordon.since));
             fields.push(("Cordon", format!("{} since {since}", cordon.text())));
+        }
+        if let Some(agent) = &self.agent {
+            fields.push(("Agent wanted", agent.text()));
         }
         fields.extend([
             ("Last heard", when(self.last_heard)),

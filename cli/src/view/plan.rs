@@ -55,6 +55,9 @@ struct ChangeView {
     instance: String,
     kind: Kind,
     fields: Vec<FieldView>,
+    /// Of one that is made afresh: its data volumes, which stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +65,7 @@ struct ChangeView {
 enum Kind {
     Create,
     Replace,
+    Recreate,
     Refresh,
     Remove,
     Keep,
@@ -126,9 +130,10 @@ impl PlanView {
     fn summary(&self) -> String {
         let count = |kind| self.changes.iter().filter(|change| change.kind == kind).count();
         let (create, replace) = (count(Kind::Create), count(Kind::Replace));
-        let (refresh, remove) = (count(Kind::Refresh), count(Kind::Remove));
+        let (recreate, refresh) = (count(Kind::Recreate), count(Kind::Refresh));
+        let remove = count(Kind::Remove);
         let keep = count(Kind::Keep);
-        let differ = create + replace + refresh + remove;
+        let differ = create + replace + recreate + refresh + remove;
         match (self.changes_anything, self.retries, differ) {
             (false, true, _) => {
                 format!("nothing differs ({keep} unchanged); applying tries the last rollout again")
@@ -139,12 +144,14 @@ impl PlanView {
                  records it"
             ),
             (true, _, _) => {
-                let in_place = match refresh {
+                let some = |count, what| match count {
                     0 => String::new(),
-                    refresh => format!("{refresh} to change in place, "),
+                    count => format!("{count} {what}, "),
                 };
+                let afresh = some(recreate, "to recreate");
+                let in_place = some(refresh, "to change in place");
                 format!(
-                    "{create} to create, {replace} to replace, {in_place}{remove} to remove, \
+                    "{create} to create, {replace} to replace, {afresh}{in_place}{remove} to remove, \
                      {keep} unchanged"
                 )
             }
@@ -156,10 +163,11 @@ impl TryFrom<v1::InstanceChange> for ChangeView {
     type Error = Invalid;
 
     fn try_from(wire: v1::InstanceChange) -> Result<Self, Invalid> {
-        let v1::InstanceChange { host, instance, kind, fields, host_online } = wire;
+        let v1::InstanceChange { host, instance, kind, fields, host_online, data } = wire;
         let kind = match ChangeKind::try_from(kind) {
             Ok(ChangeKind::Create) => Kind::Create,
             Ok(ChangeKind::Replace) => Kind::Replace,
+            Ok(ChangeKind::Recreate) => Kind::Recreate,
             Ok(ChangeKind::Refresh) => Kind::Refresh,
             Ok(ChangeKind::Remove) => Kind::Remove,
             Ok(ChangeKind::Keep) => Kind::Keep,
@@ -167,11 +175,12 @@ impl TryFrom<v1::InstanceChange> for ChangeView {
                 return Err(Invalid::Unknown { field: "kind", value: kind });
             }
         };
+        let data = (kind == Kind::Recreate).then_some(data);
         let fields = fields.into_iter().map(|field| {
             let v1::FieldChange { field, from, to } = field;
             FieldView { field, from, to }
         });
-        Ok(Self { host, host_online, instance, kind, fields: fields.collect() })
+        Ok(Self { host, host_online, instance, kind, fields: fields.collect(), data })
     }
 }
 
@@ -218,6 +227,7 @@ impl ChangeView {
         let (mark, verb) = match self.kind {
             Kind::Create => ('+', "create"),
             Kind::Replace => ('~', "replace"),
+            Kind::Recreate => ('~', "destroy and make afresh"),
             Kind::Refresh => ('~', "change in place, without a new container"),
             Kind::Remove => ('-', "remove (its data volumes are kept)"),
             Kind::Keep => return,
@@ -227,6 +237,13 @@ impl ChangeView {
         lines.push(format!("  {mark} {instance} on {host}: {verb}{offline}"));
         for field in &self.fields {
             lines.push(format!("      {}", field.text(self.kind == Kind::Create)));
+        }
+        match self.data.as_deref() {
+            None => {}
+            Some([]) => lines.push("      it has no data volume".into()),
+            Some(data) => {
+                lines.push(printable(&format!("      its data stays: {}", data.join(", "))));
+            }
         }
     }
 }

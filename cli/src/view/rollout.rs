@@ -58,8 +58,10 @@ pub(crate) struct HostProgress {
     pub(crate) kept: bool,
     /// Whether it has the revision's images.
     pub(crate) staged: bool,
-    /// Why it failed before it went back, where that was seen.
+    /// Why it had failed when it was to go back.
     pub(crate) had_failed: Option<String>,
+    /// Whether a rollout before changed it; it goes back with the others.
+    pub(crate) stray: bool,
 }
 
 /// Why a rollout does not go on.
@@ -226,12 +228,24 @@ impl TryFrom<v1::RolloutHost> for HostProgress {
     type Error = Invalid;
 
     fn try_from(wire: v1::RolloutHost) -> Result<Self, Invalid> {
-        let v1::RolloutHost { id, name, outcome, reason, generation, batch, kept, staged } = wire;
+        let v1::RolloutHost {
+            id,
+            name,
+            outcome,
+            reason,
+            generation,
+            batch,
+            kept,
+            staged,
+            failed,
+            stray,
+        } = wire;
         // A host that was removed has no name any more.
         let host = if name.is_empty() { id } else { name };
         let outcome = Outcome::read(outcome)?;
         let batch = (batch > 0).then_some(batch);
-        Ok(Self { host, outcome, reason, generation, batch, kept, staged, had_failed: None })
+        let had_failed = (!failed.is_empty()).then_some(failed);
+        Ok(Self { host, outcome, reason, generation, batch, kept, staged, had_failed, stray })
     }
 }
 
@@ -249,18 +263,6 @@ impl RolloutView {
     /// The hosts that are like this.
     pub(crate) fn with(&self, outcome: Outcome) -> impl Iterator<Item = &HostProgress> {
         self.hosts.iter().filter(move |host| host.outcome == outcome)
-    }
-
-    /// Keeps in mind what failed in `before` and is on its way back by now, or is there.
-    pub(crate) fn remember(&mut self, before: &Self) {
-        let back = |host: &&mut HostProgress| {
-            matches!(host.outcome, Outcome::GoingBack | Outcome::Back | Outcome::Offline)
-        };
-        for host in self.hosts.iter_mut().filter(back) {
-            let Some(old) = before.hosts.iter().find(|old| old.host == host.host) else { continue };
-            let failed = (old.outcome == Outcome::Failed).then(|| old.reason.clone());
-            host.had_failed = failed.or_else(|| old.had_failed.clone());
-        }
     }
 
     /// When the maintenance window opens that it waits for.

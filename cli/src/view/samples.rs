@@ -61,9 +61,11 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
                 volumes: vec!["var".into(), "log".into()],
             }],
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
+            agent: None,
             infra: None,
         }),
         cordon: None,
+        agent: None,
     }
 }
 
@@ -111,6 +113,7 @@ fn wanted(run: v1::RunState) -> v1::InstanceSpec {
         }),
         run: run.into(),
         restarts: 0,
+        recreate: 0,
         paused: false,
         gate_ms: None,
     }
@@ -164,6 +167,8 @@ pub(crate) fn rollout(
         batch: 1,
         kept: false,
         staged: true,
+        failed: String::new(),
+        stray: false,
     });
     v1::Rollout {
         fleet: "shop".into(),
@@ -225,6 +230,7 @@ pub(crate) fn plan() -> v1::PlanResponse {
         kind: kind.into(),
         fields,
         host_online: host != "h2",
+        data: vec![],
     };
     v1::PlanResponse {
         base_revision: 2,

@@ -423,6 +423,17 @@ fn plans() {
     assert_eq!(plan().with_policy(&other, None), plan(), "the fleet is new");
     let new = v1::PlanResponse { base_revision: 0, ..samples::plan() };
     assert!(PlanView::read(&spec(SHOP), new).unwrap().text().starts_with("fleet shop (new)\n"));
+    let afresh = |data: &[&str]| v1::InstanceChange {
+        kind: v1::ChangeKind::Recreate.into(),
+        data: data.iter().map(|name| (*name).to_owned()).collect(),
+        ..samples::plan().changes.remove(0)
+    };
+    let bare = v1::InstanceChange { host: "h2".into(), fields: vec![], ..afresh(&[]) };
+    let kept = samples::plan().changes.remove(4);
+    let changes = vec![afresh(&["logs", "spool"]), bare, kept];
+    let wire = v1::PlanResponse { changes, ..samples::plan() };
+    insta::assert_snapshot!("plan-afresh-text", text(&wire));
+    insta::assert_snapshot!("plan-afresh-json", json(&PlanView::read(&spec(SHOP), wire).unwrap()));
     let note = "h2 is cordoned (ann: bad disk): instance web is not placed there".to_owned();
     let noted = text(&v1::PlanResponse { notes: vec![note.clone()], ..samples::plan() });
     assert!(noted.contains(&format!("\nnote: {note}\n1 to create")), "{noted}");

@@ -56,6 +56,7 @@ pub(super) async fn again(
         source: asked.source.clone(),
         offline: Offline::Skip,
         replace: false,
+        recreate: None,
     };
     for _ in 0..ATTEMPTS {
         let mut world = World::load(records, &wanted.spec).await?;

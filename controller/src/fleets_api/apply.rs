@@ -9,8 +9,8 @@ use std::time::Duration;
 use shoal_core::diff::{InstanceDifference, fleet_changes};
 use shoal_core::fleet::FleetSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::{CredentialName, HostId, InstanceId, InstanceName};
-use shoal_core::placement::{Action, host_places, order_of};
+use shoal_core::name::{CredentialName, HostId, HostName, InstanceId, InstanceName};
+use shoal_core::placement::{Action, Hosts, host_places, order_of};
 use shoal_core::rollout::{HostProgress, Offline, Rollout, State};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::time::Timestamp;
@@ -20,6 +20,7 @@ use shoal_proto::v1::store::{FleetRecord, RevisionRecord};
 
 use super::infra;
 use super::plan::{Change, Need, Plan, plan, replan};
+use super::recreate::Recreate;
 use super::revision::{Placed, Revision};
 use super::world::{Newest, World};
 use crate::audit;
@@ -57,6 +58,8 @@ pub(super) struct Wanted {
     pub(super) offline: Offline,
     /// Whether it may take the place of a rollout that has not ended.
     pub(super) replace: bool,
+    /// Which hosts' containers are made afresh; none where nothing differs there.
+    pub(super) recreate: Option<Recreate>,
 }
 
 /// What was done.
@@ -74,7 +77,8 @@ impl TryFrom<ApplyRequest> for Wanted {
     type Error = Refusal;
 
     fn try_from(wire: ApplyRequest) -> Result<Self, Refusal> {
-        let ApplyRequest { spec, base_revision, timeout_ms, source, offline, replace } = wire;
+        let ApplyRequest { spec, base_revision, timeout_ms, source, offline, replace, recreate } =
+            wire;
         Ok(Self {
             spec: fleet_spec(spec)?,
             base: base_revision,
@@ -82,6 +86,7 @@ impl TryFrom<ApplyRequest> for Wanted {
             source: checked_source(source)?,
             offline: offline_from(offline)?,
             replace,
+            recreate: recreate.map(Recreate::try_from).transpose()?,
         })
     }
 }
@@ -138,7 +143,7 @@ pub(super) async fn apply_to(
     who: &str,
     now: Timestamp,
 ) -> Result<Option<Applied>, Refusal> {
-    let (world, plan) = planned(world, &wanted.spec).await?;
+    let (world, plan) = planned(world, &wanted.spec, wanted.recreate.as_ref()).await?;
     if plan.need == Need::Nothing {
         // Also where the base is an older one: what is wanted is so.
         let Plan { changes, notes, .. } = plan;
@@ -152,7 +157,7 @@ pub(super) async fn apply_to(
     infra::must_not_meet(&world, &wanted.spec, &plan, now)?;
     let revision = revision(&world, &plan, wanted, who, now);
     let rollout = rollout(&world, &revision, &plan, wanted);
-    let detail = format!("revision {}", revision.number);
+    let detail = detail(&world, &revision);
     let said = ("Fleets/Apply", detail.as_str());
     let batch = batch(&world, &revision, &rollout, said, now)?;
     match records.commit(batch).await {
@@ -165,6 +170,16 @@ pub(super) async fn apply_to(
     }
 }
 
+/// What the audit log says of an apply.
+fn detail(world: &World, revision: &Revision) -> String {
+    let afresh = world.hosts.iter().filter(|host| revision.recreate.contains(&host.id));
+    let afresh: Vec<HostName> = afresh.map(|host| host.name.clone()).collect();
+    if afresh.is_empty() {
+        return format!("revision {}", revision.number);
+    }
+    format!("revision {}, containers made afresh on {}", revision.number, Hosts(afresh))
+}
+
 /// Refuses where the fleet's last rollout is under way.
 fn must_have_ended(world: &World, now: Timestamp) -> Result<(), Refusal> {
     let Some(Newest { revision, rollout, .. }) = &world.newest else { return Ok(()) };
@@ -175,10 +190,14 @@ fn must_have_ended(world: &World, now: Timestamp) -> Result<(), Refusal> {
 }
 
 /// Plans where it may take its time: there may be many templates to render.
-pub(super) async fn planned(world: World, spec: &FleetSpec) -> Result<(World, Plan), Refusal> {
-    let spec = spec.clone();
+pub(super) async fn planned(
+    world: World,
+    spec: &FleetSpec,
+    recreate: Option<&Recreate>,
+) -> Result<(World, Plan), Refusal> {
+    let (spec, recreate) = (spec.clone(), recreate.cloned());
     let task = tokio::task::spawn_blocking(move || {
-        let plan = plan(&world, &spec);
+        let plan = plan(&world, &spec, recreate.as_ref());
         (world, plan)
     });
     let (world, plan) = task.await.map_err(|error| Refusal::Internal(chain(&error)))?;
@@ -340,6 +359,7 @@ pub(super) fn revision(
         created: now,
         author: who.to_owned(),
         source: wanted.source.clone(),
+        recreate: plan.recreate.clone(),
     }
 }
 
@@ -429,9 +449,13 @@ fn hosts(world: &World, revision: &Revision, plan: &Plan) -> BTreeMap<HostId, Ho
         };
         configs.keys().map(id).collect()
     };
+    let before = world.newest.as_ref().map(|newest| &newest.rollout);
+    let strays: BTreeSet<&HostId> = before.map(strays).unwrap_or_default();
     let by_name = world.hosts.iter().filter_map(|host| {
-        let configs = revision.hosts.get(&host.id)?;
-        Some((host.id.clone(), instances(configs)))
+        // A stray that the fleet is no longer on may have to get it back.
+        let nothing = || strays.contains(&host.id).then(BTreeSet::new);
+        let there = revision.hosts.get(&host.id).map(instances).or_else(nothing)?;
+        Some((host.id.clone(), there))
     });
     let by_name: Vec<_> = by_name.collect();
     let places = host_places(&order_of(&revision.spec), &by_name);
@@ -444,12 +468,23 @@ fn hosts(world: &World, revision: &Revision, plan: &Plan) -> BTreeMap<HostId, Ho
         .iter()
         .filter(|change| change.action != Action::Keep)
         .map(|change| &change.host)
+        // Their agents try anew what they rejected.
+        .chain(world.went_back.keys())
         .collect();
     let progress = |(id, place): (HostId, u32)| {
-        let (spread, kept) = (spread(&id), !disturbed.contains(&id));
-        (id, HostProgress { spread, kept, ..HostProgress::pending(place) })
+        let (kept, stray) = (!disturbed.contains(&id), strays.contains(&id));
+        let spread = spread(&id);
+        (id, HostProgress { spread, kept, stray, ..HostProgress::pending(place) })
     };
     places.into_iter().map(progress).collect()
+}
+
+/// The hosts that a rollout, or those before it, changed and did not take back, where its revision
+/// was not proved: they are at no revision that others go back to.
+fn strays(before: &Rollout) -> BTreeSet<&HostId> {
+    let changed = |host: &HostProgress| host.generation.is_some() || host.stray;
+    let hosts = before.hosts.iter().filter(|(_, host)| changed(host) && host.back.is_none());
+    hosts.map(|(id, _)| id).filter(|_| !before.is_proof()).collect()
 }
 
 /// The newest revision of a fleet that has to be there.

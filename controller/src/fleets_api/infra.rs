@@ -140,11 +140,9 @@ pub(super) fn problems(world: &World, spec: &FleetSpec) -> Vec<String> {
              one; write it as an infra file and apply that with `shoal infra apply`"
         )];
     }
+    // It is taken away from its hosts, whatever its version.
     if spec.instances.is_empty() {
-        return vec![format!(
-            "infra version {version} has no instance, and each of its hosts needs one at least; \
-             declare one under [instance.NAME]"
-        )];
+        return vec![];
     }
     let Some(same) = &world.same else { return vec![] };
     let number = same.revision.number;
@@ -190,7 +188,7 @@ pub(super) fn keep(world: &World, placed: &mut Placed) {
 /// What else is to be known of it, for people.
 pub(super) fn notes(world: &World, spec: &FleetSpec) -> Vec<String> {
     let before = world.newest.as_ref().map(|newest| &newest.revision);
-    let before = before.and_then(|revision| Some((revision, revision.spec.infra.as_ref())));
+    let before = before.map(|revision| (revision, revision.spec.infra.as_ref()));
     match (before, &spec.infra) {
         (Some((_, Some(had))), None) => vec![format!(
             "fleet {FLEET} had version {} and becomes an ordinary fleet: nothing is made afresh for \
@@ -244,6 +242,7 @@ pub(super) fn changes(
             Action::Replace(fields) | Action::Refresh(fields) => {
                 *action = Action::Replace([first(), std::mem::take(fields)].concat());
             }
+            Action::Recreate(fields, _) => fields.insert(0, field.clone()),
             Action::Create(_) | Action::Remove => {}
         }
     }

@@ -19,6 +19,7 @@ use shoal_core::time::Timestamp;
 use shoal_proto::v1;
 
 use super::infra;
+use super::recreate::Recreate;
 use super::revision::{Placed, Revision};
 use super::world::World;
 use crate::link::MOST_SECRETS;
@@ -39,11 +40,13 @@ const MOST_NAMED: usize = MAX_OPERATIONS - 16;
 pub struct Plan {
     /// What each host gets; nothing on a host that the fleet leaves.
     pub hosts: Placed,
+    /// The hosts on which every container is made afresh.
+    pub recreate: BTreeSet<HostId>,
     /// What happens to each instance on each host, ordered by host name and instance.
     pub changes: Vec<Change>,
     /// Whether a revision is to be made of it.
     pub need: Need,
-    /// Where instances are not placed, and why; for people.
+    /// Where instances are not placed or are tried again, and why; for people.
     pub notes: Vec<String>,
 }
 
@@ -68,15 +71,20 @@ pub enum Need {
     /// The spec, a placement or a host differs.
     Change,
     /// Nothing differs, but the last rollout ended without success: whoever applies again wants
-    /// it tried again, with a deadline and a verdict of its own. Nothing is recreated by it.
+    /// it tried again, with a deadline and a verdict of its own. Nothing is recreated by it but on
+    /// hosts whose agents went back.
     Retry,
 }
 
-/// Plans `spec`.
+/// Plans `spec`, with what is to be made afresh.
 ///
 /// # Errors
 /// Every reason why it can't be done, one text each.
-pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
+pub fn plan(
+    world: &World,
+    spec: &FleetSpec,
+    recreate: Option<&Recreate>,
+) -> Result<Plan, Vec<String>> {
     let problems = infra::problems(world, spec);
     if !problems.is_empty() {
         return Err(problems);
@@ -93,8 +101,17 @@ pub fn plan(world: &World, spec: &FleetSpec) -> Result<Plan, Vec<String>> {
     let placement = place(spec, &around);
     let mut placement = placement.map_err(|problems| texts(&problems))?;
     infra::keep(world, &mut placement.hosts);
-    let mut plan = planned(world, spec, placement.hosts)?;
+    let placed = |(host, _): &(&HostId, &String)| placement.hosts.contains_key(*host);
+    let agentless: Vec<String> =
+        world.agentless.iter().filter(placed).map(|(_, why)| why.clone()).collect();
+    if !agentless.is_empty() {
+        return Err(agentless);
+    }
+    let chosen = recreate.map(|r| r.chosen(&spec.fleet, &world.hosts, &placement.hosts));
+    let chosen = chosen.transpose().map_err(|problem| vec![problem])?.unwrap_or_default();
+    let mut plan = planned(world, spec, placement.hosts, chosen)?;
     plan.notes = texts(&placement.left_out);
+    plan.notes.extend(tried_again(world, &plan.hosts));
     plan.notes.extend(infra::notes(world, spec));
     plan.need = need(world, spec, &plan.hosts, &plan.changes);
     Ok(plan)
@@ -119,11 +136,16 @@ pub fn replan(world: &World, spec: &FleetSpec, placed: Placed) -> Result<Plan, V
     if !problems.is_empty() {
         return Err(texts(&problems));
     }
-    planned(world, spec, placed)
+    planned(world, spec, placed, BTreeSet::new())
 }
 
 /// The plan that puts the instances there, where that fits.
-fn planned(world: &World, spec: &FleetSpec, mut hosts: Placed) -> Result<Plan, Vec<String>> {
+fn planned(
+    world: &World,
+    spec: &FleetSpec,
+    mut hosts: Placed,
+    recreate: BTreeSet<HostId>,
+) -> Result<Plan, Vec<String>> {
     for (host, desired) in &world.specs {
         let enrolled = world.hosts.iter().any(|known| known.id == *host);
         if enrolled && desired.instances.iter().any(|i| i.id.fleet == spec.fleet) {
@@ -134,21 +156,37 @@ fn planned(world: &World, spec: &FleetSpec, mut hosts: Placed) -> Result<Plan, V
     if !problems.is_empty() {
         return Err(problems);
     }
-    let changes = changes(world, spec, &hosts);
-    Ok(Plan { hosts, changes, need: Need::Change, notes: Vec::new() })
+    let changes = changes(world, spec, &hosts, &recreate);
+    Ok(Plan { hosts, recreate, changes, need: Need::Change, notes: Vec::new() })
+}
+
+/// The hosts whose agents went back: they try what they rejected, also where nothing differs.
+fn tried_again(world: &World, hosts: &Placed) -> Vec<String> {
+    let there = world.hosts.iter().filter(|host| hosts.contains_key(&host.id));
+    let back = there.filter_map(|host| Some((&host.name, world.went_back.get(&host.id)?)));
+    let note = |(host, why): (&HostName, &String)| {
+        format!("{host} went back to what was healthy before ({why}): an apply has it tried again")
+    };
+    back.map(note).collect()
 }
 
 fn texts<T: ToString>(problems: &[T]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-fn changes(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<Change> {
+fn changes(
+    world: &World,
+    spec: &FleetSpec,
+    hosts: &Placed,
+    recreate: &BTreeSet<HostId>,
+) -> Vec<Change> {
     let nothing = HostSpec::default();
     let mut changes = Vec::new();
     for host in &world.hosts {
         let Some(configs) = hosts.get(&host.id) else { continue };
         let desired = world.specs.get(&host.id).unwrap_or(&nothing);
-        let actions = host_actions(desired, &spec.fleet, configs);
+        let afresh = recreate.contains(&host.id);
+        let actions = host_actions(desired, &spec.fleet, configs, afresh);
         let actions = infra::changes(spec, desired, configs, actions).into_iter();
         changes.extend(actions.map(|(instance, action)| Change {
             host: host.id.clone(),
@@ -165,7 +203,10 @@ fn need(world: &World, spec: &FleetSpec, hosts: &Placed, changes: &[Change]) -> 
     if newest.revision.spec != *spec || !same_placement(&newest.revision.hosts, hosts) {
         return Need::Change;
     }
+    let afresh = |change: &Change| matches!(change.action, Action::Recreate(..));
     match newest.rollout.state {
+        // To be made afresh once more is not what a rollout under way is making so.
+        _ if changes.iter().any(afresh) => Need::Change,
         State::RollingBack => Need::Change,
         state if !state.is_final() => Need::Nothing,
         _ if changes.iter().any(|change| change.action != Action::Keep) => Need::Change,
@@ -203,6 +244,7 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         created: Timestamp(u64::MAX),
         author: String::new(),
         source: String::new(),
+        recreate: BTreeSet::new(),
     };
     let size = revision.record().encoded_len();
     if size > largest {

@@ -33,6 +33,8 @@ pub struct Revision {
     pub author: String,
     /// Where the spec comes from, such as a commit; may be empty.
     pub source: String,
+    /// The hosts on which it has every container of the fleet made afresh, whatever differs.
+    pub recreate: BTreeSet<HostId>,
 }
 
 /// Configurations by host and instance.
@@ -42,7 +44,7 @@ impl Revision {
     /// As the store keeps it.
     #[must_use]
     pub fn record(&self) -> RevisionRecord {
-        let Self { fleet, number, spec, hosts, created, author, source } = self;
+        let Self { fleet, number, spec, hosts, created, author, source, recreate } = self;
         let hosts = hosts.iter().map(|(host, configs)| {
             let instances = configs.iter().map(|(name, config)| {
                 let image = Some(config.image.clone().into());
@@ -60,6 +62,7 @@ impl Revision {
             created_ms: created.0,
             author: author.clone(),
             source: source.clone(),
+            recreate: recreate.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -68,12 +71,14 @@ impl TryFrom<RevisionRecord> for Revision {
     type Error = Invalid;
 
     fn try_from(record: RevisionRecord) -> Result<Self, Invalid> {
-        let RevisionRecord { fleet, revision, spec, hosts, created_ms, author, source } = record;
+        let RevisionRecord { fleet, revision, spec, hosts, created_ms, author, source, recreate } =
+            record;
         let spec = FleetSpec::try_from(spec.ok_or(Invalid::Missing("spec"))?)?;
         let hosts = hosts
             .into_iter()
             .map(|(host, placed)| Ok((parse("hosts", &host)?, placed_configs(placed, &spec)?)));
         let hosts = hosts.collect::<Result<_, Invalid>>()?;
+        let recreate = recreate.iter().map(|host| parse("recreate", host));
         Ok(Self {
             fleet: parse("fleet", &fleet)?,
             number: revision,
@@ -82,6 +87,7 @@ impl TryFrom<RevisionRecord> for Revision {
             created: Timestamp(created_ms),
             author,
             source,
+            recreate: recreate.collect::<Result<_, Invalid>>()?,
         })
     }
 }
@@ -189,6 +195,7 @@ mod tests {
             created: Timestamp(5),
             author: "spiffe://t/user/ada".into(),
             source: "abc".into(),
+            recreate: ["h7".parse().unwrap()].into(),
         };
         let record = revision.record();
         assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());
@@ -222,6 +229,7 @@ mod tests {
             created: Timestamp(5),
             author: "spiffe://t/user/ada".into(),
             source: String::new(),
+            recreate: BTreeSet::new(),
         };
         let record = revision.record();
         assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());

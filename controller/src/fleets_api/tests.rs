@@ -1,7 +1,7 @@
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::HostFacts;
 use shoal_core::rollout::State;
-use shoal_core::spec::{File, FileBody, Memory, Owner, Value};
+use shoal_core::spec::{DataVolume, File, FileBody, Memory, Owner, Value};
 use shoal_core::status::State as InstanceState;
 use shoal_proto::v1::store::{
     AuditRecord, HostSpecRecord, RevisionRecord, SecretHeadRecord, SecretRecord,
@@ -17,7 +17,7 @@ const WEB: &[(&str, &str, &str)] = &[("main", "app:1", "role=web")];
 
 async fn planned(lab: &Lab, instances: &[(&str, &str, &str)]) -> Result<PlanResponse, Refusal> {
     let spec = Some(fleet("shop", instances).into());
-    lab.fleets().plan(PlanRequest { spec }).await
+    lab.fleets().plan(PlanRequest { spec, recreate: None }).await
 }
 
 fn shown(changes: &[InstanceChange]) -> Vec<String> {
@@ -112,7 +112,7 @@ async fn templates_are_rendered_for_the_hosts_where_they_will_be() {
     let file = File { body, mode: 0o644, owner: Owner::default(), reload: None };
     settings.files.insert("/etc/app.conf".parse().unwrap(), file);
     settings.vars.insert("table".into(), Value::Table([].into()));
-    let request = PlanRequest { spec: Some(spec.into()) };
+    let request = PlanRequest { spec: Some(spec.into()), recreate: None };
     let text = invalid(lab.fleets().plan(request).await);
     assert!(
         text.starts_with("instance main on host h2: template of file /etc/app.conf line 2: "),
@@ -130,7 +130,8 @@ async fn what_the_store_could_not_hold_is_refused_before() {
         let file = File { body, mode: 0o644, owner: Owner::default(), reload: None };
         settings.files.insert(path.parse().unwrap(), file);
     }
-    let text = invalid(lab.fleets().plan(PlanRequest { spec: Some(spec.into()) }).await);
+    let text =
+        invalid(lab.fleets().plan(PlanRequest { spec: Some(spec.into()), recreate: None }).await);
     assert!(text.contains("the fleet comes to"), "{text}");
     assert!(text.contains("everything on host h1 comes to"), "{text}");
 }
@@ -210,6 +211,25 @@ async fn the_same_spec_after_a_failure_is_another_try_that_disturbs_nothing() {
     assert_eq!((again.revision, again.changed), (2, true));
     assert_eq!(shown(&again.changes), ["KEEP main@h1", "KEEP main@h2"]);
     assert_eq!(lab.rollout("shop", 1).await.record.state(), RolloutState::Failed);
+}
+
+#[tokio::test]
+async fn a_host_whose_agent_went_back_is_changed_by_whatever_comes_next() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    let (one, two) = (lab.connect("h1"), lab.connect("h2"));
+    one.catch_up(&lab).await;
+    two.went_back(&lab.spec("h2").await);
+    lab.live.flush().await.unwrap();
+    let more = [WEB, &[("more", "app:1", "h3")]].concat();
+    let plan = planned(&lab, &more).await.unwrap();
+    assert_eq!(plan.notes.len(), 1);
+    assert!(plan.notes[0].starts_with("h2 went back") && plan.notes[0].contains("exited with 1"));
+    let applied = lab.apply("shop", &more).await.unwrap();
+    assert_eq!(shown(&applied.changes), ["KEEP main@h1", "KEEP main@h2", "CREATE more@h3"]);
+    let record = lab.rollout("shop", applied.revision).await.record;
+    let kept = ["id-h1", "id-h2", "id-h3"].map(|host| record.hosts[host].kept);
+    assert_eq!(kept, [true, false, false]);
 }
 
 #[tokio::test]
@@ -455,10 +475,18 @@ async fn what_comes_after_is_judged_over_all_fleets() {
     lab.fleets().apply(ordered("two", &["one/main"]), ADA, NOON).await.unwrap();
     let error = lab.fleets().apply(ordered("one", &["two/main"]), ADA, NOON).await.unwrap_err();
     assert!(error.to_string().contains("one/main after two/main after one/main"), "{error}");
-    let plan = lab.fleets().plan(PlanRequest { spec: ordered("two", &[]).spec }).await.unwrap();
+    let plan = lab
+        .fleets()
+        .plan(PlanRequest { spec: ordered("two", &[]).spec, recreate: None })
+        .await
+        .unwrap();
     assert_eq!(shown(&plan.changes), ["CREATE main@h1"], "the host was told of none yet");
     lab.roll("two", 1).await;
-    let plan = lab.fleets().plan(PlanRequest { spec: ordered("two", &[]).spec }).await.unwrap();
+    let plan = lab
+        .fleets()
+        .plan(PlanRequest { spec: ordered("two", &[]).spec, recreate: None })
+        .await
+        .unwrap();
     assert_eq!(shown(&plan.changes), ["REFRESH main@h1"], "an order is changed in place");
 }
 
@@ -471,7 +499,9 @@ async fn a_host_that_can_not_is_named_before_anything_is_touched() {
     let mut spec = fleet("shop", &[("main", "app:1", "*")]);
     let settings = &mut spec.instances.values_mut().next().unwrap().settings;
     settings.limits.memory = Some(Memory(2 << 30));
-    let text = invalid(lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()) }).await);
+    let text = invalid(
+        lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()), recreate: None }).await,
+    );
     assert_eq!(
         text,
         "instance main on host h1: limits.memory is 2G, and the host has 1G; give it less, or \
@@ -480,7 +510,9 @@ async fn a_host_that_can_not_is_named_before_anything_is_touched() {
     // An agent of before does not tell its policy, and may well allow it.
     let silent = v1::HostFacts { policy: None, ..facts(1 << 30).into() };
     lab.wire_facts("h1", Some(silent)).await;
-    assert!(lab.fleets().plan(PlanRequest { spec: Some(spec.into()) }).await.is_ok());
+    assert!(
+        lab.fleets().plan(PlanRequest { spec: Some(spec.into()), recreate: None }).await.is_ok()
+    );
 }
 
 /// A fleet on h1 and h2 whose instance has as many secrets, named s0, s1, ….
@@ -501,7 +533,7 @@ async fn secret(lab: &Lab, name: &str, version: u64) {
 }
 
 async fn plan_of(lab: &Lab, spec: &FleetSpec) -> Result<PlanResponse, Refusal> {
-    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()) }).await
+    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()), recreate: None }).await
 }
 
 #[tokio::test]
@@ -583,4 +615,61 @@ async fn secrets_of_a_host_have_to_fit_a_message() {
     assert!(text.starts_with(wanted) && text.lines().count() == 1, "{text}");
     lab.roll("shop", 1).await;
     assert_eq!(invalid(plan_of(&lab, &other).await), text, "told or not is the same");
+}
+
+#[tokio::test]
+async fn containers_are_made_afresh_where_asked_and_nothing_else_differs() {
+    let lab = Lab::new().await;
+    let mut spec = fleet("shop", &[("main", "app:1", "*")]);
+    let main = spec.instances.values_mut().next().unwrap();
+    let volume = DataVolume { path: "/var/x".parse().unwrap(), owner: Owner::default() };
+    main.settings.data.insert("var".parse().unwrap(), volume);
+    lab.fleets().apply(request(&spec), ADA, NOON).await.unwrap();
+    lab.roll("shop", 1).await;
+    let asked = |selector: &str| Some(v1::Recreate { selector: selector.into() });
+    let plan = async |selector: &str| {
+        let (spec, recreate) = (Some(spec.clone().into()), asked(selector));
+        lab.fleets().plan(PlanRequest { spec, recreate }).await
+    };
+    let planned = plan("role=web").await.unwrap();
+    assert_eq!((planned.base_revision, planned.changes_anything), (1, true));
+    assert_eq!(shown(&planned.changes), ["RECREATE main@h1", "RECREATE main@h2", "KEEP main@h3"]);
+    assert_eq!(planned.changes[0].data, ["var"]);
+    assert!(planned.changes[0].fields.is_empty() && planned.changes[2].data.is_empty());
+    let text = invalid(plan("role=wbe").await);
+    assert!(
+        text.contains("none of the hosts of fleet shop matches role=wbe; they are h1"),
+        "{text}"
+    );
+    assert!(invalid(plan("role=").await).starts_with("selector "));
+    let wanted = |selector: &str, replace| ApplyRequest {
+        recreate: asked(selector),
+        replace,
+        ..request(&spec)
+    };
+    let refused = lab.fleets().apply(wanted("role=wbe", false), ADA, NOON).await;
+    assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
+    let applied = lab.fleets().apply(wanted("role=web", false), ADA, NOON).await.unwrap();
+    assert_eq!((applied.revision, applied.changed), (2, true));
+    // Once more is more than the one that is under way, and is not let in before that has ended.
+    let refused = lab.fleets().apply(wanted("", false), ADA, NOON).await;
+    assert!(matches!(refused, Err(Refusal::Conflict(_))), "{refused:?}");
+    let same = ApplyRequest { replace: false, ..request(&spec) };
+    let joined = lab.fleets().apply(same, ADA, NOON).await.unwrap();
+    assert_eq!((joined.revision, joined.changed), (2, false));
+    let details: Vec<String> = lab
+        .records
+        .list::<AuditRecord>()
+        .await
+        .unwrap()
+        .records
+        .into_iter()
+        .map(|stored| stored.record.detail)
+        .collect();
+    assert!(
+        details.contains(&"revision 2, containers made afresh on hosts h1, h2".into()),
+        "{details:?}"
+    );
+    let applied = lab.fleets().apply(wanted("", true), ADA, NOON).await.unwrap();
+    assert_eq!((applied.revision, shown(&applied.changes).len()), (3, 3));
 }

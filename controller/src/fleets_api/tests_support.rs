@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use shoal_core::agent_upgrade::{AgentStatus, Phase::Current};
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Templates};
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::PinnedImage;
@@ -249,6 +250,7 @@ impl Agent {
             instances: spec.instances.iter().map(status).collect(),
             images: images.collect(),
             infra: spec.infra.as_ref().map(|infra| infra_done(&infra.version)),
+            agent: spec.agent.as_ref().map(|agent| AgentStatus::of(agent, Current, "")),
             ..HostStatus::default()
         };
         self.live.report(&self.id, status);

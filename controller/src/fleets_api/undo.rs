@@ -114,6 +114,7 @@ async fn anew(
         source: checked_source(source)?,
         offline: Offline::Wait,
         replace: false,
+        recreate: None,
     };
     let (world, plan) = replanned(world, &wanted.spec, placed).await?;
     infra::must_not_meet(&world, &wanted.spec, &plan, now)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shoal_core::agent_upgrade::DEADLINE;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, ImageRef, PinnedImage};
@@ -12,11 +13,13 @@ use shoal_core::secret::{PinnedSecret, SecretName};
 use shoal_core::spec::Settings;
 use shoal_proto::convert;
 use shoal_proto::v1::store::{
-    FleetRecord, ImageRecord, RolloutRecord, SecretHeadRecord, TagRecord,
+    FleetRecord, HostRecord, HostStatusRecord, ImageRecord, RolloutRecord, SecretHeadRecord,
+    TagRecord,
 };
 
 use super::infra::Same;
 use super::revision::Revision;
+use crate::agents_api::{Asked, wish};
 use crate::inventory::{self, InPlay};
 use crate::locks::Held;
 use crate::records::revision_id;
@@ -52,8 +55,13 @@ pub struct World {
     pub lock: Held,
     /// The fleet's newest revision that was proved; the one to go back to.
     pub proved: Option<u64>,
+    /// The hosts whose agents took the fleet back to what had proved healthy, with why: they don't
+    /// run what they were told to, and try what they are told next.
+    pub went_back: BTreeMap<HostId, String>,
     /// Where the fleet is the infra: what its version was before.
     pub same: Option<Same>,
+    /// Where the fleet is an infra that names an agent: why hosts can't have it.
+    pub agentless: BTreeMap<HostId, String>,
     /// Rollouts of other fleets that have not ended.
     pub under_way: Vec<UnderWay>,
 }
@@ -107,12 +115,15 @@ impl World {
             newest,
             lock: Held::load(records, spec.fleet.as_str()).await?,
             proved,
+            went_back: went_back(records, &spec.fleet).await?,
             same: Same::load(records, spec).await?,
+            agentless: BTreeMap::new(),
             under_way: Vec::new(),
         };
         world.load_others(records, &spec.fleet).await?;
         world.load_images(records, spec).await?;
         world.load_secrets(records, spec).await?;
+        world.load_agents(records, spec).await?;
         if let Some(same) = world.same.clone() {
             same.pin(&mut world);
         }
@@ -192,6 +203,21 @@ impl World {
         }
     }
 
+    async fn load_agents(&mut self, records: &Records, spec: &FleetSpec) -> Result<(), Refusal> {
+        let version = spec.infra.as_ref().and_then(|infra| infra.agent.clone());
+        let Some(version) = version else { return Ok(()) };
+        let asked = Asked { version, deadline: DEADLINE };
+        for Host { id, .. } in &self.hosts {
+            let Some(host) = records.get::<HostRecord>(id.as_str()).await? else { continue };
+            match wish(records, &host.record, &asked).await {
+                Ok(_) => {}
+                Err(Refusal::Precondition(why)) => drop(self.agentless.insert(id.clone(), why)),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(())
+    }
+
     async fn load_secrets(&mut self, records: &Records, spec: &FleetSpec) -> Result<(), Refusal> {
         let named = spec.instances.values().flat_map(|declared| declared.secrets.values());
         for name in named.collect::<BTreeSet<_>>() {
@@ -219,6 +245,25 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The hosts whose agents took `fleet` back, as they last reported.
+async fn went_back(
+    records: &Records,
+    fleet: &FleetName,
+) -> Result<BTreeMap<HostId, String>, Refusal> {
+    let mut found = BTreeMap::new();
+    for stored in records.list::<HostStatusRecord>().await?.records {
+        let instances = stored.record.status.into_iter().flat_map(|status| status.instances);
+        let mut why = instances.filter_map(|instance| {
+            let id: InstanceId = instance.id.parse().ok()?;
+            instance.went_back.filter(|_| id.fleet == *fleet)
+        });
+        if let Some(why) = why.next() {
+            found.insert(inventory::host_id(&stored.id)?, why);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether what a revision says of its instances' places is so, or is being made so.

@@ -96,7 +96,7 @@ async fn a_cordon_is_kept_told_and_heeded() {
     assert!(!cordoned(&lab, "h2", false).await.1, "it is so already");
     let both = [("web", "app:1", "role=web"), ("db", "app:1", "*")];
     let spec = Some(fleet("shop", &both).into());
-    let plan = lab.fleets().plan(PlanRequest { spec }).await.unwrap();
+    let plan = lab.fleets().plan(PlanRequest { spec, recreate: None }).await.unwrap();
     let note = "h2 is cordoned (ada: bad disk): instance db is not placed there".to_owned();
     assert_eq!(plan.notes, std::slice::from_ref(&note));
     let applied = lab.apply("shop", &both).await.unwrap();

@@ -1,4 +1,4 @@
-//! The bytes of an image, for a host that is to run it.
+//! The bytes of an image, or of a program of the agent, for a host that is to run it.
 //!
 //! Plain bytes from an offset on. Memory is bounded by a few chunks for each transfer, whatever
 //! the size of the image; reading waits for the agent.
@@ -14,7 +14,7 @@ use shoal_core::name::HostId;
 use shoal_proto::CHUNK;
 use shoal_proto::convert::digest;
 use shoal_proto::v1::store::HostSpecRecord;
-use shoal_proto::v1::{FetchImageRequest, ImageChunk};
+use shoal_proto::v1::{FetchAgentRequest, FetchImageRequest, HostSpec, ImageChunk};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,11 +38,35 @@ pub(super) async fn start(
     let FetchImageRequest { digest: bytes, offset } = request;
     let digest = digest("digest", &bytes).map_err(Refusal::from)?;
     must_be_wanted(app, host, &digest).await?;
-    let (file, length) = app.blobs.open(&digest).await.map_err(Refusal::from)?;
+    let opened = app.blobs.open(&digest).await.map_err(Refusal::from)?;
+    stream_from(app, opened, offset, &format!("image {}", digest.short()))
+}
+
+/// The same of the program of the agent that the host is to run.
+pub(super) async fn start_agent(
+    app: &Arc<App>,
+    host: &HostId,
+    request: FetchAgentRequest,
+) -> Result<ReceiverStream<Result<ImageChunk, Status>>, Status> {
+    let FetchAgentRequest { digest: bytes, offset } = request;
+    let digest = digest("digest", &bytes).map_err(Refusal::from)?;
+    let spec = spec_of(app, host).await?;
+    if spec.agent.is_none_or(|agent| *agent.digest != digest.as_bytes()[..]) {
+        return Err(not_wanted(&format!("program {}", digest.short())).into());
+    }
+    let opened = app.programs.open(&digest).await.map_err(Refusal::from)?;
+    stream_from(app, opened, offset, &format!("program {}", digest.short()))
+}
+
+fn stream_from(
+    app: &Arc<App>,
+    (file, length): (File, u64),
+    offset: u64,
+    what: &str,
+) -> Result<ReceiverStream<Result<ImageChunk, Status>>, Status> {
     if offset > length {
         return Err(Status::out_of_range(format!(
-            "image {} has {length} bytes, and the offset is {offset}",
-            digest.short()
+            "{what} has {length} bytes, and the offset is {offset}"
         )));
     }
     let (chunks, stream) = mpsc::channel(READ_AHEAD);
@@ -58,16 +82,23 @@ pub(super) async fn start(
 }
 
 async fn must_be_wanted(app: &App, host: &HostId, digest: &Digest) -> Result<(), Refusal> {
-    let stored = app.records.get::<HostSpecRecord>(host.as_str()).await?;
-    let spec = stored.and_then(|stored| stored.record.spec).unwrap_or_default();
+    let spec = spec_of(app, host).await?;
     let used = spec.instances.iter().filter_map(|wanted| wanted.config.as_ref()?.image.as_ref());
     if used.chain(&spec.stage).any(|image| *image.digest == digest.as_bytes()[..]) {
         return Ok(());
     }
-    Err(Refusal::Denied(format!(
-        "image {} is not in the desired state of this host, so it gets no byte of it",
-        digest.short()
-    )))
+    Err(not_wanted(&format!("image {}", digest.short())))
+}
+
+async fn spec_of(app: &App, host: &HostId) -> Result<HostSpec, Refusal> {
+    let stored = app.records.get::<HostSpecRecord>(host.as_str()).await?;
+    Ok(stored.and_then(|stored| stored.record.spec).unwrap_or_default())
+}
+
+fn not_wanted(what: &str) -> Refusal {
+    Refusal::Denied(format!(
+        "{what} is not in the desired state of this host, so it gets no byte of it"
+    ))
 }
 
 async fn send(file: Arc<File>, mut offset: u64, length: u64, chunks: &Chunks) {

@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
+use shoal_core::agent_upgrade::{AgentSpec, DEADLINE};
 use shoal_core::cause::chain;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, PinnedImage};
-use shoal_core::infra::{HostInfra, is_infra};
-use shoal_core::name::{HostId, InfraVersion};
-use shoal_core::placement::with_fleet;
+use shoal_core::infra::{HostInfra, Infra, is_infra};
+use shoal_core::name::HostId;
+use shoal_core::placement::{not_recreated, recreated, with_fleet};
 use shoal_core::rollout::{self, Action, Observation, OnFailure, Outcome, Rollout};
 use shoal_core::status::HostStatus;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert::rollout_record;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord, RolloutRecord};
+use tracing::warn;
 
 use super::Driver;
+use crate::agents_api::{Asked, wish};
 use crate::fleets_api::revision::Revision;
 use crate::fleets_api::{superseded, world};
 use crate::inventory;
@@ -120,14 +123,18 @@ impl<'a> Pass<'a> {
         let mut rollout = self.rollout.clone();
         let mut seen: BTreeMap<HostId, (bool, Option<Arc<HostStatus>>)> = BTreeMap::new();
         for (host, progress) in &mut rollout.hosts {
-            let online = self.driver.live.presence(host).is_some_and(|presence| presence.online);
+            let live = &self.driver.live;
+            let untold = progress.generation.is_none() && progress.back.is_none();
+            // A controller that has just started has heard of nobody yet.
+            let awaited = untold && self.driver.awaits(host, self.now);
+            let online = awaited || live.presence(host).is_some_and(|presence| presence.online);
             if !online && !matches!(progress.outcome, Outcome::Failed(_) | Outcome::Back) {
                 let there = self.driver.records.get::<HostRecord>(host.as_str()).await?;
                 if there.is_none() {
                     progress.outcome = Outcome::Failed(REMOVED.into());
                 }
             }
-            seen.insert(host.clone(), (online, self.driver.live.fresh_status(host)));
+            seen.insert(host.clone(), (online, live.fresh_status(host)));
         }
         let before = self.infra_before().await?;
         let before = before.as_deref();
@@ -137,7 +144,8 @@ impl<'a> Pass<'a> {
                 status: status.as_deref(),
                 staged: self.is_staged(host, status.as_deref()),
                 unstaged: self.unstaged(host, status.as_deref()),
-                infra: self.infra_of(host, before),
+                infra: self.infra_of(host, before).map(|infra| &infra.version),
+                agent: self.infra_of(host, before).and_then(|infra| infra.agent.as_ref()),
             },
             None => Observation {
                 online: false,
@@ -145,6 +153,7 @@ impl<'a> Pass<'a> {
                 staged: false,
                 unstaged: None,
                 infra: None,
+                agent: None,
             },
         };
         let mut next = rollout::step(rollout, observe, self.now);
@@ -178,16 +187,12 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The infra version that a host was told last, where the rollout brings one.
-    fn infra_of<'r>(
-        &'r self,
-        host: &HostId,
-        before: Option<&'r Revision>,
-    ) -> Option<&'r InfraVersion> {
+    /// The infra that a host was told last, where the rollout brings one.
+    fn infra_of<'r>(&'r self, host: &HostId, before: Option<&'r Revision>) -> Option<&'r Infra> {
         let back = self.rollout.hosts.get(host).is_some_and(|progress| progress.back.is_some());
         let revision = if back { before? } else { self.revision.as_ref() };
         let there = revision.hosts.get(host).is_some_and(|configs| !configs.is_empty());
-        revision.spec.infra.as_ref().filter(|_| there).map(|infra| &infra.version)
+        revision.spec.infra.as_ref().filter(|_| there)
     }
 
     /// Whether a host has all images that the revision needs there.
@@ -308,10 +313,46 @@ impl<'a> Pass<'a> {
         };
         let fleet = &self.rollout.fleet;
         let mut after = with_fleet(spec, fleet, number, configs, &[], gate, infra.as_ref());
+        if let Some(infra) = revision.as_ref().and_then(|r| r.spec.infra.as_ref()) {
+            after.agent = self.agent(host, infra, spec).await?;
+        }
+        let number = self.rollout.revision;
+        if matches!(action, Action::Return(_)) {
+            // What was made afresh is so, and runs what it is to go back to; the rest stays.
+            after = not_recreated(after, fleet, number);
+        } else if self.revision.recreate.contains(host) {
+            after = recreated(after, fleet, number);
+        }
         let used: BTreeSet<Digest> =
             after.instances.iter().map(|instance| instance.config.image.digest).collect();
         after.stage.retain(|image| !used.contains(&image.digest));
         Ok(after)
+    }
+
+    /// The agent that a host is to run under `infra`; as before where none is named.
+    async fn agent(
+        &self,
+        host: &HostId,
+        infra: &Infra,
+        spec: &HostSpec,
+    ) -> Result<Option<AgentSpec>, Refusal> {
+        let records = &self.driver.records;
+        let Some(version) = infra.agent.clone() else { return Ok(spec.agent.clone()) };
+        let there = records.get::<HostRecord>(host.as_str()).await?;
+        let Some(there) = there else { return Ok(spec.agent.clone()) };
+        let asked = Asked { version, deadline: DEADLINE };
+        let program = match wish(records, &there.record, &asked).await {
+            Ok((program, _)) => program,
+            // It was there when this was applied. The host is seen not to get it.
+            Err(Refusal::Precondition(why)) => {
+                warn!(%host, why, "the infra's agent is not to be had any more");
+                return Ok(spec.agent.clone());
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let status = self.driver.live.fresh_status(host);
+        let reported = status.as_ref().and_then(|status| status.agent.as_ref());
+        Ok(Some(AgentSpec::after(spec.agent.as_ref(), program, reported).0))
     }
 
     /// `spec` with the images that the revision needs on `host`.

@@ -9,8 +9,8 @@ use shoal_core::spec::RunState;
 use shoal_core::status::State as InstanceState;
 use shoal_proto::v1::store::{HostProgress, HostRecord, HostSpecRecord};
 use shoal_proto::v1::{
-    ApplyRequest, ControlRolloutRequest, HoldKind, OfflineHosts, OutcomeKind, RolloutCommand,
-    RolloutState,
+    ApplyRequest, ControlRolloutRequest, HoldKind, OfflineHosts, OutcomeKind, Recreate,
+    RolloutCommand, RolloutState,
 };
 
 use super::pass::LONGEST_REASON;
@@ -194,6 +194,87 @@ async fn images_are_there_before_anything_is_disturbed() {
     assert_eq!(spec.instances[0].gate, Some(Policy::default().batch_timeout));
 }
 
+/// A fleet on three hosts of other roles and on two of the role log, whose containers are to be made
+/// afresh; all connected.
+async fn afresh() -> (Lab, Vec<Agent>) {
+    let lab = Lab::new().await;
+    lab.host("h4", "log").await;
+    lab.host("h5", "log").await;
+    first(&lab, ALL).await;
+    let agents = SIX[..5].iter().map(|host| lab.connect(host)).collect();
+    let recreate = Some(Recreate { selector: "role=log".into() });
+    let wanted = ApplyRequest { recreate, ..request(&fleet("shop", ALL)) };
+    let applied = lab.fleets().apply(wanted, ADA, NOON).await.unwrap();
+    assert_eq!((applied.revision, applied.changed), (2, true));
+    (lab, agents)
+}
+
+/// The hosts whose containers are to be made afresh by their desired state.
+async fn told_afresh(lab: &Lab) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    for host in &SIX[..5] {
+        match lab.spec(host).await.instances[0].recreate {
+            0 => {}
+            2 => found.push(*host),
+            other => panic!("{host}: {other}"),
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn containers_are_made_afresh_batch_by_batch_and_only_where_asked() {
+    let (lab, agents) = afresh().await;
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        report(&lab, &agents, &[], 2).await;
+        let ended = lab.advance("shop", 2, NOON).await;
+        let told = told_afresh(&lab).await;
+        if seen.last() != Some(&told) {
+            seen.push(told);
+        }
+        if ended {
+            break;
+        }
+    }
+    assert_eq!(seen, [vec!["h4"], vec!["h4", "h5"]]);
+    assert_eq!(state(&lab, 2).await, RolloutState::Completed);
+    assert_eq!(at(&lab, 2).await.len(), 5, "the others keep what they have at the new revision");
+    // Whatever comes next leaves what was made afresh alone.
+    let next = apply(&lab, &[("main", "app:2", "*")], Policy::default()).await;
+    let all: Vec<&Agent> = agents.iter().collect();
+    assert!(lab.settle("shop", next, &all, NOON).await);
+    assert_eq!(told_afresh(&lab).await, ["h4", "h5"]);
+}
+
+#[tokio::test]
+async fn containers_that_do_not_come_back_afresh_leave_the_others_as_they_are() {
+    let (lab, agents) = afresh().await;
+    let before = lab.spec("h5").await;
+    let first = lab.spec("h4").await.generation;
+    let mut seconds = 0;
+    while !lab.advance("shop", 2, later(seconds)).await {
+        // Going back gives it nothing else to run.
+        for agent in &agents {
+            let host = agent.id.as_str().trim_start_matches("id-");
+            let spec = lab.spec(host).await;
+            let tried = host == "h4" && spec.generation > first;
+            agent.report(&spec, if tried { InstanceState::Failed } else { InstanceState::Running });
+        }
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    let record = lab.rollout("shop", 2).await.record;
+    assert_eq!(
+        (record.state(), outcome(&record, "h5").0),
+        (RolloutState::Failed, OutcomeKind::Pending)
+    );
+    assert_eq!(outcome(&record, "h4"), (OutcomeKind::Failed, "shop/main: exited with 1".into()));
+    assert!(told_afresh(&lab).await.is_empty(), "nobody is to be made afresh later");
+    assert_eq!(at(&lab, 2).await, [""; 0], "all are told of the revision that was proved");
+    assert_eq!(lab.spec("h5").await, before, "it has heard nothing");
+}
+
 /// With no monitor time, and images that are there, nothing is waited for but proof.
 #[tokio::test]
 async fn a_batch_follows_the_one_before_in_the_same_pass() {
@@ -352,6 +433,89 @@ async fn a_pause_and_a_gate_hold_whatever_the_driver_does() {
     say(&lab, RolloutCommand::Resume, later(3600)).await;
     assert!(lab.settle("shop", 1, &all, later(3600)).await);
     assert_eq!(state(&lab, 1).await, RolloutState::Completed);
+}
+
+#[tokio::test]
+async fn what_a_replaced_rollout_changed_goes_back_with_the_rest() {
+    let (lab, agents) = six(ALL).await;
+    let policy = Policy { batches: vec![Reach::Hosts(3), Reach::ALL], ..Policy::default() };
+    apply(&lab, &[("main", "app:2", "*"), ("more", "app:2", "h3")], policy).await;
+    while at(&lab, 2).await.len() < 3 {
+        lab.advance("shop", 2, NOON).await;
+        report(&lab, &agents, &[], 2).await;
+    }
+    assert_eq!(at(&lab, 2).await, ["h1", "h2", "h3"]);
+    apply(&lab, &[("main", "app:3", "*")], Policy::default()).await;
+    let mut seconds = 0;
+    while !lab.advance("shop", 3, later(seconds)).await {
+        report(&lab, &agents, &["h1"], 3).await;
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    let record = lab.rollout("shop", 3).await.record;
+    assert_eq!(record.state(), RolloutState::RolledBack);
+    assert_eq!((record.back_to, at(&lab, 1).await.len()), (Some(1), 6));
+    for host in SIX {
+        let image = lab.spec(host).await.instances[0].config.image.reference.to_string();
+        assert_eq!((image.as_str(), lab.spec(host).await.instances.len()), ("app:1", 1), "{host}");
+    }
+    let progress = |host: &str| &record.hosts[&format!("id-{host}")];
+    assert_eq!(progress("h1").failed.as_deref(), Some("shop/main: exited with 1"));
+    assert_eq!((progress("h2").stray, progress("h4").stray), (true, false));
+    assert_eq!(outcome(&record, "h2").0, OutcomeKind::Back);
+    assert_eq!(outcome(&record, "h4").0, OutcomeKind::Pending);
+}
+
+#[tokio::test]
+async fn a_host_that_the_fleet_left_gets_it_back() {
+    let (lab, agents) = six(ALL).await;
+    apply(&lab, &[("main", "app:1", "h2,h3,h4,h5,h6")], Policy::default()).await;
+    while !lab.spec("h1").await.instances.is_empty() {
+        lab.advance("shop", 2, NOON).await;
+        report(&lab, &agents, &[], 2).await;
+    }
+    apply(&lab, &[("main", "app:2", "h2,h3,h4,h5,h6")], Policy::default()).await;
+    let mut seconds = 0;
+    while !lab.advance("shop", 3, later(seconds)).await {
+        report(&lab, &agents, &["h2"], 3).await;
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    assert_eq!(state(&lab, 3).await, RolloutState::RolledBack);
+    assert_eq!(at(&lab, 1).await, SIX);
+}
+
+/// A driver that has had 44 seconds to move revision 2 in vain.
+async fn unmoved(lab: &Lab) -> Driver {
+    let driver = Driver::new(lab.records.clone(), lab.live.clone());
+    for seconds in [0, 44] {
+        driver.advance(&revision_id("shop", 2), later(seconds)).await.unwrap();
+        let record = lab.rollout("shop", 2).await.record;
+        assert_eq!((record.state(), record.batch), (RolloutState::Staging, 1));
+        assert_eq!(at(lab, 2).await, [""; 0]);
+    }
+    driver
+}
+
+/// A controller starts in the middle of a rollout that waits for nobody: its hosts were connected
+/// to the one before and have had no time to come back.
+#[tokio::test]
+async fn a_controller_that_starts_waits_for_its_hosts() {
+    let (mut lab, agents) = six(ALL).await;
+    let spec = fleet("shop", &[("main", "app:2", "*")]);
+    let skips = ApplyRequest { offline: OfflineHosts::Skip.into(), ..request(&spec) };
+    lab.fleets().apply(skips, ADA, NOON).await.unwrap();
+    lab.live.flush().await.unwrap();
+    let first = std::mem::replace(&mut lab.live, Live::load(lab.records.clone(), 4).await.unwrap());
+    // That one was killed; the next is told to end, and its hosts' streams end with it.
+    unmoved(&lab).await;
+    first.close();
+    drop(agents);
+    first.flush().await.unwrap();
+    lab.live = Live::load(lab.records.clone(), 4).await.unwrap();
+    let driver = unmoved(&lab).await;
+    driver.advance(&revision_id("shop", 2), later(46)).await.unwrap();
+    assert_eq!(state(&lab, 2).await, RolloutState::Partial, "they never came");
 }
 
 #[tokio::test]

@@ -3,10 +3,10 @@
 use shoal_controller::store::{Batch, Record, Write};
 use shoal_proto::v1;
 use shoal_proto::v1::store::{
-    AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord, HostProgress, HostRecord,
-    HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PlacedHost, PresenceRecord,
-    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord,
-    TokenUse, UserRecord,
+    AgentProgramRecord, AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord,
+    HostProgress, HostRecord, HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord,
+    PlacedHost, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord,
+    TagRecord, TokenRecord, TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.
@@ -87,6 +87,7 @@ fn of_hosts() -> [String; 6] {
         images: vec![vec![7; 2].into()],
         retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
         problems: vec!["p".into()],
+        agent: None,
         infra: None,
     };
     let used = TokenUse {
@@ -149,6 +150,7 @@ fn of_fleets() -> [String; 5] {
         created_ms: 8,
         author: "ann".into(),
         source: "git".into(),
+        recreate: vec![],
     };
     let progress = HostProgress {
         generation: Some(9),
@@ -244,6 +246,7 @@ fn wider_host() -> HostRecord {
         new_privileges: true,
         system_calls: vec!["bpf".into()],
         bind: vec![v1::AllowedBind { path: "/srv".into(), writable: true, idmap: true }],
+        no_agent_upgrade: false,
     };
     let facts = v1::HostFacts {
         address: Some("192.0.2.1".into()),
@@ -334,7 +337,7 @@ fn of_secrets() -> [String; 4] {
 }
 
 /// What rollouts that go in batches added.
-fn of_rollouts() -> [String; 4] {
+fn of_rollouts() -> [String; 5] {
     let policy = v1::RolloutPolicy {
         batches: vec!["1".into(), "50%".into()],
         monitor_ms: 1,
@@ -363,7 +366,17 @@ fn of_rollouts() -> [String; 4] {
         since_ms: Some(4),
         offline_since_ms: Some(5),
         restarts: Some(6),
+        ..HostProgress::default()
+    };
+    let newer = HostProgress {
         heard: true,
+        stray: true,
+        failed: Some("f".into()),
+        ..HostProgress::default()
+    };
+    let newer = RolloutRecord {
+        hosts: [("h1".to_owned(), newer)].into_iter().collect(),
+        ..RolloutRecord::default()
     };
     let hold = v1::Hold {
         kind: v1::HoldKind::Promotion.into(),
@@ -397,6 +410,7 @@ fn of_rollouts() -> [String; 4] {
     let spec = v1::HostSpec { generation: 1, stage, ..v1::HostSpec::default() };
     [
         written("f/5", &rollout),
+        written("f/6", &newer),
         written("f", &LockRecord { lock: Some(lock) }),
         written("f/5", &revision),
         written("h4", &HostSpecRecord { spec: Some(spec) }),
@@ -406,6 +420,37 @@ fn of_rollouts() -> [String; 4] {
 fn of_a_cordon() -> String {
     let cordon = v1::Cordon { by: "a".into(), reason: "r".into(), since_ms: 3, drains: true };
     written("h5", &HostRecord { cordon: Some(cordon), ..HostRecord::default() })
+}
+
+/// What the agent's own upgrade added.
+fn of_agents() -> [String; 3] {
+    let program = AgentProgramRecord {
+        digest: vec![1; 32].into(),
+        size: 2,
+        pushed_ms: 3,
+        pushed_by: "ann".into(),
+    };
+    let agent = v1::AgentSpec {
+        version: "1.0.0".into(),
+        digest: vec![1; 32].into(),
+        size: 2,
+        deadline_ms: 3,
+        asked: 4,
+    };
+    let spec = v1::HostSpec { generation: 1, agent: Some(agent), ..v1::HostSpec::default() };
+    let agent = v1::AgentStatus {
+        version: "1.0.0".into(),
+        digest: vec![1; 32].into(),
+        asked: 4,
+        phase: v1::AgentPhase::Rejected.into(),
+        message: "w".into(),
+    };
+    let status = v1::HostStatus { agent: Some(agent), ..v1::HostStatus::default() };
+    [
+        written("1.0.0/x86-64", &program),
+        written("h6", &HostSpecRecord { spec: Some(spec) }),
+        written("h6", &HostStatusRecord { status: Some(status) }),
+    ]
 }
 
 /// What infra versions added.
@@ -444,6 +489,14 @@ fn of_an_infra() -> [String; 3] {
     ]
 }
 
+/// What making containers afresh added.
+fn of_recreations() -> [String; 2] {
+    let instance = v1::InstanceSpec { id: "f/i".into(), recreate: 6, ..Default::default() };
+    let spec = v1::HostSpec { instances: vec![instance], ..v1::HostSpec::default() };
+    let revision = RevisionRecord { recreate: vec!["h6".into()], ..RevisionRecord::default() };
+    [written("h6", &HostSpecRecord { spec: Some(spec) }), written("f/6", &revision)]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -454,6 +507,8 @@ fn records_are_written_as_ever() {
         .chain(of_secrets())
         .chain(of_rollouts())
         .chain([of_a_cordon()])
+        .chain(of_agents())
+        .chain(of_recreations())
         .chain(of_an_infra())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();

@@ -5,6 +5,7 @@
 
 mod access;
 mod agent;
+mod agents;
 mod enrolment;
 mod events;
 mod golden;

@@ -123,7 +123,8 @@ fn without_a_gate_a_past_or_a_difference_nothing_goes_back() {
     let paused = InstanceSpec { paused: true, ..wanted("a", 2) };
     let stopped = InstanceSpec { run: RunState::Stopped, ..wanted("a", 2) };
     let same = InstanceSpec { revision: 2, ..wanted("a", 1) };
-    for spec in [ungated, paused, stopped, same] {
+    let afresh = InstanceSpec { revision: 2, recreate: 2, ..wanted("a", 1) };
+    for spec in [ungated, paused, stopped, same, afresh] {
         let mut memory = proved(&["a"]);
         assert_eq!(watch(&mut memory, &host(vec![spec]), Look::Failed, 900), []);
     }
@@ -261,6 +262,23 @@ fn no_machine_is_brought_back_under_a_name_that_is_taken() {
     watch(&mut memory, &desired, Look::Failed, 20);
     let expected = [("a", 1), ("c", 5)].map(|(n, i)| (n.to_owned(), i));
     assert_eq!(effective(&memory, &desired), expected);
+}
+
+#[test]
+fn what_is_stopped_before_it_was_healthy_proves_nothing() {
+    let mut memory = proved(&["a", "b"]);
+    let stopped = InstanceSpec { run: RunState::Stopped, ..wanted("a", 3) };
+    let desired = host(vec![stopped, wanted("b", 1)]);
+    watch(&mut memory, &desired, Look::Ready, 60);
+    assert_eq!(
+        memory.past(&fleet()).unwrap().good,
+        host(vec![wanted("a", 1), wanted("b", 1)]).instances
+    );
+    // Once it is started again, it is tried; and it fails.
+    let desired = host(vec![wanted("a", 3), wanted("b", 1)]);
+    watch(&mut memory, &desired, Look::Failed, 21);
+    assert!(memory.went_back(&fleet()).is_some());
+    assert_eq!(effective(&memory, &desired)[0], ("a".to_owned(), 1));
 }
 
 fn infra_fleet() -> FleetName {

@@ -2,6 +2,7 @@
 
 use toml::de::DeValue;
 
+use crate::agent_program::AgentVersion;
 use crate::infra::{GoingBack, Infra};
 use crate::label::HostMatch;
 use crate::name::{BackupName, InfraVersion};
@@ -73,14 +74,15 @@ fn needs_snapshot(item: &Item<'_>, snapshot: Option<&Item<'_>>, report: &mut Rep
     report.error_help(&item.span(), message, help);
 }
 
-fn read_agent(item: &Item<'_>, report: &mut Report<'_>) -> Option<String> {
+fn read_agent(item: &Item<'_>, report: &mut Report<'_>) -> Option<AgentVersion> {
     let text = match item.value() {
         // A version that was written without its quotes is a float, or no TOML at all.
         DeValue::Float(_) => None,
         _ => Some(item.text("\"0.3.0\"", report)?),
     };
-    if let Some(text) = text.filter(|text| is_semantic(text)) {
-        return Some(text.to_owned());
+    let version = text.filter(|text| is_semantic(text)).and_then(|text| text.parse().ok());
+    if version.is_some() {
+        return version;
     }
     let help = "write it as `shoal version` shows it: agent = \"0.3.0\"";
     report.error_help(&item.span(), "`agent` is not a version of three numbers", help);

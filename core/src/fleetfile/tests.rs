@@ -548,7 +548,7 @@ fn an_infra_file_means_the_fleet_infra_with_a_version() {
         snapshot: true,
         going_back: GoingBack::ImageAndData,
         restore: Some("nightly".parse().unwrap()),
-        agent: Some("0.3.0".into()),
+        agent: Some("0.3.0".parse().unwrap()),
     };
     assert_eq!(fleet.infra, Some(infra));
     let [mail, mysql] = ["mail", "mysql"].map(|name| &fleet.instances[&name.parse().unwrap()]);

@@ -1,12 +1,12 @@
 //! A placed fleet in the desired state of one host, and what that changes there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::diff::{FieldChange, config_fields};
+use crate::diff::{FieldChange, config_changes, config_fields};
 use crate::host::HostSpec;
 use crate::infra::{HostInfra, is_infra};
-use crate::name::{FleetName, InstanceId, InstanceName};
+use crate::name::{FleetName, InstanceId, InstanceName, VolumeName};
 use crate::peers::Peer;
 use crate::spec::{InstanceConfig, InstanceSpec, RunState};
 use crate::update::{Update, update};
@@ -16,7 +16,7 @@ use crate::update::{Update, update};
 ///
 /// `gate` is how long an instance may take to get ready before its agent takes it back by itself.
 /// `infra` is what the host gets where the fleet is the infra and has instances there.
-/// What operators asked for (stopped, restarts) stays with the instances that stay. The
+/// What was asked for besides (stopped, restarts, recreation) stays with the instances that stay. The
 /// generation rises only where something changes; the same spec comes back where nothing does.
 #[must_use]
 pub fn with_fleet(
@@ -39,6 +39,7 @@ pub fn with_fleet(
             config: config.clone(),
             run: before.map_or(RunState::Running, |i| i.run),
             restarts: before.map_or(0, |i| i.restarts),
+            recreate: before.map_or(0, |i| i.recreate),
             paused: before.is_some_and(|i| i.paused),
             gate,
         });
@@ -55,7 +56,26 @@ pub fn with_fleet(
         return spec.clone();
     }
     let generation = spec.generation + 1;
-    HostSpec { generation, instances, peers, infra, stage: spec.stage.clone() }
+    HostSpec { generation, instances, peers, infra, ..spec.clone() }
+}
+
+/// A desired state in which `revision` has every container of `fleet` made afresh.
+#[must_use]
+pub fn recreated(mut spec: HostSpec, fleet: &FleetName, revision: u64) -> HostSpec {
+    for instance in spec.instances.iter_mut().filter(|i| i.id.fleet == *fleet) {
+        instance.recreate = revision;
+    }
+    spec
+}
+
+/// A desired state without that: a container that was not made afresh yet is left as it is.
+#[must_use]
+pub fn not_recreated(mut spec: HostSpec, fleet: &FleetName, revision: u64) -> HostSpec {
+    let asked = |i: &&mut InstanceSpec| i.id.fleet == *fleet && i.recreate == revision;
+    for instance in spec.instances.iter_mut().filter(asked) {
+        instance.recreate = 0;
+    }
+    spec
 }
 
 /// `infra` on a host that was to have `before`.
@@ -77,6 +97,9 @@ pub enum Action {
     Create(Vec<FieldChange>),
     /// Its container is recreated, for these reasons; its data stays.
     Replace(Vec<FieldChange>),
+    /// Its container is made afresh because that was asked for. These fields differ besides; these
+    /// data volumes stay.
+    Recreate(Vec<FieldChange>, BTreeSet<VolumeName>),
     /// It is changed as it runs, without a new container.
     Refresh(Vec<FieldChange>),
     /// It is stopped and taken away; its data stays and is listed.
@@ -85,12 +108,14 @@ pub enum Action {
     Keep,
 }
 
-/// What `placement` does to one host's instances of `fleet`, by instance.
+/// What `placement` does to one host's instances of `fleet`, by instance; with `recreate`, those
+/// that are there are made afresh, whatever differs.
 #[must_use]
 pub fn host_actions(
     spec: &HostSpec,
     fleet: &FleetName,
     configs: &BTreeMap<InstanceName, InstanceConfig>,
+    recreate: bool,
 ) -> BTreeMap<InstanceName, Action> {
     let there: BTreeMap<&InstanceName, &InstanceSpec> = spec
         .instances
@@ -106,6 +131,11 @@ pub fn host_actions(
     for (name, config) in configs {
         let action = match there.get(name) {
             None => Action::Create(config_fields(config)),
+            Some(before) if recreate => {
+                let volumes = |config: &InstanceConfig| config.settings.data.clone().into_keys();
+                let data = volumes(&before.config).chain(volumes(config)).collect();
+                Action::Recreate(config_changes(&before.config, config), data)
+            }
             Some(before) => match update(&before.config, config) {
                 Update::None => Action::Keep,
                 Update::Refresh { changes, .. } => Action::Refresh(changes),
@@ -120,6 +150,7 @@ pub fn host_actions(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::DataVolume;
     use crate::spec::tests_support::instance;
 
     #[test]
@@ -135,6 +166,7 @@ mod tests {
             instances: vec![],
             peers: vec![peer("infra/sql"), peer("shop/old")],
             stage: vec![],
+            agent: None,
             infra: None,
         };
         let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
@@ -187,6 +219,7 @@ mod tests {
             generation: 7,
             peers: vec![],
             stage: vec![],
+            agent: None,
             infra: None,
             instances: vec![before, instance("other/x", 1)],
         };
@@ -199,11 +232,28 @@ mod tests {
     }
 
     #[test]
+    fn a_recreation_is_asked_for_once_kept_and_taken_back() {
+        let shop: FleetName = "shop".parse().unwrap();
+        let instances = vec![instance("other/x", 1), instance("shop/main", 1)];
+        let spec = HostSpec { generation: 7, instances, ..HostSpec::default() };
+        let of =
+            |spec: &HostSpec| -> Vec<u64> { spec.instances.iter().map(|i| i.recreate).collect() };
+        let asked = recreated(spec.clone(), &shop, 2);
+        assert_eq!((of(&asked), recreated(asked.clone(), &shop, 2)), (vec![0, 2], asked.clone()));
+        let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
+        let next = with_fleet(&asked, &shop, 3, &configs, &[], None, None);
+        assert_eq!(of(&next), [0, 2], "an offline host has yet to do it");
+        assert_eq!(of(&not_recreated(next.clone(), &shop, 3)), [0, 2]);
+        assert_eq!(of(&not_recreated(next, &shop, 2)), [0, 0]);
+    }
+
+    #[test]
     fn the_same_revision_again_raises_no_generation() {
         let spec = HostSpec {
             generation: 7,
             peers: vec![],
             stage: vec![],
+            agent: None,
             infra: None,
             instances: vec![instance("shop/main", 1)],
         };
@@ -217,6 +267,7 @@ mod tests {
             generation: 1,
             peers: vec![],
             stage: vec![],
+            agent: None,
             infra: None,
             instances: ["keep", "gone", "new-image", "reorder"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
@@ -228,12 +279,29 @@ mod tests {
                 .into();
         let reordered = configs.values_mut().next_back().unwrap();
         reordered.settings.after.insert("shop/keep".parse().unwrap());
-        let actions = host_actions(&spec, &"shop".parse().unwrap(), &configs);
+        let shop = "shop".parse().unwrap();
+        let actions = host_actions(&spec, &shop, &configs, false);
         let of = |name: &str| &actions[&name.parse::<InstanceName>().unwrap()];
         assert_eq!(of("keep"), &Action::Keep);
         assert_eq!(of("gone"), &Action::Remove);
         assert!(matches!(of("fresh"), Action::Create(fields) if fields.len() == 3));
         assert!(matches!(of("reorder"), Action::Refresh(changes) if changes.len() == 1));
         assert!(matches!(of("new-image"), Action::Replace(changes) if changes.len() == 1));
+        let volume = DataVolume { path: "/var/x".parse().unwrap(), owner: Default::default() };
+        let keep = configs.get_mut(&"keep".parse::<InstanceName>().unwrap()).unwrap();
+        keep.settings.data.insert("var".parse().unwrap(), volume);
+        let afresh = host_actions(&spec, &shop, &configs, true);
+        let of = |name: &str| &afresh[&name.parse::<InstanceName>().unwrap()];
+        assert!(matches!(of("gone"), Action::Remove));
+        assert!(matches!(of("fresh"), Action::Create(_)));
+        let data = ["var".parse().unwrap()].into();
+        assert!(
+            matches!(of("keep"), Action::Recreate(changes, kept) if !changes.is_empty() && *kept == data)
+        );
+        for name in ["new-image", "reorder"] {
+            assert!(
+                matches!(of(name), Action::Recreate(changes, kept) if changes.len() == 1 && kept.is_empty())
+            );
+        }
     }
 }

@@ -22,7 +22,7 @@ mod tests_support;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::conflicts::Claims;
-pub use self::desired::{Action, host_actions, with_fleet};
+pub use self::desired::{Action, host_actions, not_recreated, recreated, with_fleet};
 pub use self::hosts::LeftOut;
 pub use self::order::{Order, host_places, misordered, order_of, ranks};
 pub use self::problem::{Cordoned, Hosts, OnHost, Unplaceable};

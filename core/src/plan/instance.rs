@@ -112,6 +112,7 @@ impl Instance<'_> {
         match &self.found.applied {
             Some(applied)
                 if applied.restarts == self.spec.restarts
+                    && !applied.is_spent(self.spec)
                     && applied.is_under(self.upgrade.version()) =>
             {
                 update(&applied.config, &self.spec.config)
@@ -126,6 +127,9 @@ impl Instance<'_> {
             (None, _) => Some("not there yet".into()),
             (Some(applied), _) if applied.restarts != self.spec.restarts => {
                 Some("a restart was asked for".into())
+            }
+            (Some(applied), _) if applied.is_spent(self.spec) => {
+                Some(format!("revision {} has it made afresh", self.spec.recreate))
             }
             (Some(applied), _) if !applied.is_under(self.upgrade.version()) => {
                 let shown = |v: Option<&InfraVersion>| v.map_or("none".into(), ToString::to_string);

@@ -96,6 +96,8 @@ pub struct Applied {
     pub config: InstanceConfig,
     /// The restarts that had been asked for when it was written.
     pub restarts: u64,
+    /// The newest revision that had asked for a container made afresh.
+    pub recreate: u64,
     /// The infra version that it was made under; `None` where the host had none then.
     pub infra: Option<InfraVersion>,
 }
@@ -105,8 +107,15 @@ impl Applied {
     #[must_use]
     pub fn is(&self, spec: &InstanceSpec, infra: Option<&InfraVersion>) -> bool {
         self.restarts == spec.restarts
+            && !self.is_spent(spec)
             && self.config.same_container(&spec.config)
             && self.is_under(infra)
+    }
+
+    /// Whether another container was asked for, whatever differs. Who takes that back (a smaller
+    /// number) wants nothing of a container that was made already.
+    fn is_spent(&self, spec: &InstanceSpec) -> bool {
+        self.recreate < spec.recreate
     }
 
     /// Whether it was made under this version. Where no infra is wanted, any will do.

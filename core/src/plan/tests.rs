@@ -46,8 +46,8 @@ pub(super) fn wants(instances: Vec<InstanceSpec>) -> HostSpec {
 }
 
 pub(super) fn up(spec: &InstanceSpec) -> Machine {
-    let (id, config) = (spec.id.clone(), spec.config.clone());
-    let applied = Applied { id, config, restarts: spec.restarts, infra: None };
+    let InstanceSpec { id, config, restarts, recreate, .. } = spec.clone();
+    let applied = Applied { id, config, restarts, recreate, infra: None };
     Machine {
         applied: Some(applied),
         unit: Unit::Active,
@@ -150,6 +150,39 @@ fn a_restart_recreates_once() {
     assert_eq!(names(&plan_for(&wants(vec![wanted.clone()]), &running, 0)), ["stop"]);
     let done = with(&[(&wanted, up(&wanted))], &[1]);
     assert!(plan_for(&wants(vec![wanted]), &done, 0).is_empty());
+}
+
+#[test]
+fn a_container_is_made_afresh_once_and_not_for_an_older_wish() {
+    let old = InstanceSpec { recreate: 3, ..instance("a/b", 1) };
+    let asked = InstanceSpec { recreate: 5, revision: 5, ..old.clone() };
+    let machine = old.id.machine();
+    let plan = |wanted: &InstanceSpec, found: &[(&InstanceSpec, Machine)]| {
+        plan_for(&wants(vec![wanted.clone()]), &with(found, &[1]), 0)
+    };
+    let running = plan(&asked, &[(&old, up(&old))]);
+    assert_eq!(names(&running), ["stop"]);
+    assert_eq!(running.machines[&machine][0].reason, "revision 5 has it made afresh");
+    for unit in [Unit::Inactive, Unit::Failed] {
+        let down = Machine { unit, hook_failed: true, ..up(&old) };
+        assert_eq!(names(&plan(&asked, &[(&old, down)])), ["write", "start"], "{unit:?}");
+    }
+    assert!(plan(&asked, &[(&asked, up(&asked))]).is_empty());
+    // Whoever took it back, or never asked, disturbs nothing.
+    for recreate in [0, 3] {
+        let back = InstanceSpec { recreate, revision: 4, ..old.clone() };
+        for made in [&asked, &old] {
+            assert!(plan(&back, &[(made, up(made))]).is_empty(), "{recreate}");
+        }
+    }
+    // It runs on for as long as it could not be made again.
+    let full = Some("waits for room".to_owned());
+    let full = Observed { no_room: full, ..with(&[(&old, up(&old))], &[1]) };
+    assert!(plan_for(&wants(vec![asked.clone()]), &full, 0).is_empty());
+    assert_eq!(
+        names(&plan_for(&wants(vec![asked]), &with(&[(&old, up(&old))], &[]), 0)),
+        ["stage"]
+    );
 }
 
 #[test]
@@ -510,10 +543,12 @@ pub(crate) fn settle(observed: &mut Observed) {
 
 /// An instance that may come after those whose names are before its own, so that there is no ring.
 fn any_instance() -> impl Strategy<Value = InstanceSpec> {
-    (0..4_u8, 1..4_u8, any::<bool>(), 0..3_u64, any::<[bool; 4]>(), any::<bool>()).prop_map(
-        |(name, image, stopped, restarts, after, grace)| {
+    let asked = (0..3_u64, 0..3_u64);
+    (0..4_u8, 1..4_u8, any::<bool>(), asked, any::<[bool; 4]>(), any::<bool>()).prop_map(
+        |(name, image, stopped, (restarts, recreate), after, grace)| {
             let run = if stopped { RunState::Stopped } else { RunState::Running };
-            let mut spec = InstanceSpec { run, restarts, ..instance(&format!("f/i{name}"), image) };
+            let like = instance(&format!("f/i{name}"), image);
+            let mut spec = InstanceSpec { run, restarts, recreate, ..like };
             let before = (0..name).filter(|other| after[usize::from(*other)]);
             let settings = &mut spec.config.settings;
             settings.after = before.map(|n| format!("f/i{n}").parse().unwrap()).collect();
@@ -590,7 +625,7 @@ proptest! {
                 prop_assert_eq!(found.unit, Unit::Active);
                 prop_assert!(found.enabled);
                 let applied = found.applied.as_ref().expect("it has a record");
-                prop_assert!(applied.config.same_container(&wanted.config));
+                prop_assert!(applied.is(wanted, None));
             }
         }
         let wanted: BTreeSet<MachineName> = spec.instances.iter().map(|i| i.id.machine()).collect();

@@ -1,7 +1,7 @@
 //! Back: what is broken first and at once, what works batch by batch, each proved before the next.
 //! Where going back does not help, what works is left alone.
 
-use super::{HostProgress, Outcome, Reach, Rollout, State, batch};
+use super::{FAILURE_PATIENCE, HostProgress, Outcome, Reach, Rollout, State, batch};
 use crate::name::HostId;
 use crate::time::Timestamp;
 
@@ -20,7 +20,7 @@ pub(super) fn decide(rollout: &mut Rollout, now: Timestamp) {
 pub(super) fn overdue(rollout: &mut Rollout, now: Timestamp) {
     let awaited = |host: &HostProgress| match host.outcome {
         Outcome::GoingBack(_) => host.back.is_none() || host.offline_since.is_none(),
-        _ => host.generation.is_some() && host.back.is_none(),
+        _ => host.is_changed() && host.back.is_none(),
     };
     if !rollout.hosts.values().any(awaited) {
         return finish(rollout, now);
@@ -31,9 +31,12 @@ pub(super) fn overdue(rollout: &mut Rollout, now: Timestamp) {
 }
 
 fn go_on(rollout: &mut Rollout, now: Timestamp) {
-    let chosen = next(rollout);
+    let chosen = next(rollout, now);
     if chosen.is_empty() {
-        return finish(rollout, now);
+        if !rollout.hosts.values().any(|host| is_unsure(host, now)) {
+            finish(rollout, now);
+        }
+        return;
     }
     for host in chosen {
         if let Some(host) = rollout.hosts.get_mut(&host) {
@@ -43,24 +46,45 @@ fn go_on(rollout: &mut Rollout, now: Timestamp) {
 }
 
 /// Those that don't work first, all of them: nothing is lost with them. Then those that do, as
-/// long as the revision before works.
-fn next(rollout: &Rollout) -> Vec<HostId> {
-    let changed = rollout.hosts.iter().filter(|(_, h)| h.generation.is_some() && !h.returning);
+/// long as the revision before works. What a rollout before has changed counts as working: nobody
+/// has said otherwise.
+fn next(rollout: &Rollout, now: Timestamp) -> Vec<HostId> {
+    let works = |host: &HostProgress| match host.outcome {
+        Outcome::Ready => true,
+        Outcome::Offline => false,
+        _ => host.generation.is_none(),
+    };
+    let changed = rollout.hosts.iter().filter(|(_, h)| h.is_changed() && !h.returning);
     let (working, broken): (Vec<_>, Vec<_>) =
-        changed.partition(|(_, host)| host.outcome == Outcome::Ready && !host.kept);
+        changed.partition(|(_, host)| is_disturbed(host) && (works(host) || is_unsure(host, now)));
     if !broken.is_empty() {
         return broken.into_iter().map(|(id, _)| id.clone()).collect();
     }
     let most = usize::try_from(rollout.policy.max_failures).unwrap_or(usize::MAX);
-    if working.is_empty() || stuck(rollout).count() > most {
+    let unsure = working.iter().any(|(_, host)| is_unsure(host, now));
+    if working.is_empty() || unsure || stuck(rollout).count() > most {
         return vec![];
     }
-    let worked = |host: &&HostProgress| host.generation.is_some() && !host.kept;
-    let all = rollout.hosts.values().filter(worked).count();
+    let all = rollout.hosts.values().filter(|host| host.is_changed() && is_disturbed(host)).count();
     let back = all - working.len();
     let reaches = rollout.policy.batches.iter().map(|reach| reach.of(all));
     let reach = reaches.chain([Reach::ALL.of(all)]).find(|reach| *reach > back);
     batch::choose(rollout, &working, reach.map_or(1, |reach| reach - back))
+}
+
+/// Whether going back changes something on a host.
+fn is_disturbed(host: &HostProgress) -> bool {
+    !host.kept || host.stray
+}
+
+/// Whether a host that was ready has only not been heard of for a moment, as when the controller
+/// was restarted. It is waited for: were it taken for broken, all of them would go back at once.
+fn is_unsure(host: &HostProgress, now: Timestamp) -> bool {
+    let was_ready = host.restarts.is_some() && host.failing_since.is_none() && !host.returning;
+    let lately = |since: Timestamp| now.since(since) < FAILURE_PATIENCE;
+    was_ready
+        && matches!(host.outcome, Outcome::Changing(_))
+        && (host.offline_since.is_some() || host.since.is_some_and(lately))
 }
 
 fn fail_the_late(rollout: &mut Rollout, now: Timestamp) {
@@ -77,7 +101,7 @@ fn fail_the_late(rollout: &mut Rollout, now: Timestamp) {
 /// Why those could not go back that could not. A host on which nothing was disturbed is none.
 fn stuck(rollout: &Rollout) -> impl Iterator<Item = &String> {
     rollout.hosts.values().filter_map(|host| match &host.outcome {
-        Outcome::Failed(why) if host.back.is_some() && !host.kept => Some(why),
+        Outcome::Failed(why) if host.back.is_some() && is_disturbed(host) => Some(why),
         _ => None,
     })
 }
@@ -86,13 +110,15 @@ fn finish(rollout: &mut Rollout, now: Timestamp) {
     let Some(why) = stuck(rollout).next().cloned() else {
         return rollout.end(State::RolledBack, now);
     };
-    let left = |host: &&HostProgress| host.generation.is_some() && host.back.is_none();
-    let left = match rollout.hosts.values().filter(left).count() {
+    let left = || rollout.hosts.values().filter(|host| host.is_changed() && host.back.is_none());
+    let what = match left().all(|host| host.generation.is_some()) {
+        true => format!("left at revision {}, which works there", rollout.revision),
+        false => "left as they are".to_owned(),
+    };
+    let left = match left().count() {
         0 => String::new(),
-        1 => format!("; one host is left at revision {}, which works there", rollout.revision),
-        count => {
-            format!("; {count} hosts are left at revision {}, which works there", rollout.revision)
-        }
+        1 => format!("; one host is {}", what.replace("they are", "it is")),
+        count => format!("; {count} hosts are {what}"),
     };
     let cause = rollout.cause.take().unwrap_or_default();
     rollout.cause = Some(format!("{cause}; and it could not go back everywhere: {why}{left}"));

@@ -75,6 +75,7 @@ pub fn returned(mut rollout: Rollout, host: &HostId, generation: u64, now: Times
         host.back = Some(generation);
         host.since = Some(now);
         host.failing_since = None;
+        host.remember_failure();
         if host.outcome != Outcome::Offline {
             host.outcome = Outcome::GoingBack("waits for the agent".into());
         }
@@ -283,11 +284,20 @@ fn overdue(rollout: &mut Rollout, now: Timestamp) {
     let under_way = online().any(|host| matches!(host.outcome, Outcome::Changing(_)));
     let rollback = rollout.policy.on_failure == OnFailure::Rollback && (failed || under_way);
     if rollback && rollout.go_back("it was not ready by its deadline".into(), now) {
-        return;
+        return blame_the_late(rollout);
     }
     let cause = format!("its deadline came before batch {} was through", rollout.batch.max(1));
     rollout.cause.get_or_insert(cause);
     rollout.end(if failed { State::Failed } else { State::TimedOut }, now);
+}
+
+/// Keeps which hosts the deadline found not ready, and what was awaited of them.
+fn blame_the_late(rollout: &mut Rollout) {
+    for host in rollout.hosts.values_mut().filter(|host| host.offline_since.is_none()) {
+        if let Outcome::Changing(why) = &host.outcome {
+            host.failed = Some(format!("not ready by the deadline: {why}"));
+        }
+    }
 }
 
 /// Whether nothing is left but hosts that are not there, and those that came back late.

@@ -171,6 +171,9 @@ pub struct HostProgress {
     pub spread: Option<String>,
     /// Whether the revision disturbs nothing there: such a host proves nothing.
     pub kept: bool,
+    /// Whether a rollout before this one changed it, which was not proved and did not take it back:
+    /// it goes back with those that this one has changed.
+    pub stray: bool,
     /// The number of its batch, once it is in one.
     pub batch: Option<u32>,
     /// Whether it has all images of the revision.
@@ -189,6 +192,8 @@ pub struct HostProgress {
     pub lost: bool,
     /// What is known of it.
     pub outcome: Outcome,
+    /// Why it had failed when it was to go back.
+    pub failed: Option<String>,
     /// Since when its time runs: since it was told or, if that was later, its agent said that it
     /// has heard, it came back after it was given up, or it ceased to work after it was proved.
     pub since: Option<Timestamp>,
@@ -208,6 +213,7 @@ impl HostProgress {
             place,
             spread: None,
             kept: false,
+            stray: false,
             batch: None,
             staged: false,
             staging: None,
@@ -217,10 +223,23 @@ impl HostProgress {
             back: None,
             lost: false,
             outcome: Outcome::Pending,
+            failed: None,
             since: None,
             failing_since: None,
             offline_since: None,
             restarts: None,
+        }
+    }
+
+    /// Whether it has something else than the revision to go back to, or may have.
+    fn is_changed(&self) -> bool {
+        self.generation.is_some() || self.stray
+    }
+
+    /// Keeps why it failed, for when it is back.
+    fn remember_failure(&mut self) {
+        if let Outcome::Failed(why) = &self.outcome {
+            self.failed.get_or_insert_with(|| why.clone());
         }
     }
 }
@@ -311,10 +330,11 @@ impl Rollout {
 
     /// Begins to go back, if there is something to go back to.
     fn go_back(&mut self, cause: String, now: Timestamp) -> bool {
-        let changed = self.hosts.values().any(|host| host.generation.is_some());
+        let changed = self.hosts.values().any(HostProgress::is_changed);
         if self.back_to.is_none() || !changed {
             return false;
         }
+        self.hosts.values_mut().for_each(HostProgress::remember_failure);
         self.state = State::RollingBack;
         self.hold = None;
         self.cause = Some(cause);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{HostProgress, Outcome, Rollout, State};
+use crate::agent_program::AgentVersion;
+use crate::agent_upgrade;
 use crate::infra::{self, Phase};
 use crate::name::{FleetName, HostId, InfraVersion};
 use crate::status::{self, HostStatus, InstanceStatus, Verdict};
@@ -21,6 +23,8 @@ pub struct Observation<'a> {
     pub unstaged: Option<&'a str>,
     /// The infra version that it was told last, where the rollout is of the infra and brings one.
     pub infra: Option<&'a InfraVersion>,
+    /// The agent that such a rollout brings.
+    pub agent: Option<&'a AgentVersion>,
 }
 
 /// How long after its first failure an instance that fails again is called failed: agents try
@@ -46,7 +50,7 @@ pub(super) fn look<'a>(
         connection(host, seen.online, now);
         host.staged |= seen.staged;
         let outcome = match (host.generation, host.back) {
-            (Some(_), _) if !seen.online => gone(host, now),
+            (Some(_), _) | (_, Some(_)) if !seen.online => gone(host, now),
             (_, Some(back)) => returning(&rollout.fleet, back, seen),
             // It waits to be told to go back.
             (Some(_), None) if host.returning => continue,
@@ -144,11 +148,29 @@ fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
         return waiting("its agent knows no infra versions; upgrade it");
     };
     if has(infra, wants) {
-        return own;
+        return agent(seen, status).unwrap_or(own);
     }
     match apps(fleet, seen) {
         failing @ Known::Failing(_) => failing,
         Known::Now(_) => Known::Now(Outcome::Changing(way(infra, wants))),
+    }
+}
+
+/// What a host says of the agent that the rollout brings; `None` where it runs it, or none is
+/// brought.
+fn agent(seen: Observation<'_>, status: &HostStatus) -> Option<Known> {
+    let wants = seen.agent?;
+    let waiting = |why: String| Some(Known::Now(Outcome::Changing(why)));
+    let Some(agent) = status.agent.as_ref().filter(|agent| agent.version == *wants) else {
+        return waiting(format!("agent {wants}: waits for the host to begin"));
+    };
+    match agent.phase {
+        agent_upgrade::Phase::Current => None,
+        agent_upgrade::Phase::Rejected => {
+            let why = agent.problem().unwrap_or_default();
+            Some(Known::Now(Outcome::Failed(why)))
+        }
+        phase => waiting(format!("agent {wants}: {phase}")),
     }
 }
 
@@ -231,17 +253,17 @@ fn note(host: &mut HostProgress, known: Known, now: Timestamp) {
             let since = *host.failing_since.get_or_insert(now);
             if now.since(since) >= FAILURE_PATIENCE {
                 Outcome::Failed(why)
-            } else if host.generation.is_none() {
-                Outcome::Staging
             } else if host.back.is_some() {
                 Outcome::GoingBack(why)
+            } else if host.generation.is_none() {
+                Outcome::Staging
             } else {
                 Outcome::Changing(why)
             }
         }
         Known::Now(outcome) => outcome,
     };
-    let untold = host.generation.is_none() && !failing;
+    let untold = host.generation.is_none() && host.back.is_none() && !failing;
     if untold || matches!(outcome, Outcome::Ready | Outcome::Back) {
         host.failing_since = None;
     }

@@ -235,6 +235,7 @@ impl World {
             staged: self.hosts[id].staged_at.is_some_and(|at| at <= self.real),
             unstaged: None,
             infra: None,
+            agent: None,
         };
         let before = self.rollout.clone();
         self.rollout = step(before.clone(), observe, Timestamp(self.now));

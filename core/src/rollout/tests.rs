@@ -1,6 +1,7 @@
 //! What a rollout promises, one promise each.
 
 use super::*;
+use crate::agent_upgrade::{self, AgentStatus};
 use crate::infra;
 use crate::status::{Health, HostStatus, InstanceStatus, State as InstanceState};
 
@@ -187,6 +188,7 @@ impl Lab {
                 staged: host.staged,
                 unstaged: None,
                 infra: None,
+                agent: None,
             }
         };
         self.rollout = step(self.rollout.clone(), observe, self.now());
@@ -845,6 +847,64 @@ fn going_back_that_does_not_help_kills_nothing_that_works() {
 }
 
 #[test]
+fn what_a_rollout_before_has_changed_goes_back_too() {
+    let mut lab = Lab::of(6);
+    for name in ["c", "d", "e", "f"] {
+        lab.progress(name).stray = true;
+    }
+    lab.progress("c").kept = true;
+    lab.host("d").online = false;
+    lab.host("a").new = Fails;
+    assert_eq!(lab.end(), State::RolledBack);
+    // `c` is told at once, since nothing is disturbed there; going back disturbs it.
+    assert_eq!(lab.told, "a c | <a <d | <c | <e <f");
+    assert!(!lab.host("d").told.1 && *lab.outcome("b") == Outcome::Pending);
+}
+
+#[test]
+fn before_anything_is_told_what_was_changed_before_can_go_back() {
+    let mut lab = Lab::of(3);
+    lab.say(Command::GoBack).unwrap_err();
+    lab.progress("b").stray = true;
+    lab.say(Command::GoBack).unwrap();
+    assert_eq!((lab.end(), &*lab.told), (State::RolledBack, "<b"));
+}
+
+#[test]
+fn why_a_host_failed_outlives_its_going_back() {
+    let mut lab = Lab::of(3);
+    lab.each("a", |host| host.new = Fails);
+    assert_eq!(lab.end(), State::RolledBack);
+    assert_eq!(*lab.outcome("a"), Outcome::Back);
+    assert_eq!(lab.progress("a").failed.as_deref(), Some("shop/main: exited with 1"));
+    assert_eq!(lab.progress("b").failed, None);
+    let mut late = Lab::of(2).with(|policy| policy.batch_timeout = Duration::from_secs(7_200));
+    late.each("a", |host| host.new = Hangs);
+    assert_eq!(late.end(), State::RolledBack);
+    let why = late.progress("a").failed.clone().unwrap();
+    assert!(why.starts_with("not ready by the deadline: shop/main: starting"), "{why}");
+}
+
+#[test]
+fn a_controller_that_starts_anew_does_not_take_all_for_broken() {
+    let mut lab = Lab::of(10);
+    lab.run(3);
+    assert_eq!(lab.told, ALL_OF_TEN);
+    lab.each("g", |host| (host.new, host.old) = (GoesBack, Hangs));
+    lab.run(2);
+    assert_eq!(lab.rollout.state, State::RollingBack);
+    // It hears of nobody for a moment, and of `g` first.
+    lab.hosts.values_mut().for_each(|host| host.online = false);
+    lab.run(1);
+    lab.each("g", |host| (host.online, host.old) = (true, Works));
+    lab.run(5);
+    lab.hosts.values_mut().for_each(|host| host.online = true);
+    assert_eq!(lab.end(), State::RolledBack);
+    let back = lab.told.strip_prefix(ALL_OF_TEN).unwrap();
+    assert_eq!(back, " | <g | <a <b <c <d | <e <f <h <i <j");
+}
+
+#[test]
 fn going_back_needs_no_monitor_time() {
     let mut lab = Lab::of(10).with(|policy| policy.monitor = Duration::from_secs(100));
     lab.run(250);
@@ -1065,14 +1125,15 @@ fn nothing_is_taken_back_that_was_not_changed() {
 
 /// What is known of `a`, which was told of infra version 2 in generation 9.
 fn infra_host(infra: Option<infra::Status>, app: InstanceStatus) -> HostProgress {
-    infra_host_told(None, infra, app)
+    infra_host_told(None, infra, app, None)
 }
 
-/// The same, where it was told that to go `back`.
+/// The same, where it was told that to go `back`, and where the infra brings an agent.
 fn infra_host_told(
     back: Option<u64>,
     infra: Option<infra::Status>,
     app: InstanceStatus,
+    agent: Option<AgentStatus>,
 ) -> HostProgress {
     let fleet: FleetName = infra::FLEET.parse().unwrap();
     let mut status = status_of(9, InstanceState::Running, Health::Healthy);
@@ -1086,6 +1147,11 @@ fn infra_host_told(
     *progress = HostProgress { batch: Some(1), generation: Some(9), back, ..progress.clone() };
     let state = if back.is_some() { State::RollingBack } else { State::Changing };
     (rollout.state, rollout.batch) = (state, 1);
+    let agent = agent.map(|agent| {
+        let version = agent.version.clone();
+        status.agent = Some(agent);
+        version
+    });
     for seconds in [0, 20] {
         let observe = |_: &HostId| Observation {
             online: true,
@@ -1093,6 +1159,7 @@ fn infra_host_told(
             staged: true,
             unstaged: None,
             infra: Some(&version),
+            agent: agent.as_ref(),
         };
         rollout = step(rollout, observe, Timestamp(seconds * SECOND));
     }
@@ -1115,6 +1182,21 @@ fn app(state: InstanceState, current: bool) -> InstanceStatus {
     let mut status = status_of(9, state, Health::None).instances.remove(0);
     status.current = current;
     status
+}
+
+#[test]
+fn a_host_is_ready_under_an_infra_once_it_runs_the_agent_that_comes_with_it() {
+    use agent_upgrade::Phase::{Current, Fetching, Rejected};
+    let told = |phase, message: &str| {
+        let (version, message) = ("0.3.0".parse().unwrap(), message.to_owned());
+        let agent = AgentStatus { version, digest: [1; 32].into(), asked: 1, phase, message };
+        let infra = on_its_way(Some("2"), "2", infra::Phase::Done);
+        infra_host_told(None, infra, app(InstanceState::Running, true), Some(agent)).outcome
+    };
+    assert_eq!(told(Current, ""), Outcome::Ready);
+    assert_eq!(told(Fetching, ""), Outcome::Changing("agent 0.3.0: fetching".into()));
+    let Outcome::Failed(why) = told(Rejected, "it ended at once") else { panic!("it failed") };
+    assert!(why.starts_with("agent 0.3.0 was rejected: it ended at once"), "{why}");
 }
 
 #[test]
@@ -1143,7 +1225,7 @@ fn a_host_is_ready_under_an_infra_version_once_it_has_written_it_down() {
 #[test]
 fn a_host_is_back_under_an_infra_version_once_its_apps_work_under_it_again() {
     let done = || on_its_way(Some("2"), "2", infra::Phase::Done);
-    let outcome = |app| infra_host_told(Some(9), done(), app).outcome;
+    let outcome = |app| infra_host_told(Some(9), done(), app, None).outcome;
     let starting = outcome(app(InstanceState::Starting, true));
     assert_eq!(starting, Outcome::GoingBack("shop/main: starting: exited with 1".into()));
     assert_eq!(outcome(app(InstanceState::Running, true)), Outcome::Back);

@@ -333,6 +333,10 @@ pub struct InstanceSpec {
     /// How many restarts an operator has asked for; a container started under a smaller number
     /// is recreated.
     pub restarts: u64,
+    /// The newest revision that asked for its container to be made afresh, whatever differs; 0:
+    /// none did. A container made under a smaller number is recreated.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub recreate: u64,
     /// Whether an operator has asked the agent to keep its hands off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -340,6 +344,11 @@ pub struct InstanceSpec {
     /// agent goes back to the one that was; `None`: it does not by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Duration>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Whether an instance should run.
@@ -433,6 +442,7 @@ pub(crate) mod tests_support {
             config: InstanceConfig { image, settings: settings() },
             run: RunState::Running,
             restarts: 0,
+            recreate: 0,
             paused: false,
             gate: None,
         }

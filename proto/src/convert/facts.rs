@@ -99,6 +99,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             new_privileges,
             system_calls,
             bind,
+            no_agent_upgrade,
         } = wire;
         let bridges: Result<_, Invalid> = bridges.iter().map(|b| parse("bridges", b)).collect();
         let bridges = bridges?;
@@ -112,6 +113,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             new_privileges,
             system_calls: system_calls.collect::<Result<_, _>>()?,
             bind: bind.into_iter().map(AllowedBind::try_from).collect::<Result<_, _>>()?,
+            agent_upgrade: !no_agent_upgrade,
         })
     }
 }
@@ -126,6 +128,7 @@ impl From<Policy> for v1::HostPolicy {
             new_privileges,
             system_calls,
             bind,
+            agent_upgrade,
         } = policy;
         let any_bridge = bridges.is_none();
         Self {
@@ -137,6 +140,7 @@ impl From<Policy> for v1::HostPolicy {
             new_privileges,
             system_calls: system_calls.into_iter().map(Into::into).collect(),
             bind: bind.into_iter().map(Into::into).collect(),
+            no_agent_upgrade: !agent_upgrade,
         }
     }
 }
@@ -188,6 +192,7 @@ mod tests {
             capabilities: ["CAP_SYS_NICE".parse().unwrap()].into(),
             system_calls: ["@keyring".parse().unwrap()].into(),
             bind: vec![AllowedBind { path: "/srv".parse().unwrap(), writable: true, idmap: true }],
+            agent_upgrade: false,
             ..Policy::default()
         };
         let facts = HostFacts {

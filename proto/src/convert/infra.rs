@@ -42,7 +42,7 @@ impl TryFrom<v1::Infra> for Infra {
             snapshot,
             going_back: going_back_from(going_back)?,
             restore: maybe("restore", restore.as_deref())?,
-            agent,
+            agent: maybe("agent", agent.as_deref())?,
         })
     }
 }
@@ -55,7 +55,7 @@ impl From<Infra> for v1::Infra {
             snapshot,
             going_back: going_back_to(going_back),
             restore: restore.map(Into::into),
-            agent,
+            agent: agent.map(Into::into),
         }
     }
 }
@@ -172,7 +172,7 @@ mod tests {
                 snapshot: one,
                 going_back,
                 restore: one.then(|| "nightly".parse().unwrap()),
-                agent: one.then(|| "0.3.0".into()),
+                agent: one.then(|| "0.3.0".parse().unwrap()),
             };
             assert_eq!(Infra::try_from(v1::Infra::from(infra.clone())), Ok(infra.clone()));
             let host = HostInfra { undo: one.then_some(3), ..HostInfra::of(&infra, 4) };

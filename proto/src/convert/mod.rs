@@ -1,5 +1,6 @@
 //! Wire messages to core values and back. The way in checks everything once.
 
+mod agent;
 mod cordon;
 mod event;
 mod facts;

@@ -214,6 +214,7 @@ fn progress_to(progress: &HostProgress) -> store::HostProgress {
         place,
         spread,
         kept,
+        stray,
         batch,
         staged,
         staging,
@@ -223,6 +224,7 @@ fn progress_to(progress: &HostProgress) -> store::HostProgress {
         back,
         lost,
         outcome,
+        failed,
         since,
         failing_since,
         offline_since,
@@ -247,6 +249,8 @@ fn progress_to(progress: &HostProgress) -> store::HostProgress {
         since_ms: since.map(|at| at.0),
         offline_since_ms: offline_since.map(|at| at.0),
         restarts: *restarts,
+        stray: *stray,
+        failed: failed.clone(),
     }
 }
 
@@ -272,11 +276,14 @@ impl TryFrom<store::HostProgress> for HostProgress {
             offline_since_ms,
             restarts,
             heard,
+            stray,
+            failed,
         } = wire;
         Ok(Self {
             place,
             spread,
             kept,
+            stray,
             batch,
             staged,
             staging,
@@ -286,6 +293,7 @@ impl TryFrom<store::HostProgress> for HostProgress {
             back,
             lost,
             outcome: outcome_from(outcome, reason)?,
+            failed,
             since: since_ms.map(Timestamp),
             failing_since: failing_since_ms.map(Timestamp),
             offline_since: offline_since_ms.map(Timestamp),
@@ -423,6 +431,8 @@ impl From<(&str, &str, &HostProgress)> for v1::RolloutHost {
             batch: progress.batch.unwrap_or_default(),
             kept: progress.kept,
             staged: progress.staged,
+            failed: progress.failed.clone().unwrap_or_default(),
+            stray: progress.stray,
         }
     }
 }
@@ -438,6 +448,7 @@ mod tests {
             place: at,
             spread: some(1).map(|_| "b".into()),
             kept: at % 3 == 1,
+            stray: at % 3 == 2,
             batch: some(2),
             staged: at % 3 == 2,
             staging: some(3).map(u64::from),
@@ -447,6 +458,7 @@ mod tests {
             back: some(5).map(u64::from),
             lost: at.is_multiple_of(2),
             outcome,
+            failed: some(1).map(|_| "it broke".into()),
             since: time(6),
             failing_since: time(7),
             offline_since: time(8),

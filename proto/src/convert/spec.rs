@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shoal_core::agent_upgrade::AgentSpec;
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::host::HostSpec;
 use shoal_core::image::PinnedImage;
@@ -163,24 +164,26 @@ impl TryFrom<v1::HostSpec> for HostSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
-        let v1::HostSpec { generation, instances, peers, stage, infra } = wire;
+        let v1::HostSpec { generation, instances, peers, stage, agent, infra } = wire;
         let stage: Result<_, Invalid> = stage.into_iter().map(PinnedImage::try_from).collect();
         let peers: Result<_, Invalid> = peers.into_iter().map(Peer::try_from).collect();
         let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
         let (instances, peers, stage) = (instances?, peers?, stage?);
+        let agent = agent.map(AgentSpec::try_from).transpose()?;
         let infra = infra.map(TryInto::try_into).transpose()?;
-        Ok(Self { generation, instances, peers, stage, infra })
+        Ok(Self { generation, instances, peers, stage, agent, infra })
     }
 }
 
 impl From<HostSpec> for v1::HostSpec {
     fn from(spec: HostSpec) -> Self {
-        let HostSpec { generation, instances, peers, stage, infra } = spec;
+        let HostSpec { generation, instances, peers, stage, agent, infra } = spec;
         Self {
             generation,
             instances: instances.into_iter().map(Into::into).collect(),
             peers: peers.into_iter().map(Into::into).collect(),
             stage: stage.into_iter().map(Into::into).collect(),
+            agent: agent.map(Into::into),
             infra: infra.map(Into::into),
         }
     }
@@ -207,7 +210,8 @@ impl TryFrom<v1::InstanceSpec> for InstanceSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::InstanceSpec) -> Result<Self, Invalid> {
-        let v1::InstanceSpec { id, revision, config, run, restarts, paused, gate_ms } = wire;
+        let v1::InstanceSpec { id, revision, config, run, restarts, paused, gate_ms, recreate } =
+            wire;
         let gate = gate_ms.map(Duration::from_millis);
         let run = match v1::RunState::try_from(run) {
             Ok(v1::RunState::Running) => RunState::Running,
@@ -215,20 +219,21 @@ impl TryFrom<v1::InstanceSpec> for InstanceSpec {
             _ => return Err(Invalid::Unknown { field: "run", value: run }),
         };
         let config = required("config", config)?.try_into()?;
-        Ok(Self { id: parse("id", &id)?, revision, config, run, restarts, paused, gate })
+        let id = parse("id", &id)?;
+        Ok(Self { id, revision, config, run, restarts, recreate, paused, gate })
     }
 }
 
 impl From<InstanceSpec> for v1::InstanceSpec {
     fn from(spec: InstanceSpec) -> Self {
-        let InstanceSpec { id, revision, config, run, restarts, paused, gate } = spec;
+        let InstanceSpec { id, revision, config, run, restarts, recreate, paused, gate } = spec;
         let run = match run {
             RunState::Running => v1::RunState::Running,
             RunState::Stopped => v1::RunState::Stopped,
         };
         let config = Some(config.into());
         let (id, run, gate_ms) = (id.to_string(), run.into(), gate.map(super::millis));
-        Self { id, revision, config, run, restarts, paused, gate_ms }
+        Self { id, revision, config, run, restarts, paused, gate_ms, recreate }
     }
 }
 
@@ -460,6 +465,7 @@ mod tests {
                 config: InstanceConfig { image, settings: settings() },
                 run: RunState::Stopped,
                 restarts: 2,
+                recreate: 3,
                 paused: true,
                 gate: Some(Duration::from_secs(9)),
             }],
@@ -473,6 +479,14 @@ mod tests {
                 digest: [8; 32].into(),
                 size: 8192,
             }],
+            agent: Some(AgentSpec {
+                version: "0.3.0".parse().unwrap(),
+                digest: [9; 32].into(),
+                size: 5,
+                deadline: Duration::from_secs(60),
+                asked: 2,
+            }),
+            infra: None,
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
     }

@@ -10,14 +10,22 @@ impl TryFrom<v1::HostStatus> for HostStatus {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostStatus) -> Result<Self, Invalid> {
-        let v1::HostStatus { observed_generation, instances, images, retained, problems, infra } =
-            wire;
+        let v1::HostStatus {
+            observed_generation,
+            instances,
+            images,
+            retained,
+            problems,
+            agent,
+            infra,
+        } = wire;
         Ok(Self {
             observed_generation,
             instances: instances.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             images: images.iter().map(|d| digest("images", d)).collect::<Result<_, _>>()?,
             retained: retained.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             problems,
+            agent: agent.map(TryInto::try_into).transpose()?,
             infra: infra.map(TryInto::try_into).transpose()?,
         })
     }
@@ -25,7 +33,7 @@ impl TryFrom<v1::HostStatus> for HostStatus {
 
 impl From<HostStatus> for v1::HostStatus {
     fn from(status: HostStatus) -> Self {
-        let HostStatus { observed_generation, instances, images, retained, problems, infra } =
+        let HostStatus { observed_generation, instances, images, retained, problems, agent, infra } =
             status;
         Self {
             observed_generation,
@@ -33,6 +41,7 @@ impl From<HostStatus> for v1::HostStatus {
             images: images.iter().map(digest_bytes).collect(),
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
+            agent: agent.map(Into::into),
             infra: infra.map(Into::into),
         }
     }
@@ -260,6 +269,7 @@ mod tests {
                     volumes: vec!["var".parse().unwrap()],
                 }],
                 problems: vec!["disk".into()],
+                agent: None,
                 infra: None,
             };
             assert_eq!(HostStatus::try_from(v1::HostStatus::from(status.clone())), Ok(status));

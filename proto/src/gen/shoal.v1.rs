@@ -269,6 +269,9 @@ pub struct InstanceSpec {
     /// the agent goes back by itself where it is not ready by then
     #[prost(uint64, optional, tag = "7")]
     pub gate_ms: ::core::option::Option<u64>,
+    /// the newest revision that asked for a container made afresh
+    #[prost(uint64, tag = "8")]
+    pub recreate: u64,
 }
 /// Where an instance is and how it is reached.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -293,8 +296,29 @@ pub struct HostSpec {
     /// to be there, and not to be used yet
     #[prost(message, repeated, tag = "4")]
     pub stage: ::prost::alloc::vec::Vec<PinnedImage>,
+    /// absent: whatever agent is there
     #[prost(message, optional, tag = "10")]
+    pub agent: ::core::option::Option<AgentSpec>,
+    #[prost(message, optional, tag = "11")]
     pub infra: ::core::option::Option<HostInfra>,
+}
+/// The agent that a host should run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentSpec {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// SHA-256 of the program, 32 bytes
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    /// bytes
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    /// how long it may take to reach the controller
+    #[prost(uint64, tag = "4")]
+    pub deadline_ms: u64,
+    /// rises each time that someone asks for it, so that what was rejected is tried again
+    #[prost(uint64, tag = "5")]
+    pub asked: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HostNames {
@@ -722,8 +746,28 @@ pub struct HostStatus {
     pub retained: ::prost::alloc::vec::Vec<RetainedData>,
     #[prost(string, repeated, tag = "5")]
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// absent: no certain agent is wanted, or it is too old to know
     #[prost(message, optional, tag = "10")]
+    pub agent: ::core::option::Option<AgentStatus>,
+    #[prost(message, optional, tag = "11")]
     pub infra: ::core::option::Option<InfraStatus>,
+}
+/// How a host gets on with the agent that it should run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentStatus {
+    /// that is wanted
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    /// of the wish that this is about
+    #[prost(uint64, tag = "3")]
+    pub asked: u64,
+    #[prost(enumeration = "AgentPhase", tag = "4")]
+    pub phase: i32,
+    /// why, or how far
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InfraStatus {
@@ -803,6 +847,8 @@ pub struct HostPolicy {
     pub system_calls: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "8")]
     pub bind: ::prost::alloc::vec::Vec<AllowedBind>,
+    #[prost(bool, tag = "9")]
+    pub no_agent_upgrade: bool,
 }
 /// What an agent did or noticed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -901,6 +947,53 @@ impl InstanceHealth {
             "INSTANCE_HEALTH_STARTING" => Some(Self::Starting),
             "INSTANCE_HEALTH_HEALTHY" => Some(Self::Healthy),
             "INSTANCE_HEALTH_UNHEALTHY" => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AgentPhase {
+    Unspecified = 0,
+    Waiting = 1,
+    Fetching = 2,
+    Checking = 3,
+    /// it runs, and has not proved itself yet
+    Trying = 4,
+    Current = 5,
+    /// could not be fetched or put in place; tried again
+    Failed = 6,
+    /// refused, or put back; not tried again before someone asks
+    Rejected = 7,
+}
+impl AgentPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AGENT_PHASE_UNSPECIFIED",
+            Self::Waiting => "AGENT_PHASE_WAITING",
+            Self::Fetching => "AGENT_PHASE_FETCHING",
+            Self::Checking => "AGENT_PHASE_CHECKING",
+            Self::Trying => "AGENT_PHASE_TRYING",
+            Self::Current => "AGENT_PHASE_CURRENT",
+            Self::Failed => "AGENT_PHASE_FAILED",
+            Self::Rejected => "AGENT_PHASE_REJECTED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AGENT_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AGENT_PHASE_WAITING" => Some(Self::Waiting),
+            "AGENT_PHASE_FETCHING" => Some(Self::Fetching),
+            "AGENT_PHASE_CHECKING" => Some(Self::Checking),
+            "AGENT_PHASE_TRYING" => Some(Self::Trying),
+            "AGENT_PHASE_CURRENT" => Some(Self::Current),
+            "AGENT_PHASE_FAILED" => Some(Self::Failed),
+            "AGENT_PHASE_REJECTED" => Some(Self::Rejected),
             _ => None,
         }
     }
@@ -1254,6 +1347,13 @@ pub struct FetchImageRequest {
     pub offset: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchAgentRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImageChunk {
     #[prost(bytes = "bytes", tag = "1")]
     pub data: ::prost::bytes::Bytes,
@@ -1401,6 +1501,32 @@ pub mod agent_link_client {
                 .insert(GrpcMethod::new("shoal.v1.AgentLink", "FetchImage"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The bytes of the agent's program that the host's desired state names, from an offset on.
+        /// PERMISSION_DENIED: it names another. NOT_FOUND, OUT_OF_RANGE.
+        pub async fn fetch_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ImageChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.AgentLink/FetchAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("shoal.v1.AgentLink", "FetchAgent"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Carries one session (logs, exec) that the controller asked for on the stream.
         /// The first message names it.
         pub async fn session(
@@ -1484,6 +1610,18 @@ pub mod agent_link_server {
             &self,
             request: tonic::Request<super::FetchImageRequest>,
         ) -> std::result::Result<tonic::Response<Self::FetchImageStream>, tonic::Status>;
+        /// Server streaming response type for the FetchAgent method.
+        type FetchAgentStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ImageChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The bytes of the agent's program that the host's desired state names, from an offset on.
+        /// PERMISSION_DENIED: it names another. NOT_FOUND, OUT_OF_RANGE.
+        async fn fetch_agent(
+            &self,
+            request: tonic::Request<super::FetchAgentRequest>,
+        ) -> std::result::Result<tonic::Response<Self::FetchAgentStream>, tonic::Status>;
         /// Server streaming response type for the Session method.
         type SessionStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::SessionDown, tonic::Status>,
@@ -1657,6 +1795,52 @@ pub mod agent_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FetchImageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.AgentLink/FetchAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchAgentSvc<T: AgentLink>(pub Arc<T>);
+                    impl<
+                        T: AgentLink,
+                    > tonic::server::ServerStreamingService<super::FetchAgentRequest>
+                    for FetchAgentSvc<T> {
+                        type Response = super::ImageChunk;
+                        type ResponseStream = T::FetchAgentStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentLink>::fetch_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2024,6 +2208,9 @@ pub struct Host {
     /// absent: it takes new instances
     #[prost(message, optional, tag = "12")]
     pub cordon: ::core::option::Option<Cordon>,
+    /// that it should run; absent: whatever is there
+    #[prost(message, optional, tag = "20")]
+    pub agent: ::core::option::Option<AgentSpec>,
 }
 /// Why a host takes no new instances.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2200,10 +2387,115 @@ pub struct RemoveHostResponse {
     #[prost(message, repeated, tag = "3")]
     pub retained: ::prost::alloc::vec::Vec<RetainedData>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PushAgentHeader {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PushAgentRequest {
+    #[prost(oneof = "push_agent_request::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<push_agent_request::Message>,
+}
+/// Nested message and enum types in `PushAgentRequest`.
+pub mod push_agent_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        /// first message
+        #[prost(message, tag = "1")]
+        Header(super::PushAgentHeader),
+        #[prost(bytes, tag = "2")]
+        Data(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PushAgentResponse {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<AgentProgram>,
+    /// false: it was known already
+    #[prost(bool, tag = "2")]
+    pub changed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentProgram {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// in systemd's spelling
+    #[prost(string, tag = "2")]
+    pub architecture: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "4")]
+    pub size: u64,
+    #[prost(uint64, tag = "5")]
+    pub pushed_ms: u64,
+    /// SPIFFE id
+    #[prost(string, tag = "6")]
+    pub pushed_by: ::prost::alloc::string::String,
+    /// names of hosts that are to run it
+    #[prost(string, repeated, tag = "7")]
+    pub wanted_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAgentsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAgentsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub programs: ::prost::alloc::vec::Vec<AgentProgram>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveAgentRequest {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// empty: of all
+    #[prost(string, tag = "2")]
+    pub architecture: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RemoveAgentResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub removed: ::prost::alloc::vec::Vec<AgentProgram>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpgradeAgentRequest {
+    /// name
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// empty: whatever agent is there
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// how long it may take to reach the controller; 0: 1 minute
+    #[prost(uint64, tag = "3")]
+    pub deadline_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpgradeAgentResponse {
+    /// of the host's desired state that says so
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    #[prost(message, optional, tag = "2")]
+    pub agent: ::core::option::Option<AgentSpec>,
+    /// false: it was so already
+    #[prost(bool, tag = "3")]
+    pub changed: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRequest {
     #[prost(message, optional, tag = "1")]
     pub spec: ::core::option::Option<FleetSpec>,
+    /// absent: what does not differ is left alone
+    #[prost(message, optional, tag = "2")]
+    pub recreate: ::core::option::Option<Recreate>,
+}
+/// Have every container of the fleet on these hosts destroyed and made afresh, whatever differs.
+/// Data volumes stay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recreate {
+    /// of hosts; empty: all of the fleet's
+    #[prost(string, tag = "1")]
+    pub selector: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FieldChange {
@@ -2227,6 +2519,9 @@ pub struct InstanceChange {
     pub fields: ::prost::alloc::vec::Vec<FieldChange>,
     #[prost(bool, tag = "5")]
     pub host_online: bool,
+    /// of one that is made afresh: its data volumes, which stay
+    #[prost(string, repeated, tag = "6")]
+    pub data: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanResponse {
@@ -2289,6 +2584,9 @@ pub struct ApplyRequest {
     /// take the place of a rollout that has not ended
     #[prost(bool, tag = "6")]
     pub replace: bool,
+    /// as a plan's; each call with it recreates once more
+    #[prost(message, optional, tag = "7")]
+    pub recreate: ::core::option::Option<Recreate>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyResponse {
@@ -2460,6 +2758,12 @@ pub struct RolloutHost {
     pub kept: bool,
     #[prost(bool, tag = "8")]
     pub staged: bool,
+    /// why it had failed when it was to go back
+    #[prost(string, tag = "9")]
+    pub failed: ::prost::alloc::string::String,
+    /// a rollout before changed it: it goes back with the others
+    #[prost(bool, tag = "10")]
+    pub stray: bool,
 }
 /// Why a rollout does not go on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2780,6 +3084,8 @@ pub enum ChangeKind {
     Keep = 4,
     /// changed as it runs, without a new container
     Refresh = 5,
+    /// made afresh because that was asked for
+    Recreate = 6,
 }
 impl ChangeKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2794,6 +3100,7 @@ impl ChangeKind {
             Self::Remove => "CHANGE_KIND_REMOVE",
             Self::Keep => "CHANGE_KIND_KEEP",
             Self::Refresh => "CHANGE_KIND_REFRESH",
+            Self::Recreate => "CHANGE_KIND_RECREATE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2805,6 +3112,7 @@ impl ChangeKind {
             "CHANGE_KIND_REMOVE" => Some(Self::Remove),
             "CHANGE_KIND_KEEP" => Some(Self::Keep),
             "CHANGE_KIND_REFRESH" => Some(Self::Refresh),
+            "CHANGE_KIND_RECREATE" => Some(Self::Recreate),
             _ => None,
         }
     }
@@ -5076,6 +5384,530 @@ pub mod hosts_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "shoal.v1.Hosts";
     impl<T> tonic::server::NamedService for HostsServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod agents_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Programs of the agent, and which host is to run which.
+    #[derive(Debug, Clone)]
+    pub struct AgentsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> AgentsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AgentsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AgentsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Takes a program of the agent and makes it known by the version and architecture that it says
+        /// of itself. Nothing runs it before a host is told to. Idempotent. INVALID_ARGUMENT: it is no
+        /// shoal-agent, or not whole. DATA_LOSS: the bytes are not those of the digest. ALREADY_EXISTS:
+        /// another program is known by that version and architecture.
+        pub async fn push(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::PushAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Agents/Push");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Agents", "Push"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// All that are known.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAgentsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Agents/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Agents", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets a program. NOT_FOUND. FAILED_PRECONDITION: a host is to run it; says which.
+        pub async fn remove(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Agents/Remove");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Agents", "Remove"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says which agent a host is to run. Asking again for one that the host has rejected has it
+        /// tried again. NOT_FOUND. FAILED_PRECONDITION: there is none of that version for the host's
+        /// architecture.
+        pub async fn upgrade(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpgradeAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpgradeAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Agents/Upgrade");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Agents", "Upgrade"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod agents_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AgentsServer.
+    #[async_trait]
+    pub trait Agents: std::marker::Send + std::marker::Sync + 'static {
+        /// Takes a program of the agent and makes it known by the version and architecture that it says
+        /// of itself. Nothing runs it before a host is told to. Idempotent. INVALID_ARGUMENT: it is no
+        /// shoal-agent, or not whole. DATA_LOSS: the bytes are not those of the digest. ALREADY_EXISTS:
+        /// another program is known by that version and architecture.
+        async fn push(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::PushAgentRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<super::PushAgentResponse>,
+            tonic::Status,
+        >;
+        /// All that are known.
+        async fn list(
+            &self,
+            request: tonic::Request<super::ListAgentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAgentsResponse>,
+            tonic::Status,
+        >;
+        /// Forgets a program. NOT_FOUND. FAILED_PRECONDITION: a host is to run it; says which.
+        async fn remove(
+            &self,
+            request: tonic::Request<super::RemoveAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveAgentResponse>,
+            tonic::Status,
+        >;
+        /// Says which agent a host is to run. Asking again for one that the host has rejected has it
+        /// tried again. NOT_FOUND. FAILED_PRECONDITION: there is none of that version for the host's
+        /// architecture.
+        async fn upgrade(
+            &self,
+            request: tonic::Request<super::UpgradeAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpgradeAgentResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Programs of the agent, and which host is to run which.
+    #[derive(Debug)]
+    pub struct AgentsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AgentsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AgentsServer<T>
+    where
+        T: Agents,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/shoal.v1.Agents/Push" => {
+                    #[allow(non_camel_case_types)]
+                    struct PushSvc<T: Agents>(pub Arc<T>);
+                    impl<
+                        T: Agents,
+                    > tonic::server::ClientStreamingService<super::PushAgentRequest>
+                    for PushSvc<T> {
+                        type Response = super::PushAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::PushAgentRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agents>::push(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PushSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Agents/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Agents>(pub Arc<T>);
+                    impl<T: Agents> tonic::server::UnaryService<super::ListAgentsRequest>
+                    for ListSvc<T> {
+                        type Response = super::ListAgentsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAgentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agents>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Agents/Remove" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveSvc<T: Agents>(pub Arc<T>);
+                    impl<
+                        T: Agents,
+                    > tonic::server::UnaryService<super::RemoveAgentRequest>
+                    for RemoveSvc<T> {
+                        type Response = super::RemoveAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agents>::remove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Agents/Upgrade" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpgradeSvc<T: Agents>(pub Arc<T>);
+                    impl<
+                        T: Agents,
+                    > tonic::server::UnaryService<super::UpgradeAgentRequest>
+                    for UpgradeSvc<T> {
+                        type Response = super::UpgradeAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpgradeAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agents>::upgrade(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpgradeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AgentsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "shoal.v1.Agents";
+    impl<T> tonic::server::NamedService for AgentsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

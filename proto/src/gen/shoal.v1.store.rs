@@ -116,6 +116,9 @@ pub struct RevisionRecord {
     pub author: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub source: ::prost::alloc::string::String,
+    /// ids of hosts on which it has every container made afresh
+    #[prost(string, repeated, tag = "8")]
+    pub recreate: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What a revision puts on one host; empty: it takes the fleet away from it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -203,6 +206,10 @@ pub struct HostProgress {
     pub restarts: ::core::option::Option<u32>,
     #[prost(bool, tag = "17")]
     pub heard: bool,
+    #[prost(bool, tag = "18")]
+    pub stray: bool,
+    #[prost(string, optional, tag = "19")]
+    pub failed: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Under a fleet's name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -262,6 +269,18 @@ pub struct SecretHeadRecord {
     /// the newest
     #[prost(uint64, tag = "1")]
     pub version: u64,
+}
+/// A program of the agent, under its version and architecture.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentProgramRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(uint64, tag = "3")]
+    pub pushed_ms: u64,
+    #[prost(string, tag = "4")]
+    pub pushed_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochRecord {

@@ -34,6 +34,7 @@ pub(super) trait Manager {
     fn reload(&self) -> zbus::Result<()>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn list_units_by_patterns(
         &self,
@@ -55,6 +56,23 @@ pub(super) trait Manager {
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
 }
+
+/// The agent's own unit.
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1/unit/shoal_2dagent_2eservice"
+)]
+pub(super) trait AgentUnit {
+    #[zbus(property, name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn exec_start(&self) -> zbus::Result<Vec<ExecStart>>;
+}
+
+/// A line of `ExecStart`: program, arguments, whether failing is ignored, when it began and ended
+/// by two clocks, its process, how and with what it ended.
+pub(super) type ExecStart = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 /// A row of `ListUnitsByPatterns`: name, description, load, active and sub state, following,
 /// object path, job id, job type, job path.

@@ -15,11 +15,14 @@ use shoal_core::time::Timestamp;
 use zbus::OwnedVariant;
 use zbus::proxy::CacheProperties;
 
-use self::bus::ManagerProxy;
 pub(super) use self::bus::machine_of_unit;
+use self::bus::{AgentUnitProxy, ManagerProxy};
 use self::cache::{Reading, Row};
 use super::HostError;
 use crate::files::{FileError, names};
+
+/// The agent's own unit.
+pub(super) const AGENT_UNIT: &str = "shoal-agent.service";
 
 /// How long systemd or machined may take to answer before that counts as an error: a loop that
 /// waits for ever would go on showing what it saw last.
@@ -113,6 +116,31 @@ impl Systemd {
         let path = bus::machine_path(machine);
         let leader = self.property(bus::MACHINED, &path, bus::MACHINE, "Leader");
         leader.await.ok()?.try_into().ok()
+    }
+
+    /// The agent's own program, as its unit names it; `None` where that unit did not start this
+    /// process.
+    ///
+    /// # Errors
+    /// Where systemd does not answer.
+    pub async fn agent_program(&self) -> Result<Option<String>, HostError> {
+        let ask = async {
+            let unit = AgentUnitProxy::builder(&self.connection);
+            let unit = unit.cache_properties(CacheProperties::No).build().await?;
+            zbus::Result::Ok((unit.main_pid().await?, unit.exec_start().await?))
+        };
+        let (main, lines) = ask.await.map_err(asked(format!("tell about {AGENT_UNIT}")))?;
+        let own = main == std::process::id();
+        Ok(lines.into_iter().next().map(|line| line.0).filter(|_| own))
+    }
+
+    /// Begins to restart the agent's own unit.
+    ///
+    /// # Errors
+    /// Where systemd refuses.
+    pub async fn restart_agent(&self) -> Result<(), HostError> {
+        let restarted = self.manager.restart_unit(AGENT_UNIT, "replace").await;
+        restarted.map(drop).map_err(asked(format!("restart {AGENT_UNIT}")))
     }
 
     /// Begins to start a machine's unit, also where it failed before.

@@ -138,19 +138,13 @@ fn a_terminal_shows_bars_hosts_and_what_holds_it() {
 
 #[test]
 fn who_had_failed_is_known_when_all_is_back() {
-    let of = |state, outcome, reason| {
-        read(samples::rollout(state, &[("h1", OutcomeKind::Ready, ""), ("h2", outcome, reason)]))
-    };
-    let failed = of(RolloutState::RollingBack, OutcomeKind::Failed, "shop/main: exit code 1");
-    let mut going = of(RolloutState::RollingBack, OutcomeKind::GoingBack, "waits for the agent");
-    let mut back = of(RolloutState::RolledBack, OutcomeKind::Back, "");
-    assert_eq!(back.troubled(), "");
-    going.remember(&failed);
-    back.remember(&going);
-    assert_eq!(back.troubled(), " (failed: h2)");
-    let mut again = of(RolloutState::Changing, OutcomeKind::Ready, "");
-    again.remember(&failed);
-    assert_eq!(again.troubled(), "", "it was tried once more");
+    let hosts = [("h1", OutcomeKind::Back, ""), ("h2", OutcomeKind::Back, "")];
+    let mut wire = samples::rollout(RolloutState::RolledBack, &hosts);
+    assert_eq!(read(wire.clone()).troubled(), "");
+    wire.hosts[1].failed = "shop/main: exit code 1".into();
+    let shown = text(wire.clone());
+    assert!(shown.contains("had failed: shop/main: exit code 1"), "{shown}");
+    assert_eq!(read(wire).troubled(), " (failed: h2)");
 }
 
 const UNTOLD: &str = "h1: offline: was not told; apply again when it is back";
@@ -173,6 +167,10 @@ fn what_becomes_of_a_host_that_is_offline_depends_on_the_rollout() {
     ] {
         assert_eq!((line(state, Some(7)).as_str(), line(state, None).as_str()), (told, untold));
     }
+    let mut wire = samples::rollout(RolledBack, &[("h1", OutcomeKind::Offline, "")]);
+    (wire.hosts[0].generation, wire.hosts[0].stray) = (None, true);
+    let stray = read(wire);
+    assert_eq!(stray.hosts[0].line(stray.state), "h1: offline: goes back when it returns");
 }
 
 #[test]

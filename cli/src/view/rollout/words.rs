@@ -125,7 +125,7 @@ impl HostProgress {
 
     /// Why it is as it is, in a rollout of that state.
     fn reason(&self, state: State) -> &str {
-        let is_told = self.generation.is_some();
+        let is_told = self.generation.is_some() || self.stray;
         let goes_back = matches!(state, State::RollingBack | State::RolledBack);
         match (self.outcome, self.reason.as_str()) {
             (Outcome::Offline, "") if goes_back && is_told => "goes back when it returns",
@@ -139,9 +139,12 @@ impl HostProgress {
     }
 
     fn shown_reason(&self, state: State) -> String {
-        match (self.reason(state), self.kept) {
-            ("", true) => "nothing is disturbed there".to_owned(),
-            (reason, _) => reason.to_owned(),
+        let reason = self.reason(state);
+        match (reason, &self.had_failed) {
+            ("", Some(why)) => format!("had failed: {why}"),
+            (_, Some(why)) if why != reason => format!("{reason}; had failed: {why}"),
+            ("", None) if self.kept => "nothing is disturbed there".to_owned(),
+            _ => reason.to_owned(),
         }
     }
 }

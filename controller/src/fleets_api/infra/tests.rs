@@ -1,9 +1,9 @@
-use shoal_core::host::HostSpec;
+use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::infra::{HostInfra, Phase};
 use shoal_core::rollout::OnFailure;
 use shoal_core::spec::{DataVolume, Owner};
 use shoal_core::status::{HostStatus, State};
-use shoal_proto::v1::store::{HostSpecRecord, ImageRecord};
+use shoal_proto::v1::store::{AgentProgramRecord, HostSpecRecord, ImageRecord};
 use shoal_proto::v1::{
     ChangeKind, InfraMode, InstanceChange, PlanRequest, PlanResponse, PlannedInfra, RolloutState,
 };
@@ -14,7 +14,7 @@ use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, infra, infra_done,
 const SQL: &[(&str, &str, &str)] = &[("sql", "app:1", "role=web")];
 
 async fn planned(lab: &Lab, spec: &FleetSpec) -> Result<PlanResponse, Refusal> {
-    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()) }).await
+    lab.fleets().plan(PlanRequest { spec: Some(spec.clone().into()), recreate: None }).await
 }
 
 /// Applies, and rolls it out over hosts that are all there.
@@ -149,13 +149,11 @@ async fn a_version_is_never_given_twice() {
 }
 
 #[tokio::test]
-async fn only_the_infra_has_a_version_and_it_has_instances() {
+async fn only_the_infra_has_a_version() {
     let lab = Lab::new().await;
     let shop = FleetSpec { fleet: "shop".parse().unwrap(), ..infra("1", SQL) };
     let text = invalid(planned(&lab, &shop).await);
     assert!(text.starts_with("fleet shop has infra version 1, and only"), "{text}");
-    let text = invalid(planned(&lab, &infra("1", &[])).await);
-    assert!(text.starts_with("infra version 1 has no instance"), "{text}");
 }
 
 #[tokio::test]
@@ -279,4 +277,41 @@ async fn a_version_that_does_not_work_is_taken_back_with_its_data_where_its_file
         let told = goes_back(data).await;
         assert_eq!((told.version.as_str(), told.revision, told.undo), ("1", 1, undo));
     }
+}
+
+#[tokio::test]
+async fn the_agent_of_an_infra_must_be_there_for_each_of_its_hosts() {
+    let lab = Lab::new().await;
+    for host in ["h1", "h2"] {
+        let architecture = "x86-64".into();
+        let facts = HostFacts { architecture, idmapped_squashfs: true, ..HostFacts::default() };
+        lab.facts(host, Some(facts)).await;
+    }
+    let mut wanted = infra("1", SQL);
+    wanted.infra.as_mut().unwrap().agent = Some("0.3.0".parse().unwrap());
+    let refused = invalid(lab.fleets().apply(request(&wanted), ADA, NOON).await);
+    for part in ["host h1 is x86-64", "there is no agent 0.3.0", "shoal agent push FILE"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let program = AgentProgramRecord { digest: vec![7; 32].into(), size: 9, ..Default::default() };
+    lab.put("0.3.0/x86-64", &program).await;
+    rolled(&lab, &wanted).await;
+    let agent = lab.spec("h1").await.agent.unwrap();
+    assert_eq!((agent.version.as_str(), agent.size, agent.asked), ("0.3.0", 9, 1));
+    // A version is one thing: it does not come with another agent later.
+    wanted.infra.as_mut().unwrap().agent = Some("0.4.0".parse().unwrap());
+    let refused = invalid(planned(&lab, &wanted).await);
+    assert!(refused.contains("but differs in agent; give it a new version"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_infra_without_instances_is_taken_away() {
+    let lab = Lab::new().await;
+    rolled(&lab, &infra("1", SQL)).await;
+    let none = infra("1", &[]);
+    let plan = planned(&lab, &none).await.unwrap();
+    assert_eq!(shown(&plan.changes), ["REMOVE sql@h1", "REMOVE sql@h2"]);
+    rolled(&lab, &none).await;
+    let spec = lab.spec("h1").await;
+    assert!(spec.infra.is_none() && spec.instances.is_empty(), "{spec:?}");
 }
