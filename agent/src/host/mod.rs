@@ -20,6 +20,7 @@ pub mod hostbind;
 pub mod idmap;
 pub mod infra;
 pub mod inplace;
+mod insist;
 pub mod journal;
 pub mod machines;
 pub mod manifest;

@@ -25,7 +25,8 @@ use super::systemd::{self, Systemd};
 use super::unit::UnitFiles;
 use super::unit::reread::Reread;
 use super::{
-    Details, Hook, Host, HostError, Observation, drift, hooks, journal, mount, network, probe, room,
+    Details, Hook, Host, HostError, Observation, drift, hooks, insist, journal, mount, network,
+    probe, room,
 };
 use crate::paths::Paths;
 use crate::record::Record;
@@ -253,7 +254,9 @@ impl Host for RealHost {
             }
             Action::Stop => {
                 self.note(machine, Runs::stop);
-                self.systemd.stop(machine).await
+                self.systemd.stop(machine).await?;
+                insist::see_through(&self.systemd, machine);
+                Ok(())
             }
             Action::Remove => {
                 self.remove(machine).await?;

@@ -16,8 +16,12 @@ pub(super) const SERVICE: &str = "org.freedesktop.systemd1.Service";
 /// A machine.
 pub(super) const MACHINE: &str = "org.freedesktop.machine1.Machine";
 
+/// Who knows all machines.
+pub(super) const MACHINES: &str = "org.freedesktop.machine1.Manager";
+/// SIGRTMIN+4, which has a system and systemd-nspawn's stub init power off. glibc's SIGRTMIN is 34.
+pub(super) const POWER_OFF: i32 = 38;
+
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-const MACHINES: &str = "org.freedesktop.machine1.Manager";
 const UNITS: &str = "/org/freedesktop/systemd1/unit";
 
 #[zbus::proxy(

@@ -170,6 +170,29 @@ impl Systemd {
         stopped.map(drop).map_err(asked(format!("stop {unit}")))
     }
 
+    /// Whether a machine's unit is on its way down.
+    pub async fn is_stopping(&self, machine: &MachineName) -> bool {
+        let unit = machine.unit();
+        let listed = self.manager.list_units_by_patterns(&["deactivating"], &[&unit]).await;
+        listed.is_ok_and(|units| !units.is_empty())
+    }
+
+    /// Tells the first process of a machine's container to power off, as `machinectl poweroff` does.
+    ///
+    /// # Errors
+    /// Where machined refuses, as when it knows no such machine.
+    pub async fn power_off(&self, machine: &MachineName) -> Result<(), HostError> {
+        let (manager, leader) = (Some(bus::MACHINES), (machine.as_str(), "leader", bus::POWER_OFF));
+        let told = self.connection.call_method(
+            Some(bus::MACHINED),
+            "/org/freedesktop/machine1",
+            manager,
+            "KillMachine",
+            &leader,
+        );
+        told.await.map(drop).map_err(asked(format!("power off {machine}")))
+    }
+
     /// Has systemd read its unit files again, as it must when a drop-in was written.
     ///
     /// # Errors
