@@ -170,6 +170,7 @@ fn a_version_comes_once_and_as_a_whole() {
     another_version_recreates_everything(&site);
     what_is_not_in_it_is_gone(&site);
     the_same_version_with_other_instances_is_refused(&site);
+    an_operator_takes_a_version_back_with_its_data(&site);
 }
 
 fn the_same_version_touches_nothing(site: &Deployment, infra: Infra) {
@@ -245,6 +246,23 @@ fn the_same_version_with_other_instances_is_refused(site: &Deployment) {
     assert!(!apply.success(), "{}", apply.stdout());
     says(&apply.stderr(), &["instance.db.image", "give it a new version"]);
     assert_eq!(leaders(site, 0), before);
+}
+
+fn an_operator_takes_a_version_back_with_its_data(site: &Deployment) {
+    let undo = ["rollout", "undo", "infra", "--data", "--wait"];
+    let refused = site.shoal(&undo).unwrap();
+    assert!(!refused.success(), "{}", refused.stdout());
+    says(&refused.stderr(), &["no data was copied before version 3 on h1"]);
+    let host = site.lab().host(0);
+    exec(site, "infra/db", "echo of version 3 >/data/mark");
+    Infra { version: 4, image: "2", keys: "snapshot = true\n", ..INFRA }.apply(site);
+    exec(site, "infra/db", "echo of version 4 >/data/mark");
+    site.shoal(&undo).unwrap().ok().unwrap();
+    assert_eq!(recorded(host), "3");
+    assert_eq!(exec(site, "infra/db", "cat /data/mark"), "of version 3\n");
+    let aside = "cat /var/lib/shoal/undone/*/infra-db/store/mark";
+    assert_eq!(host.sh(aside).unwrap(), "of version 4\n", "what was there is not kept");
+    site.shoal(&["infra", "status"]).unwrap().ok().unwrap();
 }
 
 #[test]

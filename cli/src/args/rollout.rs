@@ -103,6 +103,10 @@ pub(crate) struct UndoArgs {
     /// The revision to go back to [default: the last before the newest that proved healthy]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) to_revision: Option<u64>,
+    /// Of the infra: put the data back, too, as it was before the version that the hosts have.
+    /// What is there now is kept aside on each host
+    #[arg(long)]
+    pub(crate) data: bool,
     /// Wait until every host is back, or the rollout ended otherwise
     #[arg(long)]
     pub(crate) wait: bool,

@@ -144,12 +144,13 @@ struct UndoView {
 }
 
 async fn undo(shell: &Shell, client: &Client, args: UndoArgs) -> Result<(), Failure> {
-    let UndoArgs { fleet, to_revision, wait, timeout, source } = args;
+    let UndoArgs { fleet, to_revision, data, wait, timeout, source } = args;
     let request = UndoRequest {
         fleet: fleet.to_string(),
         to_revision: to_revision.unwrap_or(0),
         timeout_ms: millis(timeout),
         source: source.unwrap_or_default(),
+        data,
     };
     let reply = client.rollouts().undo(client.ask(request)).await;
     let reply = reply.map_err(client.refused(format!("undo the rollout of {fleet}")))?;

@@ -139,7 +139,7 @@ impl Rollouts for Fake {
     }
 
     async fn undo(&self, request: Request<UndoRequest>) -> Result<Response<UndoResponse>, Status> {
-        let UndoRequest { fleet, to_revision, timeout_ms, source } = request.into_inner();
+        let UndoRequest { fleet, to_revision, timeout_ms, source, data: _ } = request.into_inner();
         let mut inner = self.0.lock().unwrap();
         inner.said.push(format!("undo {fleet} {to_revision} {timeout_ms} {source:?}"));
         let in_place = inner.end == RolloutState::RolledBack;

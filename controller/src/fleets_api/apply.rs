@@ -360,6 +360,7 @@ pub(super) fn revision(
         author: who.to_owned(),
         source: wanted.source.clone(),
         recreate: plan.recreate.clone(),
+        undo_data: false,
     }
 }
 

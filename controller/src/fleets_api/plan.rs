@@ -245,6 +245,7 @@ fn size_problems(world: &World, spec: &FleetSpec, hosts: &Placed) -> Vec<String>
         author: String::new(),
         source: String::new(),
         recreate: BTreeSet::new(),
+        undo_data: false,
     };
     let size = revision.record().encoded_len();
     if size > largest {

@@ -35,6 +35,8 @@ pub struct Revision {
     pub source: String,
     /// The hosts on which it has every container of the fleet made afresh, whatever differs.
     pub recreate: BTreeSet<HostId>,
+    /// Of an infra: whether data goes back to what it was before the version that hosts have.
+    pub undo_data: bool,
 }
 
 /// Configurations by host and instance.
@@ -44,7 +46,8 @@ impl Revision {
     /// As the store keeps it.
     #[must_use]
     pub fn record(&self) -> RevisionRecord {
-        let Self { fleet, number, spec, hosts, created, author, source, recreate } = self;
+        let Self { fleet, number, spec, hosts, created, author, source, recreate, undo_data } =
+            self;
         let hosts = hosts.iter().map(|(host, configs)| {
             let instances = configs.iter().map(|(name, config)| {
                 let image = Some(config.image.clone().into());
@@ -63,6 +66,7 @@ impl Revision {
             author: author.clone(),
             source: source.clone(),
             recreate: recreate.iter().map(ToString::to_string).collect(),
+            undo_data: *undo_data,
         }
     }
 }
@@ -71,8 +75,17 @@ impl TryFrom<RevisionRecord> for Revision {
     type Error = Invalid;
 
     fn try_from(record: RevisionRecord) -> Result<Self, Invalid> {
-        let RevisionRecord { fleet, revision, spec, hosts, created_ms, author, source, recreate } =
-            record;
+        let RevisionRecord {
+            fleet,
+            revision,
+            spec,
+            hosts,
+            created_ms,
+            author,
+            source,
+            recreate,
+            undo_data,
+        } = record;
         let spec = FleetSpec::try_from(spec.ok_or(Invalid::Missing("spec"))?)?;
         let hosts = hosts
             .into_iter()
@@ -88,6 +101,7 @@ impl TryFrom<RevisionRecord> for Revision {
             author,
             source,
             recreate: recreate.collect::<Result<_, Invalid>>()?,
+            undo_data,
         })
     }
 }
@@ -196,6 +210,7 @@ mod tests {
             author: "spiffe://t/user/ada".into(),
             source: "abc".into(),
             recreate: ["h7".parse().unwrap()].into(),
+            undo_data: true,
         };
         let record = revision.record();
         assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());
@@ -230,6 +245,7 @@ mod tests {
             author: "spiffe://t/user/ada".into(),
             source: String::new(),
             recreate: BTreeSet::new(),
+            undo_data: false,
         };
         let record = revision.record();
         assert!(record.encoded_len() < 20_000, "{}", record.encoded_len());

@@ -1,8 +1,10 @@
 //! Going back to what a fleet was: the rollout that has not ended goes back itself; where all has
 //! ended, an earlier revision is made the newest anew, with the images and secrets of then.
 //!
-//! Deliberately absent: data. It is as it is. Only an infra version that did not prove good brings
-//! back data, where its file says so.
+//! Data is as it is. Only an infra brings it back: where a version did not prove good and its file
+//! says so, or where an operator says so here (`data`).
+
+mod data;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,6 +77,9 @@ async fn in_place(
             request.to_revision
         )));
     }
+    if request.data {
+        data::can_go_in_place(&newest)?;
+    }
     let undone =
         UndoResponse { revision: number, to_revision: back_to.unwrap_or(0), in_place: true };
     if newest.rollout.state == State::RollingBack {
@@ -101,6 +106,9 @@ async fn anew(
         return Ok(None);
     }
     world.lock.must_not_stop(who, now)?;
+    if request.data {
+        data::can_go_back(records, &world, newest, &target).await?;
+    }
     pin(records, &mut world, &target, &placed).await?;
     let without = without(&left_out);
     let source = match request.source.as_str() {
@@ -118,9 +126,12 @@ async fn anew(
     };
     let (world, plan) = replanned(world, &wanted.spec, placed).await?;
     infra::must_not_meet(&world, &wanted.spec, &plan, now)?;
-    let revision = revision(&world, &plan, &wanted, who, now);
+    let revision =
+        Revision { undo_data: request.data, ..revision(&world, &plan, &wanted, who, now) };
     let rollout = rollout(&world, &revision, &plan, &wanted);
-    let detail = format!("revision {}: as revision {}{without}", revision.number, target.number);
+    let with = if request.data { ", with its data" } else { "" };
+    let (number, before) = (revision.number, target.number);
+    let detail = format!("revision {number}: as revision {before}{with}{without}");
     let batch = batch(&world, &revision, &rollout, ("Rollouts/Undo", detail.as_str()), now)?;
     match records.commit(batch).await {
         Ok(_) => Ok(Some(UndoResponse {

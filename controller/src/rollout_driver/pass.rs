@@ -309,6 +309,11 @@ impl<'a> Pass<'a> {
             (Action::Return(_), Some(good), Some(tried)) if good.version != tried.version => {
                 Some(good.instead_of(tried))
             }
+            (Action::Change(_), Some(before), Some(had))
+                if self.revision.undo_data && before.version != had.version =>
+            {
+                Some(HostInfra { undo: Some(had.revision), ..before })
+            }
             (_, infra, _) => infra,
         };
         let fleet = &self.rollout.fleet;

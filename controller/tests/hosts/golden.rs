@@ -151,6 +151,7 @@ fn of_fleets() -> [String; 5] {
         author: "ann".into(),
         source: "git".into(),
         recreate: vec![],
+        undo_data: false,
     };
     let progress = HostProgress {
         generation: Some(9),
@@ -454,7 +455,7 @@ fn of_agents() -> [String; 3] {
 }
 
 /// What infra versions added.
-fn of_an_infra() -> [String; 3] {
+fn of_an_infra() -> [String; 4] {
     let infra = v1::Infra {
         version: "1".into(),
         snapshot: true,
@@ -486,6 +487,7 @@ fn of_an_infra() -> [String; 3] {
         written("infra/1", &revision),
         written("h6", &HostSpecRecord { spec: Some(spec) }),
         written("h6", &HostStatusRecord { status: Some(status) }),
+        written("infra/2", &RevisionRecord { undo_data: true, ..RevisionRecord::default() }),
     ]
 }
 

@@ -2669,6 +2669,9 @@ pub struct UndoRequest {
     pub timeout_ms: u64,
     #[prost(string, tag = "4")]
     pub source: ::prost::alloc::string::String,
+    /// of an infra: the data goes back, too
+    #[prost(bool, tag = "5")]
+    pub data: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UndoResponse {

@@ -119,6 +119,9 @@ pub struct RevisionRecord {
     /// ids of hosts on which it has every container made afresh
     #[prost(string, repeated, tag = "8")]
     pub recreate: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of an infra: data goes back to before the version that hosts have
+    #[prost(bool, tag = "9")]
+    pub undo_data: bool,
 }
 /// What a revision puts on one host; empty: it takes the fleet away from it.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,9 +1,10 @@
+use shoal_core::status::HostStatus;
 use shoal_core::status::State as InstanceState;
-use shoal_proto::v1::store::{AuditRecord, HostRecord, LockRecord};
+use shoal_proto::v1::store::{AuditRecord, HostRecord, HostStatusRecord, LockRecord};
 use shoal_proto::v1::{Lock, RolloutState};
 
 use super::*;
-use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, request};
+use crate::fleets_api::tests_support::{ADA, Lab, NOON, fleet, infra, infra_done, request};
 use crate::store::Batch;
 
 const ONE: &[(&str, &str, &str)] = &[("main", "app:1", "role=web")];
@@ -195,3 +196,56 @@ async fn a_revision_that_failed_is_undone_to_the_last_that_was_proved() {
 }
 
 const LATE: std::time::Duration = std::time::Duration::from_secs(2 * 24 * 60 * 60);
+
+/// An infra of two versions that were proved, the second with a snapshot; `hosts` say that they
+/// have it.
+async fn two_versions(hosts: &[&str]) -> Lab {
+    let lab = Lab::new().await;
+    for (revision, version) in [(1, "1"), (2, "2")] {
+        let wanted = request(&infra(version, &[("sql", "app:1", "h1,h2")]));
+        lab.fleets().apply(wanted, ADA, NOON).await.unwrap();
+        lab.roll("infra", revision).await;
+    }
+    for host in hosts {
+        let done = infra_done(&"2".parse().unwrap());
+        let infra = Some(shoal_core::infra::Status { snapshots: vec![2], ..done });
+        let status = HostStatus { infra, ..HostStatus::default() };
+        let record = HostStatusRecord { status: Some(status.into()) };
+        lab.put(&format!("id-{host}"), &record).await;
+    }
+    lab
+}
+
+async fn with_data(lab: &Lab, fleet: &str) -> Result<UndoResponse, Refusal> {
+    let request = UndoRequest { fleet: fleet.into(), data: true, ..UndoRequest::default() };
+    undo(&lab.records, &Applying::default(), &request, ADA, NOON).await
+}
+
+#[tokio::test]
+async fn data_goes_back_with_a_version_where_an_operator_says_so() {
+    let lab = two_versions(&["h1", "h2"]).await;
+    assert_eq!(with_data(&lab, "infra").await.unwrap().revision, 3);
+    lab.roll("infra", 3).await;
+    let infra = lab.spec("h1").await.infra.unwrap();
+    assert_eq!((infra.version.as_str(), infra.revision, infra.undo), ("1", 3, Some(2)));
+    let audit = lab.records.list::<AuditRecord>().await.unwrap().records;
+    let wanted = "revision 3: as revision 1, with its data";
+    assert!(audit.iter().any(|entry| entry.record.detail == wanted));
+}
+
+#[tokio::test]
+async fn data_does_not_go_back_where_none_was_copied() {
+    let text = refused(with_data(&two_versions(&["h1"]).await, "infra").await);
+    assert!(text.contains("no data was copied before version 2 on h2"), "{text}");
+    let text = refused(with_data(&two().await, "shop").await);
+    assert!(text.starts_with("fleet shop has no infra version"), "{text}");
+    // Not by two versions at once: what was copied last is of the one before.
+    let lab = two_versions(&["h1", "h2"]).await;
+    let third = request(&infra("3", &[("sql", "app:1", "h1,h2")]));
+    lab.fleets().apply(third, ADA, NOON).await.unwrap();
+    lab.roll("infra", 3).await;
+    let fleet = "infra".to_owned();
+    let far = UndoRequest { fleet, data: true, to_revision: 1, ..UndoRequest::default() };
+    let text = refused(undo(&lab.records, &Applying::default(), &far, ADA, NOON).await);
+    assert!(text.contains("from 3 to version 2, and revision 1 is of another"), "{text}");
+}
