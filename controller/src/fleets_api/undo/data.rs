@@ -2,12 +2,12 @@
 //! version that it has now, and it goes back to the version of then.
 
 use shoal_core::infra::GoingBack;
-use shoal_core::name::HostName;
+use shoal_core::name::{HostName, InfraVersion};
 use shoal_core::status::HostStatus;
 use shoal_proto::v1::store::{HostStatusRecord, RolloutRecord};
 
-use super::super::revision::Revision;
-use super::super::world::{Newest, World};
+use crate::fleets_api::revision::Revision;
+use crate::fleets_api::world::{self, Newest, World};
 use crate::inventory;
 use crate::records::revision_id;
 use crate::refusal::Refusal;
@@ -71,13 +71,13 @@ fn no_infra(newest: &Newest) -> Refusal {
 async fn version_before(
     records: &Records,
     newest: &Newest,
-) -> Result<Option<shoal_core::name::InfraVersion>, Refusal> {
+) -> Result<Option<InfraVersion>, Refusal> {
     let fleet = newest.revision.fleet.as_str();
     let now = newest.revision.spec.infra.as_ref().map(|infra| &infra.version);
     for number in (1..newest.revision.number).rev() {
         let id = revision_id(fleet, number);
         let Some(rollout) = records.get::<RolloutRecord>(&id).await? else { continue };
-        if !super::super::world::rollout(&rollout)?.is_proof() {
+        if !world::rollout(&rollout)?.is_proof() {
             continue;
         }
         let revision = inventory::revision(records, fleet, number).await?;
