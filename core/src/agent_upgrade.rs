@@ -18,6 +18,9 @@ use crate::time::Timestamp;
 
 /// How long an agent may take to reach the controller where nobody says otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+/// The same of one that comes with an infra version: a host whose agent does not arrive is back
+/// before its rollout takes it for lost.
+pub const DEADLINE_OF_INFRA: Duration = Duration::from_secs(30);
 /// The least and the most that may be said: a restart takes a few seconds.
 pub const DEADLINES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// How often a trial is begun that something else ended: the host went down, or someone stopped
@@ -92,6 +95,14 @@ impl AgentStatus {
     #[must_use]
     pub fn is_about(&self, spec: &AgentSpec) -> bool {
         (self.digest, self.asked) == (spec.digest, spec.asked)
+    }
+
+    /// Why the host does not run it; `None` where it does.
+    #[must_use]
+    pub fn pending(&self) -> Option<String> {
+        let Self { version, phase, .. } = self;
+        let waits = || format!("waits for agent {version} ({phase})");
+        (*phase != Phase::Current).then(|| self.problem().unwrap_or_else(waits))
     }
 
     /// What people should know of the host because of it.

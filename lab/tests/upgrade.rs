@@ -295,3 +295,47 @@ fn whatever_is_killed_in_the_middle_it_comes_to_a_right_end() {
     let ready = || shop.shoal(&["status", "shop"])?.ok().map(|_| true);
     wait_until("the instances to be back", PATIENCE, ready).unwrap();
 }
+
+/// An infra of one instance that brings an agent.
+fn infra(shop: &Deployment, version: &str, agent: &str) -> shoal_lab::deployment::Ran {
+    let text = format!(
+        "infra = \"{version}\"\nhosts = \"role=web\"\nagent = \"{agent}\"\n[instance.db]\n\
+         image = \"box:1\"\ncommand = [\"/bin/sleep\", \"1000000\"]\n"
+    );
+    shop.file("infra.toml", &text).unwrap();
+    shop.shoal(&["infra", "apply", "--wait", "--timeout", "4m"]).unwrap()
+}
+
+#[test]
+fn an_infra_brings_the_agent_that_it_names() {
+    let shop = shop("upinfra", 2);
+    let unknown = infra(&shop, "1", "9.9.1");
+    assert_eq!(unknown.code(), USAGE, "{}", unknown.stderr());
+    assert!(unknown.stderr().contains("there is no agent 9.9.1 for it"), "{}", unknown.stderr());
+    let changes: [(&str, Change); 2] = [("9.9.1", |_| ()), ("9.9.2", ends_at_once)];
+    for (version, change) in changes {
+        let program = agent(&shop, version, change);
+        shop.shoal(&["agent", "push", program.to_str().unwrap()]).unwrap().ok().unwrap();
+    }
+    infra(&shop, "1", "9.9.1").ok().unwrap();
+    for host in ["h1", "h2"] {
+        assert_eq!(runs(&shop, host), "9.9.1");
+    }
+    let all = |host: usize| {
+        ["infra-db", "shop-web"].map(|machine| shop.container(host, machine).unwrap())
+    };
+    let second = all(1);
+    // One that can't run fails its infra at the first host, which goes back to what it had.
+    let bad = infra(&shop, "2", "9.9.2");
+    let said = format!("{}{}", bad.stdout(), bad.stderr());
+    assert_eq!(bad.code(), PUT_BACK, "{said}");
+    assert!(said.contains("agent 9.9.2 was rejected"), "{said}");
+    assert_eq!(all(1), second, "the second host was touched");
+    for host in shop.lab().hosts() {
+        assert_eq!(host.sh("shoal-agent --version").unwrap(), "shoal-agent 9.9.1\n");
+        is_tidy(host);
+    }
+    let status = shop.json(&["host", "show", "h1"]).unwrap();
+    assert_eq!(status["infra"]["has"], "1", "{status}");
+    assert_eq!(status["agent"]["phase"], "current", "{status}");
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use shoal_core::agent_upgrade::{AgentSpec, DEADLINE};
+use shoal_core::agent_upgrade::{AgentSpec, DEADLINE_OF_INFRA};
 use shoal_core::cause::chain;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, PinnedImage};
@@ -345,7 +345,7 @@ impl<'a> Pass<'a> {
         let Some(version) = infra.agent.clone() else { return Ok(spec.agent.clone()) };
         let there = records.get::<HostRecord>(host.as_str()).await?;
         let Some(there) = there else { return Ok(spec.agent.clone()) };
-        let asked = Asked { version, deadline: DEADLINE };
+        let asked = Asked { version, deadline: DEADLINE_OF_INFRA };
         let program = match wish(records, &there.record, &asked).await {
             Ok((program, _)) => program,
             // It was there when this was applied. The host is seen not to get it.

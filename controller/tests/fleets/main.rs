@@ -236,6 +236,8 @@ async fn a_broken_push_resumes_over_the_wire() {
     for message in push_of(&bytes, 0, "app:1").into_iter().take(8) {
         sender.send(message).await.unwrap();
     }
+    // What the connection has not carried yet goes with it.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     push.abort();
     let _ = push.await;
     drop(sender);

@@ -184,6 +184,9 @@ impl<'a> Upgrade<'a> {
         if let Some((spec, secret)) = needed.find(|(_, s)| !observed.secrets.contains(*s)) {
             return Some(format!("waits for secret {secret} of {}", spec.id));
         }
+        if let Some(why) = &observed.agent_pending {
+            return Some(why.clone());
+        }
         let data = || self.stays_up(wanted, observed).or_else(|| observed.data_blocked.clone());
         observed.no_room.clone().or_else(|| self.data.as_ref().and_then(|_| data()))
     }

@@ -155,11 +155,13 @@ fn nothing_is_stopped_before_all_is_there() {
     let ready = recorded(1, with(&there[..2], &[1, 2]));
     let ready = Observed { secrets: [secret].into(), ..ready };
     let full = || Some("needs 3 GiB more".to_owned());
+    let agent = || Some("waits for agent 0.3.0 (trying)".to_owned());
     let cases = [
         (Observed { images: [[1; 32].into()].into(), ..ready.clone() }, "waits for image app:2"),
         (Observed { secrets: [].into(), ..ready.clone() }, "waits for secret db/root"),
         (Observed { no_room: full(), ..ready.clone() }, "needs 3 GiB more"),
         (Observed { data_blocked: full(), ..ready.clone() }, "needs 3 GiB more"),
+        (Observed { agent_pending: agent(), ..ready.clone() }, "waits for agent 0.3.0"),
         (
             Observed { machines: with(&there, &[]).machines, ..ready.clone() },
             "shop/held is up and must not be touched",

@@ -53,6 +53,9 @@ pub struct Observed {
     pub infra: Recorded,
     /// Why that can't be read, where it can't: such a host is no new one.
     pub infra_unreadable: Option<String>,
+    /// Why the host does not run the agent that it should, where one is named: it is on its way, or
+    /// was rejected. Whoever stops containers for an infra version waits for that.
+    pub agent_pending: Option<String>,
     /// Revisions of the infra before which a snapshot of the data was taken that is here, whole.
     pub snapshots: BTreeSet<u64>,
     /// Why data can't be copied or brought as is wanted now: no room, no such backup. `None` where

@@ -147,8 +147,12 @@ fn known(fleet: &FleetName, generation: u64, seen: Observation<'_>) -> Known {
     let Some(infra) = &status.infra else {
         return waiting("its agent knows no infra versions; upgrade it");
     };
+    let agent = agent(seen, status);
+    if let Some(rejected @ Known::Now(Outcome::Failed(_))) = agent {
+        return rejected;
+    }
     if has(infra, wants) {
-        return agent(seen, status).unwrap_or(own);
+        return agent.unwrap_or(own);
     }
     match apps(fleet, seen) {
         failing @ Known::Failing(_) => failing,
