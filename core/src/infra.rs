@@ -74,21 +74,25 @@ pub struct HostInfra {
     /// The backup that data comes from where no version is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<BackupName>,
+    /// The agent that comes before it: nothing is stopped until the host runs that. Which program
+    /// that is, the host's desired state says beside this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentVersion>,
 }
 
 impl HostInfra {
     /// What a host is to have under `infra` of `revision`.
     #[must_use]
     pub fn of(infra: &Infra, revision: u64) -> Self {
-        let Infra { version, snapshot, going_back, restore, agent: _ } = infra.clone();
-        Self { version, revision, snapshot, going_back, undo: None, restore }
+        let Infra { version, snapshot, going_back, restore, agent } = infra.clone();
+        Self { version, revision, snapshot, going_back, undo: None, restore, agent }
     }
 
-    /// This one, to go back to after `tried` did not prove good.
+    /// This one, to go back to after `tried` did not prove good. The way back waits for no agent.
     #[must_use]
     pub fn instead_of(&self, tried: &Self) -> Self {
         let data = tried.going_back == GoingBack::ImageAndData;
-        Self { undo: data.then_some(tried.revision), ..self.clone() }
+        Self { undo: data.then_some(tried.revision), agent: None, ..self.clone() }
     }
 }
 
@@ -229,5 +233,15 @@ mod tests {
         let (image, data) = (HostInfra::of(&image, 3), HostInfra::of(&data, 4));
         assert_eq!(image.instead_of(&data).undo, Some(4));
         assert_eq!(data.instead_of(&image).undo, None);
+    }
+
+    #[test]
+    fn the_way_back_waits_for_no_agent() {
+        let (agent, version) = (Some("0.3.0".parse().unwrap()), "1".parse().unwrap());
+        let going_back = GoingBack::Image;
+        let infra = Infra { version, snapshot: false, going_back, restore: None, agent };
+        let good = HostInfra::of(&infra, 3);
+        assert_eq!(good.agent, infra.agent);
+        assert_eq!(good.instead_of(&good).agent, None);
     }
 }

@@ -102,12 +102,11 @@ fn many_at_the_same_moment(site: &Deployment) {
     let won = all.iter().filter(|ran| ran.success()).count();
     for ran in all.iter().filter(|ran| !ran.success()) {
         // One that planned after another had won is told that this one's rollout is under way.
-        let words = match ran.code() {
-            LOCKED => ["is locked", "is being rolled out by"],
-            _ => ["has moved on since", "was applied by"],
+        let (code, words) = match ran.code() {
+            LOCKED => (LOCKED, ["is locked: revision", "is being rolled out by admin"]),
+            _ => (CONFLICT, ["has moved on since", "was applied by"]),
         };
-        let said =
-            if ran.code() == LOCKED { ran.stderr() } else { ran.fails_with(CONFLICT).unwrap() };
+        let said = ran.fails_with(code).unwrap();
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
     assert!(won > 0);

@@ -188,8 +188,7 @@ impl<H: Host + 'static> Reconciler<H> {
         match self.host.observe(spec).await {
             Ok(mut observation) => {
                 self.memory.add_to(&mut observation);
-                observation.observed.agent_pending =
-                    self.agent(spec).and_then(|agent| agent.pending());
+                observation.observed.agent = self.agent(spec);
                 self.tell_news(&mut observation);
                 let (health, now) = (self.monitor.verdicts(), clock::now());
                 for (machine, found) in &mut observation.observed.machines {

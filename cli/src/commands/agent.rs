@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shell;
+use super::push::send_chunks;
 use crate::args::agent::AgentCommand;
 use crate::client::{Client, ReplyError};
 use crate::clock;
@@ -180,32 +181,20 @@ pub(crate) async fn push(
     Ok((pushed.map_err(ReplyError::about(format!("agent {version}")))?, true))
 }
 
-/// Reads the file into a channel. That no one listens any more is no error here: whoever stopped
-/// listening knows why.
+/// Reads the file into a channel.
 fn send(
     path: &Path,
     header: PushAgentHeader,
     requests: &mpsc::Sender<PushAgentRequest>,
     position: &watch::Sender<u64>,
 ) -> io::Result<()> {
-    let (mut at, size) = (0, header.size);
-    let mut file = File::open(path)?;
     let send =
         |message| requests.blocking_send(PushAgentRequest { message: Some(message) }).is_ok();
+    let part = (0, header.size);
     if !send(Message::Header(header)) {
         return Ok(());
     }
-    while at < size {
-        let length = usize::try_from(size - at).map_or(CHUNK, |left| left.min(CHUNK));
-        let mut chunk = vec![0; length];
-        file.read_exact(&mut chunk)?;
-        if !send(Message::Data(chunk.into())) {
-            return Ok(());
-        }
-        at += u64::try_from(length).unwrap_or(u64::MAX);
-        position.send_replace(at);
-    }
-    Ok(())
+    send_chunks(path, part, |chunk| send(Message::Data(chunk)), position)
 }
 
 async fn list(shell: &Shell, client: &Client) -> Result<(), Failure> {

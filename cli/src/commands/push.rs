@@ -208,26 +208,36 @@ impl Pusher {
     }
 }
 
-/// Reads the file from the header's offset to its end into a channel. That no one listens any more
-/// is no error here: whoever stopped listening knows why.
+/// Reads the file from the header's offset to its end into a channel.
 fn read_into(
     path: &Path,
     header: PushHeader,
     requests: &mpsc::Sender<PushRequest>,
     position: &watch::Sender<u64>,
 ) -> io::Result<()> {
-    let (mut at, size) = (header.offset, header.size);
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(at))?;
     let send = |message| requests.blocking_send(PushRequest { message: Some(message) }).is_ok();
+    let part = (header.offset, header.size);
     if !send(Message::Header(header)) {
         return Ok(());
     }
+    send_chunks(path, part, |chunk| send(Message::Data(chunk)), position)
+}
+
+/// Sends the file's bytes between two places, chunk by chunk. That no one listens any more is no
+/// error here: whoever stopped listening knows why.
+pub(super) fn send_chunks(
+    path: &Path,
+    (mut at, size): (u64, u64),
+    send: impl Fn(Bytes) -> bool,
+    position: &watch::Sender<u64>,
+) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(at))?;
     while at < size {
         let length = usize::try_from(size - at).map_or(CHUNK, |left| left.min(CHUNK));
         let mut chunk = vec![0; length];
         file.read_exact(&mut chunk)?;
-        if !send(Message::Data(chunk.into())) {
+        if !send(chunk.into()) {
             return Ok(());
         }
         at += u64::try_from(length).expect("a chunk's length is small");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shoal_core::agent_program::AgentVersion;
-use shoal_core::agent_upgrade::{AgentSpec, AgentStatus, DEADLINE, DEADLINES};
+use shoal_core::agent_upgrade::{AgentSpec, AgentStatus, DEADLINE, DEADLINE_OF_INFRA, DEADLINES};
 use shoal_core::host::HostSpec;
 use shoal_core::time::Timestamp;
 use shoal_proto::convert;
@@ -27,6 +27,12 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// What an infra asks for.
+    #[must_use]
+    pub fn of_infra(version: AgentVersion) -> Self {
+        Self { version, deadline: DEADLINE_OF_INFRA }
+    }
+
     /// What a request asks for; `None` where it lets go of what was asked before.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_core::agent_upgrade::DEADLINE_OF_INFRA;
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, ImageRef, PinnedImage};
@@ -206,7 +205,7 @@ impl World {
     async fn load_agents(&mut self, records: &Records, spec: &FleetSpec) -> Result<(), Refusal> {
         let version = spec.infra.as_ref().and_then(|infra| infra.agent.clone());
         let Some(version) = version else { return Ok(()) };
-        let asked = Asked { version, deadline: DEADLINE_OF_INFRA };
+        let asked = Asked::of_infra(version);
         for Host { id, .. } in &self.hosts {
             let Some(host) = records.get::<HostRecord>(id.as_str()).await? else { continue };
             match wish(records, &host.record, &asked).await {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use shoal_core::agent_upgrade::{AgentSpec, DEADLINE_OF_INFRA};
+use shoal_core::agent_upgrade::AgentSpec;
 use shoal_core::cause::chain;
 use shoal_core::host::{Host, HostSpec};
 use shoal_core::image::{Digest, PinnedImage};
@@ -302,20 +302,7 @@ impl<'a> Pass<'a> {
         let nothing = BTreeMap::new();
         let configs = revision.as_ref().and_then(|r| r.hosts.get(host)).unwrap_or(&nothing);
         let number = revision.as_ref().map_or(0, |revision| revision.number);
-        let infra =
-            revision.as_ref().and_then(|r| Some(HostInfra::of(r.spec.infra.as_ref()?, number)));
-        // What was tried says what goes back. Where that was the same version, nothing was tried.
-        let infra = match (action, infra, &spec.infra) {
-            (Action::Return(_), Some(good), Some(tried)) if good.version != tried.version => {
-                Some(good.instead_of(tried))
-            }
-            (Action::Change(_), Some(before), Some(had))
-                if self.revision.undo_data && before.version != had.version =>
-            {
-                Some(HostInfra { undo: Some(had.revision), ..before })
-            }
-            (_, infra, _) => infra,
-        };
+        let infra = revision.as_ref().and_then(|r| self.infra_after(action, r, spec));
         let fleet = &self.rollout.fleet;
         let mut after = with_fleet(spec, fleet, number, configs, &[], gate, infra.as_ref());
         if let Some(infra) = revision.as_ref().and_then(|r| r.spec.infra.as_ref()) {
@@ -334,6 +321,26 @@ impl<'a> Pass<'a> {
         Ok(after)
     }
 
+    /// The infra that a host is to have under `revision`, once `action` is done.
+    fn infra_after(
+        &self,
+        action: &Action,
+        revision: &Revision,
+        spec: &HostSpec,
+    ) -> Option<HostInfra> {
+        let infra = HostInfra::of(revision.spec.infra.as_ref()?, revision.number);
+        // Where it has the version already, nothing was tried, and there is nothing to undo.
+        let had = spec.infra.as_ref().filter(|had| had.version != infra.version);
+        Some(match (action, had) {
+            // What was tried says what goes back.
+            (Action::Return(_), Some(tried)) => infra.instead_of(tried),
+            (Action::Change(_), Some(had)) if self.revision.undo_data => {
+                HostInfra { undo: Some(had.revision), ..infra }
+            }
+            _ => infra,
+        })
+    }
+
     /// The agent that a host is to run under `infra`; as before where none is named.
     async fn agent(
         &self,
@@ -345,7 +352,7 @@ impl<'a> Pass<'a> {
         let Some(version) = infra.agent.clone() else { return Ok(spec.agent.clone()) };
         let there = records.get::<HostRecord>(host.as_str()).await?;
         let Some(there) = there else { return Ok(spec.agent.clone()) };
-        let asked = Asked { version, deadline: DEADLINE_OF_INFRA };
+        let asked = Asked::of_infra(version);
         let program = match wish(records, &there.record, &asked).await {
             Ok((program, _)) => program,
             // It was there when this was applied. The host is seen not to get it.

@@ -455,7 +455,7 @@ fn of_agents() -> [String; 3] {
 }
 
 /// What infra versions added.
-fn of_an_infra() -> [String; 4] {
+fn of_an_infra() -> [String; 5] {
     let infra = v1::Infra {
         version: "1".into(),
         snapshot: true,
@@ -470,7 +470,10 @@ fn of_an_infra() -> [String; 4] {
         going_back: v1::GoingBack::Image.into(),
         undo: Some(3),
         restore: Some("b".into()),
+        ..v1::HostInfra::default()
     };
+    let newer = v1::HostInfra { agent: Some("0.3.0".into()), ..v1::HostInfra::default() };
+    let newer = v1::HostSpec { infra: Some(newer), ..v1::HostSpec::default() };
     let status = v1::InfraStatus {
         has: Some("1".into()),
         since_ms: Some(4),
@@ -488,6 +491,7 @@ fn of_an_infra() -> [String; 4] {
         written("h6", &HostSpecRecord { spec: Some(spec) }),
         written("h6", &HostStatusRecord { status: Some(status) }),
         written("infra/2", &RevisionRecord { undo_data: true, ..RevisionRecord::default() }),
+        written("h7", &HostSpecRecord { spec: Some(newer) }),
     ]
 }
 

@@ -300,6 +300,7 @@ fn version(number: u8, going_back: GoingBack) -> HostInfra {
         going_back,
         undo: None,
         restore: None,
+        agent: None,
     }
 }
 

@@ -188,6 +188,7 @@ mod tests {
             going_back: crate::infra::GoingBack::ImageAndData,
             undo: None,
             restore: None,
+            agent: None,
         };
         let sql = [("sql".parse().unwrap(), instance("infra/sql", 1).config)].into();
         let with = |spec: &HostSpec, configs: &BTreeMap<_, _>, revision, infra: &HostInfra| {

@@ -184,11 +184,20 @@ impl<'a> Upgrade<'a> {
         if let Some((spec, secret)) = needed.find(|(_, s)| !observed.secrets.contains(*s)) {
             return Some(format!("waits for secret {secret} of {}", spec.id));
         }
-        if let Some(why) = &observed.agent_pending {
-            return Some(why.clone());
+        if let Some(why) = self.agent_before(observed) {
+            return Some(why);
         }
         let data = || self.stays_up(wanted, observed).or_else(|| observed.data_blocked.clone());
         observed.no_room.clone().or_else(|| self.data.as_ref().and_then(|_| data()))
+    }
+
+    /// Why the host does not run the agent yet that comes before the version.
+    fn agent_before(&self, observed: &Observed) -> Option<String> {
+        let wants = self.infra?.agent.as_ref()?;
+        match observed.agent.as_ref().filter(|agent| agent.version == *wants) {
+            Some(agent) => agent.pending(),
+            None => Some(format!("waits for agent {wants}")),
+        }
     }
 
     /// What is up or may be, and is not stopped for an infra version: data can't be copied then.

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::tests::{any_unit, carry_out, names, plan_for, settle, up, wants, with};
 use super::*;
+use crate::agent_program::AgentVersion;
+use crate::agent_upgrade::{AgentStatus, Phase as Trial};
 use crate::infra::{GoingBack, HostInfra, is_infra};
 use crate::spec::RunState;
 use crate::spec::tests_support::instance;
@@ -22,6 +24,7 @@ fn infra(number: u8, revision: u64) -> HostInfra {
         going_back: GoingBack::Image,
         undo: None,
         restore: None,
+        agent: None,
     }
 }
 
@@ -154,20 +157,29 @@ fn nothing_is_stopped_before_all_is_there() {
     let there = [(&old, under(1, &old)), (&app, under(1, &app)), (&paused, under(1, &paused))];
     let ready = recorded(1, with(&there[..2], &[1, 2]));
     let ready = Observed { secrets: [secret].into(), ..ready };
+    let version: AgentVersion = "0.3.0".parse().unwrap();
+    let agent = |phase| {
+        let (version, digest, message) = (version.clone(), [9; 32].into(), String::new());
+        Some(AgentStatus { version, digest, asked: 1, phase, message })
+    };
+    let ready = Observed { agent: agent(Trial::Current), ..ready };
     let full = || Some("needs 3 GiB more".to_owned());
-    let agent = || Some("waits for agent 0.3.0 (trying)".to_owned());
     let cases = [
         (Observed { images: [[1; 32].into()].into(), ..ready.clone() }, "waits for image app:2"),
         (Observed { secrets: [].into(), ..ready.clone() }, "waits for secret db/root"),
         (Observed { no_room: full(), ..ready.clone() }, "needs 3 GiB more"),
         (Observed { data_blocked: full(), ..ready.clone() }, "needs 3 GiB more"),
-        (Observed { agent_pending: agent(), ..ready.clone() }, "waits for agent 0.3.0"),
+        (Observed { agent: None, ..ready.clone() }, "waits for agent 0.3.0"),
+        (Observed { agent: agent(Trial::Trying), ..ready.clone() }, "waits for agent 0.3.0 (re"),
+        (Observed { agent: agent(Trial::Rejected), ..ready.clone() }, "agent 0.3.0 was rej"),
         (
             Observed { machines: with(&there, &[]).machines, ..ready.clone() },
             "shop/held is up and must not be touched",
         ),
     ];
-    let spec = host(HostInfra { snapshot: true, ..infra(2, 7) }, vec![sql, app, paused]);
+    let first = Some(version.clone());
+    let next = HostInfra { snapshot: true, agent: first, ..infra(2, 7) };
+    let spec = host(next.clone(), vec![sql, app, paused]);
     for (observed, waits) in cases {
         let plan = plan_for(&spec, &observed, 0);
         let (phase, why) = plan.infra.clone();
@@ -176,6 +188,12 @@ fn nothing_is_stopped_before_all_is_there() {
         assert!(!names(&plan).contains(&"stop") && !names(&plan).contains(&"disable"), "{plan:?}");
     }
     assert_eq!(plan_for(&spec, &ready, 0).infra.0, Phase::Stopping);
+    // An agent that it does not bring holds up nothing, and none holds up the way back.
+    let rejected = Observed { agent: agent(Trial::Rejected), ..ready };
+    for infra in [HostInfra { agent: None, ..next.clone() }, next.instead_of(&next)] {
+        let spec = HostSpec { infra: Some(infra), ..spec.clone() };
+        assert_eq!(plan_for(&spec, &rejected, 0).infra.0, Phase::Stopping);
+    }
 }
 
 #[test]

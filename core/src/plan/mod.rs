@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::agent_upgrade::AgentStatus;
 use crate::drift::Drift;
 use crate::host::{HostFacts, HostSpec};
 use crate::image::{Digest, PinnedImage};
@@ -53,9 +54,8 @@ pub struct Observed {
     pub infra: Recorded,
     /// Why that can't be read, where it can't: such a host is no new one.
     pub infra_unreadable: Option<String>,
-    /// Why the host does not run the agent that it should, where one is named: it is on its way, or
-    /// was rejected. Whoever stops containers for an infra version waits for that.
-    pub agent_pending: Option<String>,
+    /// How the host gets on with the agent that it should run; `None` where none is named.
+    pub agent: Option<AgentStatus>,
     /// Revisions of the infra before which a snapshot of the data was taken that is here, whole.
     pub snapshots: BTreeSet<u64>,
     /// Why data can't be copied or brought as is wanted now: no room, no such backup. `None` where

@@ -344,6 +344,8 @@ impl Rollout {
 }
 
 #[cfg(test)]
+mod infra_tests;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

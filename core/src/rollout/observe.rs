@@ -168,13 +168,10 @@ fn agent(seen: Observation<'_>, status: &HostStatus) -> Option<Known> {
     let Some(agent) = status.agent.as_ref().filter(|agent| agent.version == *wants) else {
         return waiting(format!("agent {wants}: waits for the host to begin"));
     };
+    let why = agent.pending()?;
     match agent.phase {
-        agent_upgrade::Phase::Current => None,
-        agent_upgrade::Phase::Rejected => {
-            let why = agent.problem().unwrap_or_default();
-            Some(Known::Now(Outcome::Failed(why)))
-        }
-        phase => waiting(format!("agent {wants}: {phase}")),
+        agent_upgrade::Phase::Rejected => Some(Known::Now(Outcome::Failed(why))),
+        _ => waiting(why),
     }
 }
 

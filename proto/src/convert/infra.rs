@@ -64,7 +64,7 @@ impl TryFrom<v1::HostInfra> for HostInfra {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostInfra) -> Result<Self, Invalid> {
-        let v1::HostInfra { version, revision, snapshot, going_back, undo, restore } = wire;
+        let v1::HostInfra { version, revision, snapshot, going_back, undo, restore, agent } = wire;
         Ok(Self {
             version: parse("version", &version)?,
             revision,
@@ -72,13 +72,14 @@ impl TryFrom<v1::HostInfra> for HostInfra {
             going_back: going_back_from(going_back)?,
             undo,
             restore: maybe("restore", restore.as_deref())?,
+            agent: maybe("agent", agent.as_deref())?,
         })
     }
 }
 
 impl From<HostInfra> for v1::HostInfra {
     fn from(infra: HostInfra) -> Self {
-        let HostInfra { version, revision, snapshot, going_back, undo, restore } = infra;
+        let HostInfra { version, revision, snapshot, going_back, undo, restore, agent } = infra;
         Self {
             version: version.to_string(),
             revision,
@@ -86,6 +87,7 @@ impl From<HostInfra> for v1::HostInfra {
             going_back: going_back_to(going_back),
             undo,
             restore: restore.map(Into::into),
+            agent: agent.map(Into::into),
         }
     }
 }

@@ -430,6 +430,9 @@ pub struct HostInfra {
     pub undo: ::core::option::Option<u64>,
     #[prost(string, optional, tag = "6")]
     pub restore: ::core::option::Option<::prost::alloc::string::String>,
+    /// the version that comes first
+    #[prost(string, optional, tag = "7")]
+    pub agent: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// How a new revision gets onto the hosts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -25,6 +25,7 @@ fn wanted(version: &str, revision: u64) -> HostSpec {
         going_back: GoingBack::ImageAndData,
         undo: None,
         restore: None,
+        agent: None,
     };
     HostSpec { generation: 1, infra: Some(infra), ..HostSpec::default() }
 }
