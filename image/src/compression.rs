@@ -27,6 +27,15 @@ impl Compressor {
         }
     }
 
+    /// Its number in squashfs.
+    pub(crate) fn id(self) -> u16 {
+        match self {
+            Self::Gzip => 1,
+            Self::Xz => 4,
+            Self::Zstd => 6,
+        }
+    }
+
     /// The plain bytes of a block; `None` where it is damaged or longer than `limit` bytes. No more
     /// than `limit` bytes are ever written.
     pub(crate) fn decompress(self, stored: &[u8], limit: usize) -> Option<Vec<u8>> {

@@ -25,6 +25,7 @@ mod os_release;
 mod partial;
 mod platform;
 mod problem;
+pub mod recipe;
 mod size;
 mod superblock;
 mod tables;
