@@ -63,6 +63,7 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
             agent: None,
             infra: None,
+            image_bytes: 101_711_872,
         }),
         cordon: None,
         agent: None,
