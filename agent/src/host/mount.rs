@@ -123,8 +123,9 @@ fn verify(paths: &Paths, digest: &Digest, file: &Path) -> Result<(), MountError>
     Ok(verified::note(&paths.images(), digest, Signature::of(&before), clock::now())?)
 }
 
-/// The file that an image's mount was made from; `None` where nobody noted it.
-fn mounted_file(paths: &Paths, digest: &Digest) -> Option<FileId> {
+/// The file that an image's mount was made from; `None` where nobody noted it, and where it was
+/// found to be damaged since.
+pub fn mounted_file(paths: &Paths, digest: &Digest) -> Option<FileId> {
     let note = read_if_there(&paths.mounted_file(digest)).ok().flatten()?;
     serde_json::from_slice(&note).ok()
 }

@@ -21,6 +21,8 @@ pub(crate) fn image(digit: u8, references: &[&str]) -> v1::Image {
         compression: "zstd".into(),
         used_by: references.iter().map(|_| "shop/main@h1".to_owned()).collect(),
         staged_on: vec!["h1".into(), "h2".into()],
+        pin: None,
+        unneeded_ms: None,
     }
 }
 
