@@ -59,11 +59,11 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         dry_run: bool,
         /// How long nothing must have needed them
-        #[arg(long, value_name = "DURATION", value_parser = parse_age, default_value = "7d")]
+        #[arg(long, value_name = "AGE", value_parser = parse_age, default_value = "7d")]
         older_than: Duration,
         /// Also images that have tags and were pushed that long ago, with their tags
         #[arg(long)]
-        tagged: bool,
+        all: bool,
     },
     /// Remove a name; with a digest, the image itself
     #[command(alias = "remove")]

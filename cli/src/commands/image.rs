@@ -26,9 +26,9 @@ pub(super) async fn run(shell: &Shell, command: ImageCommand) -> Result<Exit, Fa
         }
         ImageCommand::Pin { name } => pin(shell, &shell.client().await?, name, true).await?,
         ImageCommand::Unpin { name } => pin(shell, &shell.client().await?, name, false).await?,
-        ImageCommand::Prune { dry_run, older_than, tagged } => {
+        ImageCommand::Prune { dry_run, older_than, all } => {
             let older_than_ms = u64::try_from(older_than.as_millis()).ok();
-            let request = PruneImagesRequest { older_than_ms, tagged, dry_run };
+            let request = PruneImagesRequest { older_than_ms, tagged: all, dry_run };
             prune(shell, &shell.client().await?, request).await?;
         }
         ImageCommand::Rm { name } => remove(shell, &shell.client().await?, name).await?,

@@ -97,7 +97,14 @@ mod tests {
         let wire = v1::PruneImagesResponse { images, bytes: 6 << 20 };
         let now = Timestamp(9 * 86_400_000);
         let text = |dry_run| PrunedView::read(wire.clone(), dry_run).unwrap().text(now, false);
-        insta::assert_snapshot!(text(true), @"");
+        insta::assert_snapshot!(text(true), @r"
+        IMAGE               DIGEST         SIZE      UNNEEDED FOR
+        <untagged>          010101010101   1.0 MiB   8d
+        app:1, app:2        020202020202   2.0 MiB   8d
+        <broken-off push>   030303030303   3.0 MiB   8d
+
+        6.0 MiB would come free; without --dry-run they go
+        ");
         assert!(text(false).ends_with("6.0 MiB came free"));
         let none = PrunedView::read(v1::PruneImagesResponse::default(), true).unwrap();
         assert!(none.text(now, false).starts_with("Nothing to prune"));
