@@ -38,7 +38,8 @@ tcp = "127.0.0.1:8080"
 fn site() -> Deployment {
     let mut site = Deployment::without_hosts("image gc").unwrap();
     site.lab_mut().boot_hosts(1).unwrap();
-    let small = format!("mkdir -p {STATE} && mount -t tmpfs -o size={DISK},mode=0755 small {STATE}");
+    let small =
+        format!("mkdir -p {STATE} && mount -t tmpfs -o size={DISK},mode=0755 small {STATE}");
     site.lab().host(0).sh(&small).unwrap();
     site.join(0, &[]).unwrap();
     site.file("fleet.toml", FLEET).unwrap();
@@ -106,7 +107,7 @@ fn versions_go_through_a_small_disk(site: &Deployment) -> Vec<String> {
     wait_until("the agent to have told what it removed", PATIENCE, told).unwrap();
     let events = site.shoal(&["events"]).unwrap().ok().unwrap();
     let first = events.lines().find(|line| line.contains("removed image")).unwrap();
-    for word in ["of app", "57 MiB", "its room is needed"] {
+    for word in ["of app", "58 MiB", "its room is needed"] {
         assert!(first.contains(word), "{word:?} is not in: {first}");
     }
     let shown = site.json(&["host", "show", "h1"]).unwrap();
@@ -133,13 +134,16 @@ fn an_image_that_is_removed_by_hand_comes_again(site: &Deployment, digest: &Stri
     host.sh(&format!("rm {IMAGES}/{digest}.squashfs")).unwrap();
     let is_back = || Ok(staged(host).contains(digest));
     wait_until("the image to be there again", PATIENCE, is_back).unwrap();
+    // What differed would be put right by the time that the agent has taken two more wishes.
+    for wish in ["pause", "unpause"] {
+        site.shoal(&[wish, "shop/web"]).unwrap().ok().unwrap();
+        let seen = || {
+            let shown = site.json(&["host", "show", "h1"])?;
+            Ok(shown["observed_generation"] == shown["generation"])
+        };
+        wait_until("the agent to have seen it", PATIENCE, seen).unwrap();
+    }
     site.shoal(&["status", "shop"]).unwrap().ok().unwrap();
-    // A few looks later nothing has been stopped either.
-    let generation = site.json(&["host", "show", "h1"]).unwrap()["generation"].clone();
-    host.sh("systemctl restart shoal-agent").unwrap();
-    let seen = || Ok(site.json(&["host", "show", "h1"])?["observed_generation"] == generation);
-    wait_until("the new agent to have looked", PATIENCE, seen).unwrap();
-    site.wait_online("h1").unwrap();
     assert_eq!(site.container(0, "shop-web").unwrap(), leader, "what ran was disturbed");
 }
 
