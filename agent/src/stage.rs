@@ -4,7 +4,7 @@
 //! share of memory and link. [`Source`] is the seam behind which images come from: the
 //! controller's plain stream for now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,6 +95,14 @@ impl Stager {
     /// Tries at once what has failed: there is room now.
     pub fn retry(&self) {
         self.retry.notify_one();
+    }
+
+    /// The images that are on their way at this moment.
+    #[must_use]
+    pub fn under_way(&self) -> BTreeSet<Digest> {
+        let going = |transfer: &Transfer| matches!(transfer, Transfer::Going { .. });
+        let transfers = self.transfers().into_iter();
+        transfers.filter(|(_, transfer)| going(transfer)).map(|(digest, _)| digest).collect()
     }
 
     /// How each transfer stands.

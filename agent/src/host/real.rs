@@ -13,7 +13,7 @@ use shoal_core::plan::{Action, Machine, Unit};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::status::RetainedData;
 use shoal_core::time::Timestamp;
-use shoal_image::{PartialError, Sha256Sum};
+use shoal_image::Sha256Sum;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -124,13 +124,10 @@ impl RealHost {
         discarded.await.expect("removing an image does not panic")
     }
 
-    /// Removes what arrived of an image, unless a transfer is about to end at this moment.
+    /// Removes what arrived of an image that is no longer to come.
     fn discard_partial(&self, digest: &Digest) -> Result<(), HostError> {
         let sum = Sha256Sum::new(*digest.as_bytes());
-        match shoal_image::discard_partial(&self.paths.images(), &sum) {
-            Ok(_) | Err(PartialError::Busy { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(shoal_image::discard_partial(&self.paths.images(), &sum).map(drop)?)
     }
 
     /// What a program that is run for a check gets: the environment of its instance.

@@ -224,6 +224,8 @@ impl<H: Host + 'static> Reconciler<H> {
         // What a fleet went back from may be asked for again.
         let mut kept_images = self.fallback.images();
         kept_images.extend(desired.instances.iter().map(|spec| spec.config.image.digest));
+        // What is on its way is let go before it is removed.
+        kept_images.extend(self.stager.under_way());
         let wanted = Wanted {
             spec,
             host: &self.about.name,
