@@ -27,6 +27,7 @@ pub mod secrets;
 pub mod sessions;
 pub mod stage;
 pub mod status;
+pub mod stock;
 pub mod upgrade;
 pub mod verified;
 pub mod version;

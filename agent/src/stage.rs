@@ -4,7 +4,7 @@
 //! share of memory and link. [`Source`] is the seam behind which images come from: the
 //! controller's plain stream for now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,6 +53,7 @@ pub trait Source: Send + Sync {
 pub struct Stager {
     wanted: Arc<watch::Sender<Vec<PinnedImage>>>,
     transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>>,
+    retry: Arc<Notify>,
 }
 
 impl Stager {
@@ -66,14 +67,15 @@ impl Stager {
     ) -> Self {
         let (wanted, receiver) = watch::channel(Vec::new());
         let transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>> = Arc::default();
-        let task = Task { source, dir, bell, transfers: transfers.clone() };
+        let retry = Arc::new(Notify::new());
+        let task = Task { source, dir, bell, transfers: transfers.clone(), retry: retry.clone() };
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {},
                 () = task.run(receiver) => {},
             }
         });
-        Self { wanted: Arc::new(wanted), transfers }
+        Self { wanted: Arc::new(wanted), transfers, retry }
     }
 
     /// Brings just these images from now on, in this order.
@@ -90,6 +92,19 @@ impl Stager {
         });
     }
 
+    /// Tries at once what has failed: there is room now.
+    pub fn retry(&self) {
+        self.retry.notify_one();
+    }
+
+    /// The images that are on their way at this moment.
+    #[must_use]
+    pub fn under_way(&self) -> BTreeSet<Digest> {
+        let going = |transfer: &Transfer| matches!(transfer, Transfer::Going { .. });
+        let transfers = self.transfers().into_iter();
+        transfers.filter(|(_, transfer)| going(transfer)).map(|(digest, _)| digest).collect()
+    }
+
     /// How each transfer stands.
     #[must_use]
     pub fn transfers(&self) -> BTreeMap<Digest, Transfer> {
@@ -98,7 +113,7 @@ impl Stager {
 }
 
 /// What transfers leave free on a disk of `total` bytes.
-fn reserve(total: u64) -> u64 {
+pub(crate) fn reserve(total: u64) -> u64 {
     (total / 20).clamp(RESERVE.0, RESERVE.1)
 }
 
@@ -152,6 +167,7 @@ struct Task {
     dir: PathBuf,
     bell: Arc<Notify>,
     transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>>,
+    retry: Arc<Notify>,
 }
 
 impl Task {
@@ -170,12 +186,13 @@ impl Task {
             let wait = async {
                 if failed { tokio::time::sleep(pause).await } else { std::future::pending().await }
             };
-            // Both can be dropped at any time: what is wanted is read anew.
+            // Each can be dropped at any time: what is wanted is read anew.
             tokio::select! {
                 changed = wanted.changed() => {
                     if changed.is_err() { return }
                     pause = PAUSES.0;
                 }
+                () = self.retry.notified(), if failed => pause = PAUSES.0,
                 () = wait => pause = (pause * 2).min(PAUSES.1),
             }
         }
@@ -331,6 +348,16 @@ mod tests {
         stager.want(&wanted(1));
         while told(&stager, &bell).await != Transfer::Failed("nothing here".into()) {}
         assert_eq!(source.0.load(Ordering::SeqCst), 1);
+
+        // Five times at once: with the pauses it would take half a minute.
+        let began = tokio::time::Instant::now();
+        for tries in 2..7 {
+            stager.retry();
+            while source.0.load(Ordering::SeqCst) < tries {
+                told(&stager, &bell).await;
+            }
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         stop.cancel();
     }
 

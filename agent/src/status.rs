@@ -80,6 +80,7 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         // Put in by whoever knows.
         agent: None,
         infra: infra(inputs),
+        image_bytes: inputs.observation.observed.stock.bytes(),
     }
 }
 

@@ -114,6 +114,24 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     if duration < Duration::from_millis(1) { Err(InvalidDuration) } else { Ok(duration) }
 }
 
+/// A text that says no age.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("write a number and a unit, such as 7d, 12h or 0s")]
+pub(crate) struct InvalidAge;
+
+/// An age: as a duration, with days besides, and also none.
+///
+/// # Errors
+/// Where it is neither.
+pub(crate) fn parse_age(text: &str) -> Result<Duration, InvalidAge> {
+    if let Some(days) = text.strip_suffix('d') {
+        let days: u32 = days.trim().parse().map_err(|_| InvalidAge)?;
+        return Ok(Duration::from_secs(u64::from(days) * 86_400));
+    }
+    let signed: jiff::SignedDuration = text.parse().map_err(|_| InvalidAge)?;
+    Duration::try_from(signed).map_err(|_| InvalidAge)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +181,16 @@ mod tests {
         }
         for bad in ["", "0s", "-5m", "10", "1 fortnight", "5d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ages() {
+        for (text, seconds) in [("7d", 604_800), ("0s", 0), ("0d", 0), ("1h 30m", 5400)] {
+            assert_eq!(parse_age(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "d", "-1d", "-5m", "10", "1.5d"] {
+            assert!(parse_age(bad).is_err(), "{bad}");
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod event;
 pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod image;
+pub(crate) mod image_prune;
 pub(crate) mod infra;
 pub(crate) mod instance;
 pub(crate) mod lock;

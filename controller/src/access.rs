@@ -93,6 +93,8 @@ const RULES: &[(&str, Needs)] = &[
     ("/shoal.v1.Images/List", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Images/Get", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Images/Remove", Needs::AtLeast(Role::Deployer)),
+    ("/shoal.v1.Images/SetPin", Needs::AtLeast(Role::Operator)),
+    ("/shoal.v1.Images/Prune", Needs::AtLeast(Role::Operator)),
     ("/shoal.v1.Hosts/CreateToken", Needs::AtLeast(Role::Operator)),
     ("/shoal.v1.Hosts/List", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Hosts/Get", Needs::AtLeast(Role::Viewer)),

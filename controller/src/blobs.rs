@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use shoal_core::image::Digest;
+use shoal_core::time::Timestamp;
 use shoal_image::{DirectoryError, ImageInfo, Partial, PartialError, Problem, Sha256Sum};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -63,6 +64,16 @@ enum Piece {
     End,
 }
 
+/// What is there of a push that was broken off, or goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokenOff {
+    pub digest: Digest,
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// When the last of them came.
+    pub written: Timestamp,
+}
+
 /// Why an image file can't be had, written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
@@ -83,6 +94,14 @@ pub enum BlobError {
     Open { path: PathBuf, source: std::io::Error },
     #[error("the task that works on image files has ended; see the controller's log")]
     Ended,
+}
+
+impl BlobError {
+    /// Whether only the room on the disk is missing.
+    #[must_use]
+    pub fn is_for_room(&self) -> bool {
+        matches!(self, Self::Transfer(PartialError::NoSpace { .. }))
+    }
 }
 
 impl From<BlobError> for Refusal {
@@ -206,6 +225,37 @@ impl Blobs {
     pub async fn remove(&self, claim: &Claim) -> Result<bool, BlobError> {
         let (dir, sum) = (self.dir.clone(), sum_of(&claim.digest));
         blocking(move || Ok(shoal_image::remove(&dir, &sum)?)).await
+    }
+
+    /// The beginnings of images that are there and that nobody goes on with at the moment.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub async fn broken_off(&self) -> Result<Vec<BrokenOff>, BlobError> {
+        let dir = self.dir.clone();
+        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        blocking(move || {
+            let partial = shoal_image::list(&dir)?.partial.into_iter();
+            // One that can't be looked at has just become whole, or was removed.
+            let found = partial.filter_map(|file| {
+                let written = std::fs::symlink_metadata(&file.path).ok()?.modified().ok()?;
+                let digest = Digest::from(<[u8; 32]>::from(file.sum));
+                Some(BrokenOff { digest, bytes: file.received, written: written.into() })
+            });
+            Ok(found.filter(|found| !claimed.contains(&found.digest)).collect())
+        })
+        .await
+    }
+
+    /// Removes the beginning of an image. `false` where it was not there, or someone goes on with
+    /// it.
+    ///
+    /// # Errors
+    /// The disk says no.
+    pub async fn discard(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let Ok(claim) = self.claim(digest) else { return Ok(false) };
+        let dir = self.dir.clone();
+        blocking(move || Ok(shoal_image::discard_partial(&dir, &sum_of(&claim.digest))?)).await
     }
 
     /// Removes every complete file that is not among `known`: what a crash left between a file

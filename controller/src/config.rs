@@ -52,6 +52,32 @@ pub struct Config {
     /// How much of everything there may be.
     #[serde(default)]
     pub limits: Limits,
+    /// How long images are kept.
+    #[serde(default)]
+    pub images: Kept,
+}
+
+/// How long images are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Kept {
+    /// Days after which an image that nothing needs is removed; 0: never by itself.
+    pub prune_after_days: u32,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { prune_after_days: 7 }
+    }
+}
+
+impl Kept {
+    /// How long an image that nothing needs is kept; `None`: until someone removes it.
+    #[must_use]
+    pub fn kept(&self) -> Option<Duration> {
+        let days = u64::from(self.prune_after_days);
+        (days > 0).then(|| Duration::from_secs(days * 86_400))
+    }
 }
 
 /// How much of everything there may be at a time.
@@ -107,6 +133,7 @@ impl Config {
             heartbeat_ms: heartbeat_ms(),
             agent_certificate_seconds: agent_certificate_seconds(),
             limits: Limits::default(),
+            images: Kept::default(),
         }
     }
 
@@ -148,7 +175,7 @@ impl Config {
     /// Never: every value of this type is TOML.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let body = toml::to_string(self).expect("numbers, texts and one table are TOML");
+        let body = toml::to_string(self).expect("numbers, texts and tables are TOML");
         format!("# Made by `shoal-controller init`. Restart the controller after a change.\n{body}")
     }
 
@@ -185,6 +212,9 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:7443");
         assert_eq!(config.enrol_listen.to_string(), "0.0.0.0:7444");
         assert_eq!((config.heartbeat_ms, config.limits.sessions_per_host), (5000, 2));
+        assert_eq!(config.images.kept(), Some(Duration::from_secs(7 * 86_400)));
+        let never = "id = 'c1'\naddresses = ['h']\n[images]\nprune-after-days = 0";
+        assert_eq!(read(never).unwrap().images.kept(), None);
     }
 
     #[test]

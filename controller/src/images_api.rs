@@ -3,6 +3,8 @@
 //! An image is a file in [`Blobs`] and a record in the store, the record last: what has one is
 //! whole, verified and a squashfs. Tags are records of their own and move freely.
 //!
+//! What nothing needs is pruned after a while ([`prune`]), unless it is pinned ([`pin`]).
+//!
 //! Removing is refused while an instance uses the image, on a host or in the newest revision of a
 //! fleet, and says by whom. `NAME:TAG` takes the tag away; where it was the image's last, the
 //! image goes with it, and so that is refused while the image is in use. A digest takes the image
@@ -11,6 +13,8 @@
 //! Deliberately absent: sending images to agents, and deciding which host needs which.
 
 mod name;
+mod pin;
+pub mod prune;
 mod push;
 mod removal;
 #[cfg(test)]
@@ -26,7 +30,8 @@ use shoal_proto::convert;
 use shoal_proto::v1::store::{ImageRecord, TagRecord};
 use shoal_proto::v1::{
     BeginPushRequest, BeginPushResponse, GetImageRequest, GetImageResponse, ListImagesRequest,
-    ListImagesResponse, PushRequest, PushResponse, RemoveImageRequest, RemoveImageResponse,
+    ListImagesResponse, PruneImagesRequest, PruneImagesResponse, PushRequest, PushResponse,
+    RemoveImageRequest, RemoveImageResponse, SetImagePinRequest, SetImagePinResponse,
     SetTagRequest, SetTagResponse, images_server,
 };
 use tokio_util::sync::CancellationToken;
@@ -251,5 +256,23 @@ impl images_server::Images for Images {
         let who = access::caller(&request)?.to_string();
         let removed = Self::remove(self, request.into_inner(), &who, clock::now()).await?;
         Ok(Response::new(removed))
+    }
+
+    async fn set_pin(
+        &self,
+        request: Request<SetImagePinRequest>,
+    ) -> Result<Response<SetImagePinResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let set = Self::set_pin(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(set))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<PruneImagesRequest>,
+    ) -> Result<Response<PruneImagesResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let pruned = Self::prune(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(pruned))
     }
 }

@@ -38,7 +38,7 @@ use crate::enrol::EnrolApi;
 use crate::events_api::EventsApi;
 use crate::fleets_api::Fleets;
 use crate::hosts_api::HostsApi;
-use crate::images_api::{self, Images};
+use crate::images_api::{self, Images, prune};
 use crate::instances_api::Instances;
 use crate::link::{LinkApi, desired};
 use crate::listener::{Connections, Limits, ListenError, Listener, Setup};
@@ -258,6 +258,7 @@ fn spawn_tasks(app: &Arc<App>, server: ReloadableIdentity) {
     let (records, live) = (app.records.clone(), app.live.clone());
     app.tasks.spawn(rollout_driver::run(records.clone(), live.clone(), app.shutdown.clone()));
     app.tasks.spawn(peers::run(records, live, app.shutdown.clone()));
+    app.tasks.spawn(prune::run(Arc::clone(app)));
     app.tasks.spawn(renew_server(Arc::clone(app), server));
 }
 

@@ -1,15 +1,16 @@
 //! A host: who it is, what it is like, and the whole of what it should run.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::agent_upgrade::AgentSpec;
-use crate::image::PinnedImage;
+use crate::image::{Digest, PinnedImage};
 use crate::infra::HostInfra;
 use crate::label::Labels;
-use crate::name::{HostId, HostName};
+use crate::name::{FleetName, HostId, HostName};
 use crate::peers::Peer;
 use crate::policy::Policy;
 use crate::spec::InstanceSpec;
@@ -126,9 +127,33 @@ pub struct HostSpec {
     /// Its infra.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infra: Option<HostInfra>,
+    /// What going back would need: not removed where it is there, and not fetched where it is not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<Keep>,
+}
+
+/// The images that one fleet had on a host in the revision that it would go back to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Keep {
+    /// Whose they are.
+    pub fleet: FleetName,
+    /// Which, ordered.
+    pub images: Vec<Digest>,
 }
 
 impl HostSpec {
+    /// This, keeping `images` for `fleet` and what others keep as before.
+    #[must_use]
+    pub fn keeping(mut self, fleet: &FleetName, images: BTreeSet<Digest>) -> Self {
+        self.keep.retain(|keep| keep.fleet != *fleet);
+        if !images.is_empty() {
+            let images = images.into_iter().collect();
+            self.keep.push(Keep { fleet: fleet.clone(), images });
+        }
+        self.keep.sort();
+        self
+    }
+
     /// `after`, which takes the place of this one, under a generation that the host takes too:
     /// it has `seen` newer ones than this where the store was restored from a backup.
     #[must_use]
@@ -220,5 +245,16 @@ mod tests {
             accept(Some(&old), &spec(3, vec![instance("a/b", 1)])),
             Err(SpecRefused::Differs { generation: 3 })
         );
+    }
+
+    #[test]
+    fn what_is_kept_is_each_fleets_own() {
+        let spec = HostSpec { generation: 3, ..HostSpec::default() };
+        let (shop, mail) = ("shop".parse().unwrap(), "mail".parse().unwrap());
+        let keeps = spec.clone().keeping(&shop, [[1; 32].into(), [2; 32].into()].into());
+        let both = keeps.clone().keeping(&mail, [[3; 32].into()].into());
+        assert_eq!(both.keep.iter().map(|keep| keep.images.len()).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(both.keeping(&mail, BTreeSet::new()), keeps);
+        assert_eq!(keeps.keeping(&shop, BTreeSet::new()), spec);
     }
 }

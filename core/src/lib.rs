@@ -14,6 +14,7 @@ pub mod event;
 pub mod fallback;
 pub mod fleet;
 pub mod fleetfile;
+pub mod gc;
 pub mod health;
 pub mod hooks;
 pub mod host;

@@ -30,6 +30,9 @@ pub struct HostStatus {
     /// Its infra, where it has one or is to have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infra: Option<infra::Status>,
+    /// Bytes of the disk that whole images have.
+    #[serde(default)]
+    pub image_bytes: u64,
 }
 
 /// Data volumes that an instance left behind.

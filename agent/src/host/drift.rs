@@ -17,7 +17,7 @@ use super::shelf::Shelf;
 use super::stamp::Remembered;
 use super::unit::UnitFiles;
 use super::unit::watch::{Seen, UnitWatch};
-use super::{Observation, mountinfo, names};
+use super::{Observation, mount, mountinfo, names};
 use crate::clock;
 use crate::files::FileError;
 use crate::paths::{Paths, text};
@@ -145,10 +145,13 @@ impl Look<'_> {
         let (changed, mut lost) = made.compare(self, &manifest);
         drift.extend(changed.into_iter().map(Drift::File));
         // What can't be started again just now is not stopped.
-        if let Some(file) = self.staged.get(&self.record.spec.config.image.digest) {
+        let digest = &self.record.spec.config.image.digest;
+        if let Some(file) = self.staged.get(digest) {
             lost.extend(made.gone(self, &manifest));
             drift.extend(lost.into_iter().map(Drift::Mount));
-            if manifest.image.is_some_and(|image| image != *file) {
+            // A file that was only removed, and came anew, is whole where it is still mounted.
+            let whole = || mount::mounted_file(self.paths, digest);
+            if manifest.image.is_some_and(|image| image != *file && whole() != Some(image)) {
                 drift.push(Drift::Image);
             }
         }
@@ -336,6 +339,18 @@ mod tests {
         let world = world();
         let other = FileId { inode: 3, ..FILE };
         assert_eq!(world.look(Unit::Active, other).drift, [Drift::Image]);
+    }
+
+    #[test]
+    fn an_image_that_was_removed_and_came_anew_is_none_while_it_is_mounted() {
+        let world = world();
+        let note = world.paths.mounted_file(&world.image);
+        fs::create_dir_all(note.parent().unwrap()).unwrap();
+        let other = FileId { inode: 3, ..FILE };
+        for (mounted, drift) in [(FILE, vec![]), (other, vec![Drift::Image])] {
+            fs::write(&note, serde_json::to_vec(&mounted).unwrap()).unwrap();
+            assert_eq!(world.look(Unit::Active, other).drift, drift);
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ use async_trait::async_trait;
 use shoal_core::hooks::{Mode, Ran};
 use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::MachineName;
+use shoal_core::name::{ImageName, MachineName};
 use shoal_core::plan::{Action, Observed};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::status::{LastExit, RetainedData};
@@ -72,6 +72,10 @@ pub trait Host: Send + Sync {
 
     /// Removes a secret that nothing names; says whether it still was so.
     async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError>;
+
+    /// Notes which images are needed now, with what they are of where that is known, so that it is
+    /// known later when each was needed last.
+    fn note_needed(&self, needed: &BTreeMap<Digest, Option<ImageName>>, now: Timestamp);
 
     /// One round of an instance's checks, each in the instance's own surroundings.
     async fn check(&self, probe: &probe::Probe) -> Result<(), String>;
@@ -160,6 +164,12 @@ pub enum HostError {
     /// The images' directory.
     #[error(transparent)]
     Images(#[from] shoal_image::DirectoryError),
+    /// The image files.
+    #[error(transparent)]
+    Stock(#[from] crate::stock::StockError),
+    /// A broken-off transfer.
+    #[error(transparent)]
+    Partial(#[from] shoal_image::PartialError),
     /// Another machine's record stands in the way.
     #[error("the record of {machine} can't be read, and nothing new is set up until it can: {why}")]
     Unreadable {

@@ -59,6 +59,12 @@ pub enum MountError {
         /// The image.
         digest: Digest,
     },
+    /// Someone uses it.
+    #[error("image {digest} has just been mounted, so its file stays")]
+    InUse {
+        /// The image.
+        digest: Digest,
+    },
     /// A directory.
     #[error(transparent)]
     File(#[from] FileError),
@@ -117,8 +123,9 @@ fn verify(paths: &Paths, digest: &Digest, file: &Path) -> Result<(), MountError>
     Ok(verified::note(&paths.images(), digest, Signature::of(&before), clock::now())?)
 }
 
-/// The file that an image's mount was made from; `None` where nobody noted it.
-fn mounted_file(paths: &Paths, digest: &Digest) -> Option<FileId> {
+/// The file that an image's mount was made from; `None` where nobody noted it, and where it was
+/// found to be damaged since.
+pub fn mounted_file(paths: &Paths, digest: &Digest) -> Option<FileId> {
     let note = read_if_there(&paths.mounted_file(digest)).ok().flatten()?;
     serde_json::from_slice(&note).ok()
 }
@@ -154,6 +161,20 @@ pub fn discard_image(paths: &Paths, digest: &Digest) -> Result<(), MountError> {
     let_go(&target)?;
     forget_mount(paths, digest)?;
     Ok(remove_file(&paths.images().join(format!("{digest}.squashfs")))?)
+}
+
+/// Removes the file of an image that nothing needs. One that is mounted after all stays.
+///
+/// # Errors
+/// Where it can't be removed.
+pub fn remove_unused_image(paths: &Paths, digest: &Digest) -> Result<(), MountError> {
+    make_private_dir(&paths.mounts())?;
+    let _lock = lock(&paths.mounts())?;
+    if is_mount_point(&paths.mount(digest))? {
+        return Err(MountError::InUse { digest: *digest });
+    }
+    forget_mount(paths, digest)?;
+    Ok(remove_file(&verified::path(&paths.images(), digest))?)
 }
 
 fn forget_mount(paths: &Paths, digest: &Digest) -> Result<(), FileError> {

@@ -1,6 +1,6 @@
 //! The real host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +8,12 @@ use async_trait::async_trait;
 use shoal_core::hooks::Failure;
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::Digest;
-use shoal_core::name::{HostName, MachineName};
+use shoal_core::name::{HostName, ImageName, MachineName};
 use shoal_core::plan::{Action, Machine, Unit};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::status::RetainedData;
+use shoal_core::time::Timestamp;
+use shoal_image::Sha256Sum;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -28,10 +30,12 @@ use super::{
     Details, Hook, Host, HostError, Observation, drift, hooks, insist, journal, mount, network,
     probe, room,
 };
+use crate::clock;
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
 use crate::secrets::Secrets;
+use crate::stock::ImageStock;
 use crate::verified::{self, Images};
 
 /// The host that the agent runs on.
@@ -48,6 +52,7 @@ pub struct RealHost {
     haste: Haste,
     drift: drift::Watch,
     images: Arc<Images>,
+    stock: ImageStock,
     secrets: Arc<Secrets>,
     infra: Infra,
 }
@@ -67,6 +72,7 @@ impl RealHost {
         let drift = drift::Watch::new(paths.clone(), unit_files.clone());
         let images = Arc::new(Images::new(paths.images()));
         let infra = Infra::new(paths.clone());
+        let stock = ImageStock::open(paths.images());
         let (reread, haste) = (Reread::new(paths.units_changed()), Haste::default());
         Self {
             paths,
@@ -80,6 +86,7 @@ impl RealHost {
             haste,
             drift,
             images,
+            stock,
             secrets,
             infra,
         }
@@ -111,10 +118,16 @@ impl RealHost {
         let (paths, digest) = (self.paths.clone(), *digest);
         // It waits for whoever is mounting an image.
         let discarded = tokio::task::spawn_blocking(move || -> Result<(), HostError> {
-            mount::discard_image(&paths, &digest)?;
+            mount::remove_unused_image(&paths, &digest)?;
             Ok(verified::forget_missing(&paths.images())?)
         });
         discarded.await.expect("removing an image does not panic")
+    }
+
+    /// Removes what arrived of an image that is no longer to come.
+    fn discard_partial(&self, digest: &Digest) -> Result<(), HostError> {
+        let sum = Sha256Sum::new(*digest.as_bytes());
+        Ok(shoal_image::discard_partial(&self.paths.images(), &sum).map(drop)?)
     }
 
     /// What a program that is run for a check gets: the environment of its instance.
@@ -221,6 +234,7 @@ impl Host for RealHost {
         let staged = self.images.staged()?;
         self.drift.note(&mut observation, &directories, &staged);
         observation.observed.images = staged.into_keys().collect();
+        observation.observed.stock = self.stock.look(clock::now())?;
         observation.problems.extend(self.images.problems());
         observation.observed.secrets = self.secrets.kept();
         observation.observed.unkept = self.secrets.unkept();
@@ -273,6 +287,7 @@ impl Host for RealHost {
             | Action::PutBack(_)
             | Action::Restore(_)
             | Action::Discard(_)
+            | Action::DiscardPartial(_)
             | Action::Record(_) => Ok(()),
         }
     }
@@ -295,6 +310,7 @@ impl Host for RealHost {
                 Ok(back.await.expect("putting data back does not panic")?)
             }
             Action::Discard(digest) => self.discard(digest).await,
+            Action::DiscardPartial(digest) => self.discard_partial(digest),
             Action::Record(version) => {
                 self.infra.record(version)?;
                 self.clear_remains(wanted).await;
@@ -314,6 +330,10 @@ impl Host for RealHost {
 
     async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError> {
         Ok(self.secrets.forget(secret)?)
+    }
+
+    fn note_needed(&self, needed: &BTreeMap<Digest, Option<ImageName>>, now: Timestamp) {
+        self.stock.note(needed, now);
     }
 
     async fn check(&self, wanted: &Probe) -> Result<(), String> {

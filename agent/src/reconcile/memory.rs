@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoal_core::hooks::Ran;
 use shoal_core::name::MachineName;
-use shoal_core::plan::{Action, Attempts, Plan, Step, Unit};
+use shoal_core::plan::{Action, Attempts, Plan, Unit};
 use shoal_core::time::Timestamp;
 
 use crate::host::Observation;
@@ -65,8 +65,9 @@ impl Memory {
     }
 
     /// Forgets what could not be done and is not to be done any more.
-    pub(super) fn keep_host_errors(&mut self, steps: &[Step]) {
-        self.host_errors.retain(|name, _| steps.iter().any(|step| step.action.name() == *name));
+    pub(super) fn keep_host_errors(&mut self, plan: &Plan) {
+        let planned = |name| plan.discard.iter().chain(&plan.host).any(|s| s.action.name() == name);
+        self.host_errors.retain(|name, _| planned(*name));
     }
 
     /// Notes which generation is wanted. What could not be done for another one is tried at once.

@@ -17,7 +17,7 @@ use shoal_core::fallback::{Seen, Way, WentBack};
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::infra::{Phase, is_infra};
 use shoal_core::name::{HostName, InstanceId, MachineName};
-use shoal_core::plan::{Action, Plan, Step, Unit, Wanted, plan};
+use shoal_core::plan::{Action, Plan, Step, Unit, Wanted, needed, plan};
 use shoal_core::spec::{InstanceSpec, RunState};
 use shoal_core::status::{Health, HostStatus, State, Verdict};
 use shoal_core::time::Timestamp;
@@ -163,10 +163,12 @@ impl<H: Host + 'static> Reconciler<H> {
             self.tidy(spec, &Step { action: Action::PutBack(revision), reason }).await;
             return self.tell_problems();
         }
-        let (steps, _) = self.plan(spec, &before);
+        let (steps, _) = self.plan(desired, spec, &before);
         self.memory.unstick(&steps);
+        self.make_room(spec, &steps).await;
         self.stager.want(&steps.stage);
-        let idle = steps.machines.is_empty() && steps.host.is_empty();
+        let rest = [&steps.discard, &steps.host];
+        let idle = steps.machines.is_empty() && rest.iter().all(|steps| steps.is_empty());
         self.carry_out(spec, &before, &steps).await;
         // Where nothing was done, what was seen before still holds.
         let after = if idle { Some(before) } else { self.observe(spec).await };
@@ -174,7 +176,7 @@ impl<H: Host + 'static> Reconciler<H> {
         self.note_failures(&after).await;
         self.tell_hooks(spec, &after);
         self.watch_health(spec, &after);
-        let (rest, again) = self.plan(spec, &after);
+        let (rest, again) = self.plan(desired, spec, &after);
         let settling = self.publish(desired, spec, &after, &rest);
         self.judge(desired, spec, &after, &rest);
         match (settling, self.fallback.is_trying()) {
@@ -210,9 +212,20 @@ impl<H: Host + 'static> Reconciler<H> {
         }
     }
 
-    fn plan(&self, spec: &HostSpec, observation: &Observation) -> (Plan, Duration) {
+    /// The plan, and how long to wait for the next; notes besides which images are needed.
+    fn plan(
+        &self,
+        desired: &HostSpec,
+        spec: &HostSpec,
+        observation: &Observation,
+    ) -> (Plan, Duration) {
         let now = clock::now();
         let ready = self.about.ready_elsewhere.borrow().clone();
+        // What a fleet went back from may be asked for again.
+        let mut kept_images = self.fallback.images();
+        kept_images.extend(desired.instances.iter().map(|spec| spec.config.image.digest));
+        // What is on its way is let go before it is removed.
+        kept_images.extend(self.stager.under_way());
         let wanted = Wanted {
             spec,
             host: &self.about.name,
@@ -221,10 +234,11 @@ impl<H: Host + 'static> Reconciler<H> {
             ready_elsewhere: ready.as_ref(),
             held: &self.memory.held(now),
             kept: &self.fallback.secrets(),
-            kept_images: &self.fallback.images(),
+            kept_images: &kept_images,
             at_once: self.at_once(),
         };
         let steps = plan(wanted, &observation.observed, now);
+        self.host.note_needed(&needed(wanted, &observation.observed), now);
         let mut machines = observation.observed.machines.values();
         let moving = machines.any(|m| matches!(m.unit, Unit::Activating | Unit::Deactivating));
         // Nobody rings when data is copied, or measured.
@@ -289,9 +303,19 @@ impl<H: Host + 'static> Reconciler<H> {
             }
             self.memory.outcome(&machine, error, now);
         }
-        self.memory.keep_host_errors(&plan.host);
+        self.memory.keep_host_errors(plan);
         for step in &plan.host {
             self.tidy(spec, step).await;
+        }
+    }
+
+    /// Removes image files that nothing needs; what lacked their room is fetched at once.
+    async fn make_room(&mut self, spec: &HostSpec, plan: &Plan) {
+        for step in &plan.discard {
+            self.tidy(spec, step).await;
+        }
+        if !plan.discard.is_empty() {
+            self.stager.retry();
         }
     }
 
@@ -314,8 +338,12 @@ impl<H: Host + 'static> Reconciler<H> {
             }
         };
         let error = taken.err().map(|error| crate::chain(&error));
-        if let Some(error) = &error {
-            warn!(step = action.name(), error, "a step for the host failed");
+        match (&error, action) {
+            (Some(error), _) => warn!(step = action.name(), error, "a step for the host failed"),
+            (None, Action::Discard(_) | Action::DiscardPartial(_)) => {
+                self.tell_of_host(format!("removed {reason}"));
+            }
+            (None, _) => {}
         }
         self.memory.host_outcome(action.name(), error);
     }
@@ -323,10 +351,14 @@ impl<H: Host + 'static> Reconciler<H> {
     /// Tells people what has been done to the host as a whole.
     fn tell_news(&self, observation: &mut Observation) {
         for message in std::mem::take(&mut observation.news) {
-            info!(message, "the host has changed");
-            let (at, kind) = (clock::now(), EventKind::Step);
-            self.events.record(Event { at, instance: None, kind, message });
+            self.tell_of_host(message);
         }
+    }
+
+    fn tell_of_host(&self, message: String) {
+        info!(message, "the host has changed");
+        let (at, kind) = (clock::now(), EventKind::Step);
+        self.events.record(Event { at, instance: None, kind, message });
     }
 
     fn tell_steps(&mut self, plan: &Plan, ids: &Ids) {

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use shoal_core::drift::Drift;
+use shoal_core::gc::{Stock, Stored};
 use shoal_core::image::Digest;
+use shoal_core::name::ImageName;
 use shoal_core::plan::{Applied, Machine, Observed};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceSpec;
@@ -23,6 +25,10 @@ struct State_ {
     machines: BTreeMap<MachineName, Machine>,
     leaders: BTreeMap<MachineName, u32>,
     images: BTreeSet<Digest>,
+    /// Bytes free beside them; each has 100.
+    free: u64,
+    /// When each was needed last, as was noted.
+    needed: BTreeMap<Digest, Timestamp>,
     secrets: BTreeSet<PinnedSecret>,
     /// Machines whose start fails.
     broken: BTreeSet<MachineName>,
@@ -55,11 +61,18 @@ impl Host for FakeHost {
     async fn observe(&self, _: &HostSpec) -> Result<Observation, HostError> {
         let mut state = self.0.lock().unwrap();
         let news = std::mem::take(&mut state.news);
+        let stored = |digest: &Digest| {
+            let needed = state.needed.get(digest).copied().unwrap_or_default();
+            (*digest, Stored { size: 100, name: Some("app".parse().unwrap()), needed })
+        };
+        let whole = state.images.iter().map(stored).collect();
+        let stock = Stock { whole, free: state.free, ..Stock::default() };
         let observed = Observed {
             infra: state.infra.clone(),
             snapshots: state.snapshots.clone(),
             machines: state.machines.clone(),
             images: state.images.clone(),
+            stock,
             secrets: state.secrets.clone(),
             ..Observed::default()
         };
@@ -127,6 +140,7 @@ impl Host for FakeHost {
             }
             Action::Discard(digest) => {
                 state.images.remove(digest);
+                state.free += 100;
                 Ok(())
             }
             other => panic!("{other:?}"),
@@ -139,6 +153,10 @@ impl Host for FakeHost {
 
     async fn forget(&self, secret: &PinnedSecret) -> Result<bool, HostError> {
         Ok(self.change(|state| state.secrets.remove(secret)))
+    }
+
+    fn note_needed(&self, needed: &BTreeMap<Digest, Option<ImageName>>, now: Timestamp) {
+        self.change(|state| state.needed.extend(needed.keys().map(|digest| (*digest, now))));
     }
 
     async fn check(&self, probe: &Probe) -> Result<(), String> {
@@ -645,4 +663,38 @@ async fn what_can_t_be_recorded_is_a_problem_until_it_can() {
     bench.bell.notify_one();
     let status = bench.until(|s| has(s, "1", Phase::Done)).await;
     assert_eq!(status.problems, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_make_room_for_the_one_that_is_to_come_and_what_is_needed_stays() {
+    let mut bench = bench();
+    let digest = |number: u8| Digest::from([number; 32]);
+    bench.host.change(|state| {
+        state.images = [1, 2, 3, 4].map(digest).into();
+        // The fourth was needed before the third.
+        let now = clock::now();
+        state.needed = [(digest(4), Timestamp(now.0 - 1000)), (digest(3), now)].into();
+        state.free = 5;
+    });
+    let one = vec![instance("web", 1, false)];
+    bench.want(1, one.clone());
+    bench.until(|status| ready(status, 1)).await;
+    let there = |bench: &Bench| bench.host.change(|state| state.images.clone());
+    let left = there(&bench);
+    assert!(!left.contains(&digest(2)), "nobody knows when it was needed");
+    assert_eq!(left.len(), 3);
+
+    // The next revision lacks its 10 bytes, of which 5 are free; going back would need the third.
+    bench.host.change(|state| state.free = 5);
+    let spec = HostSpec { generation: 2, instances: one, ..HostSpec::default() };
+    let mut spec = spec.keeping(&"f".parse().unwrap(), [digest(3)].into());
+    spec.stage = vec![instance("web", 9, false).config.image];
+    bench.desired.send_replace(Some(spec));
+    bench.until(|status| status.observed_generation == 2 && status.images.len() == 2).await;
+    assert_eq!(there(&bench), [1, 3].map(digest).into());
+    let since: Vec<_> = bench.events.next_batch().await.events;
+    let told = since.iter().filter(|event| event.message.starts_with("removed image")).count();
+    assert_eq!(told, 2, "{since:?}");
+    let needed = bench.host.change(|state| state.needed.clone());
+    assert!(needed.contains_key(&digest(9)) && needed.contains_key(&digest(1)));
 }

@@ -1,11 +1,13 @@
 //! `shoal image …`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Subcommand;
 use shoal_core::image::ImageRef;
 
 use crate::completion::values::Values;
+use crate::target::parse_age;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -34,6 +36,34 @@ pub(crate) enum ImageCommand {
         /// The name to give it
         #[arg(value_name = "NAME:TAG")]
         reference: ImageRef,
+    },
+    /// Keep an image from being removed, by a prune or by `rm`
+    Pin {
+        /// NAME:TAG, or the first digits of a digest
+        #[arg(value_name = "IMAGE", add = Values::Images)]
+        name: String,
+    },
+    /// Let an image be removed again
+    Unpin {
+        /// NAME:TAG, or the first digits of a digest
+        #[arg(value_name = "IMAGE", add = Values::Images)]
+        name: String,
+    },
+    /// Remove images from the controller that nothing has needed for a while
+    ///
+    /// An image is needed while it has a tag or a pin, a host has it or is to have it, or one of
+    /// the last five revisions of a fleet names it. Beginnings of pushes that nobody went on with
+    /// go, too.
+    Prune {
+        /// Say what would go, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// How long nothing must have needed them
+        #[arg(long, value_name = "AGE", value_parser = parse_age, default_value = "7d")]
+        older_than: Duration,
+        /// Also images that have tags and were pushed that long ago, with their tags
+        #[arg(long)]
+        all: bool,
     },
     /// Remove a name; with a digest, the image itself
     #[command(alias = "remove")]

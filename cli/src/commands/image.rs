@@ -4,7 +4,8 @@ use serde::Serialize;
 use shoal_core::image::ImageRef;
 use shoal_proto::convert::{Invalid, digest};
 use shoal_proto::v1::{
-    GetImageRequest, Image, ListImagesRequest, RemoveImageRequest, SetTagRequest,
+    GetImageRequest, Image, ListImagesRequest, PruneImagesRequest, RemoveImageRequest,
+    SetImagePinRequest, SetTagRequest,
 };
 
 use super::{Shell, push};
@@ -13,6 +14,7 @@ use crate::client::{Client, ReplyError};
 use crate::clock;
 use crate::exit::{Exit, Failure};
 use crate::view::image::{ImageView, ImagesView};
+use crate::view::image_prune::PrunedView;
 
 pub(super) async fn run(shell: &Shell, command: ImageCommand) -> Result<Exit, Failure> {
     match command {
@@ -21,6 +23,13 @@ pub(super) async fn run(shell: &Shell, command: ImageCommand) -> Result<Exit, Fa
         ImageCommand::Show { name } => show(shell, &shell.client().await?, &name).await?,
         ImageCommand::Tag { source, reference } => {
             tag(shell, &shell.client().await?, &source, &reference).await?;
+        }
+        ImageCommand::Pin { name } => pin(shell, &shell.client().await?, name, true).await?,
+        ImageCommand::Unpin { name } => pin(shell, &shell.client().await?, name, false).await?,
+        ImageCommand::Prune { dry_run, older_than, all } => {
+            let older_than_ms = u64::try_from(older_than.as_millis()).ok();
+            let request = PruneImagesRequest { older_than_ms, tagged: all, dry_run };
+            prune(shell, &shell.client().await?, request).await?;
         }
         ImageCommand::Rm { name } => remove(shell, &shell.client().await?, name).await?,
     }
@@ -110,6 +119,27 @@ async fn remove(shell: &Shell, client: &Client, name: String) -> Result<(), Fail
     };
     let view = RemovedView { name, file_removed: reply.file_removed };
     Ok(shell.console.result(said, &view)?)
+}
+
+async fn pin(shell: &Shell, client: &Client, name: String, pinned: bool) -> Result<(), Failure> {
+    let request = SetImagePinRequest { name: name.clone(), pinned };
+    let reply = client.images().set_pin(client.ask(request)).await;
+    let doing = if pinned { "pin" } else { "unpin" };
+    let reply = reply.map_err(client.refused(format!("{doing} image {name}")))?.into_inner();
+    let view = read(&name, require(&name, reply.image)?)?;
+    let said = match pinned {
+        true => format!("{name} ({}) stays until it is unpinned", view.short()),
+        false => format!("{name} ({}) goes when nothing needs it", view.short()),
+    };
+    Ok(shell.console.result(said, &view)?)
+}
+
+async fn prune(shell: &Shell, client: &Client, request: PruneImagesRequest) -> Result<(), Failure> {
+    let dry_run = request.dry_run;
+    let reply = client.images().prune(client.ask(request)).await;
+    let reply = reply.map_err(client.refused("prune images"))?.into_inner();
+    let view = PrunedView::read(reply, dry_run).map_err(ReplyError::about("pruned images"))?;
+    Ok(shell.console.result(view.text(clock::now(), shell.console.color()), &view)?)
 }
 
 /// An image, ready to be shown.

@@ -42,6 +42,8 @@ pub(crate) struct HostView {
     instances: usize,
     /// Digests of the images that are staged.
     images: Vec<String>,
+    /// Of the disk, that they have; 0 where the agent is too old to say.
+    image_bytes: u64,
     retained: Vec<RetainedView>,
     problems: Vec<String>,
     /// Absent where the host has none and is to have none.
@@ -217,6 +219,7 @@ impl TryFrom<v1::Host> for HostView {
             problems,
             agent: told,
             infra,
+            image_bytes,
         } = status.unwrap_or_default();
         let infra = infra.map(Status::try_from).transpose()?;
         let images = images.iter().map(|image| Ok(digest("images", image)?.to_string()));
@@ -233,6 +236,7 @@ impl TryFrom<v1::Host> for HostView {
             observed_generation,
             instances: instances.len(),
             images: images.collect::<Result<_, Invalid>>()?,
+            image_bytes,
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
             infra: infra.map(Into::into),
@@ -331,7 +335,7 @@ impl HostView {
         ]);
         fields.extend(self.infra.as_ref().map(|infra| ("Infra", infra.text(now))));
         fields.extend([
-            ("Images staged", self.images.len().to_string()),
+            ("Images staged", self.staged()),
             ("Retained data", self.retained()),
             ("Problems", self.problems.iter().map(|p| printable(p)).collect::<Vec<_>>().join("\n")),
         ]);
@@ -339,6 +343,14 @@ impl HostView {
             fields.extend(facts.fields());
         }
         details(&fields)
+    }
+
+    /// `3, 290.1 MiB`.
+    fn staged(&self) -> String {
+        match (self.images.len(), self.image_bytes) {
+            (count, 0) => count.to_string(),
+            (count, size) => format!("{count}, {}", bytes(size)),
+        }
     }
 
     fn retained(&self) -> String {

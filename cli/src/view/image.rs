@@ -29,6 +29,17 @@ pub(crate) struct ImageView {
     pushed_by: String,
     used_by: Vec<String>,
     staged_on: Vec<String>,
+    /// Absent where it is not pinned.
+    pin: Option<PinView>,
+    /// Since when nothing has needed it; absent where something does.
+    unneeded: Option<At>,
+}
+
+/// Who said that an image stays.
+#[derive(Debug, Serialize)]
+struct PinView {
+    by: String,
+    at: At,
 }
 
 impl TryFrom<v1::Image> for ImageView {
@@ -48,6 +59,8 @@ impl TryFrom<v1::Image> for ImageView {
             compression,
             used_by,
             staged_on,
+            pin,
+            unneeded_ms,
         } = wire;
         Ok(Self {
             digest: digest("digest", &name)?.to_string(),
@@ -62,6 +75,8 @@ impl TryFrom<v1::Image> for ImageView {
             pushed_by,
             used_by,
             staged_on,
+            pin: pin.map(|v1::ImagePin { by, at_ms }| PinView { by, at: At::new(at_ms) }),
+            unneeded: unneeded_ms.map(At::new),
         })
     }
 }
@@ -82,9 +97,10 @@ impl ImagesView {
             } else {
                 image.references.iter().map(String::as_str).collect()
             };
+            let pinned = if image.pin.is_some() { " (pinned)" } else { "" };
             for name in names {
                 table.row(vec![
-                    name.into(),
+                    format!("{name}{pinned}").into(),
                     image.short().into(),
                     bytes(image.size_bytes).into(),
                     image.os().into(),
@@ -120,7 +136,10 @@ impl ImageView {
             self.pushed.ago(now),
             short_identity(&self.pushed_by)
         );
-        details(&[
+        let when = |at: At| format!("{at} ({})", at.ago(now));
+        let pin = self.pin.as_ref();
+        let pin = pin.map(|pin| format!("by {} at {}", short_identity(&pin.by), when(pin.at)));
+        let mut fields = vec![
             ("Digest", self.digest.clone()),
             ("Names", self.references.join("\n")),
             ("Size", format!("{} ({} bytes)", bytes(self.size_bytes), self.size_bytes)),
@@ -130,6 +149,9 @@ impl ImageView {
             ("Pushed", pushed),
             ("Staged on", self.staged_on.join("\n")),
             ("Used by", self.used_by.join("\n")),
-        ])
+        ];
+        fields.extend(pin.map(|pin| ("Pinned", pin)));
+        fields.extend(self.unneeded.map(|at| ("Unneeded", format!("since {}", when(at)))));
+        details(&fields)
     }
 }

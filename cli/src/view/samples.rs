@@ -21,6 +21,8 @@ pub(crate) fn image(digit: u8, references: &[&str]) -> v1::Image {
         compression: "zstd".into(),
         used_by: references.iter().map(|_| "shop/main@h1".to_owned()).collect(),
         staged_on: vec!["h1".into(), "h2".into()],
+        pin: None,
+        unneeded_ms: None,
     }
 }
 
@@ -63,6 +65,7 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
             agent: None,
             infra: None,
+            image_bytes: 101_711_872,
         }),
         cordon: None,
         agent: None,

@@ -46,7 +46,10 @@ fn hosts() {
 
 #[test]
 fn images() {
-    let images = vec![samples::image(1, &["shop:1", "shop:latest"]), samples::image(2, &[])];
+    let pin = v1::ImagePin { by: "spiffe://example.org/user/ann".into(), at_ms: NOW - 3_600_000 };
+    let pinned = v1::Image { pin: Some(pin), ..samples::image(1, &["shop:1", "shop:latest"]) };
+    let unneeded_ms = Some(NOW - 7_200_000);
+    let images = vec![pinned, v1::Image { unneeded_ms, ..samples::image(2, &[]) }];
     let view = ImagesView::read(images.clone()).unwrap();
     insta::assert_snapshot!("images-table", view.table(now(), false));
     insta::assert_snapshot!("images-json", json(&view));

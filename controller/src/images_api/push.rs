@@ -87,7 +87,10 @@ impl Images {
         announced: &Announced,
         messages: impl Stream<Item = Result<PushRequest, Status>> + Unpin,
     ) -> Result<Claim, Refusal> {
-        let mut upload = self.blobs.receive(claim, announced.size).await?;
+        let mut upload = match self.blobs.receive(claim, announced.size).await {
+            Err(error) if error.is_for_room() => return Err(self.no_room(error).await),
+            received => received?,
+        };
         let taken = match check_offset(announced, upload.received()) {
             Ok(()) => copy(messages, &mut upload).await,
             Err(refusal) => Err(refusal),
@@ -98,6 +101,19 @@ impl Images {
                 upload.stop().await;
                 Err(refusal)
             }
+        }
+    }
+
+    /// Why there is no room, and what could make some.
+    pub(super) async fn no_room(&self, error: BlobError) -> Refusal {
+        let refusal = Refusal::from(error);
+        match self.prunable(clock::now()).await {
+            Ok(bytes) if bytes > 0 => Refusal::Exhausted(format!(
+                "{refusal}; {} MiB of images are needed by nothing, and `shoal image prune \
+                 --older-than 0s --dry-run` lists them",
+                bytes.div_ceil(1 << 20)
+            )),
+            _ => refusal,
         }
     }
 
@@ -231,5 +247,7 @@ fn image_record(announced: &Announced, info: ImageInfo, who: &str) -> ImageRecor
         pushed_ms: clock::now().0,
         pushed_by: who.to_owned(),
         compression: superblock.compressor.to_string(),
+        pin: None,
+        unneeded_ms: None,
     }
 }

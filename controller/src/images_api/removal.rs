@@ -9,6 +9,7 @@ use shoal_proto::v1::store::TagRecord;
 use shoal_proto::v1::{RemoveImageRequest, RemoveImageResponse};
 
 use super::name::Found;
+use super::pin::check_unpinned;
 use super::{ATTEMPTS, Images, contended};
 use crate::fleets_api::world::record_digest;
 use crate::refusal::Refusal;
@@ -42,6 +43,7 @@ impl Images {
             let going = self.going(&found, &digest).await?;
             let file_removed = matches!(going, Going::Image(_));
             if file_removed {
+                check_unpinned(&found.image)?;
                 self.check_unused(&digest).await?;
             }
             let batch = batch(&found, going, &name, who, now)?;

@@ -11,6 +11,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::*;
 use crate::fleets_api::tests_support::{ADA, Lab, NOON};
 
+mod prune;
+
 /// A controller's images, and a real image.
 struct Store {
     lab: Lab,

@@ -67,6 +67,8 @@ impl Views {
             pushed_ms,
             pushed_by,
             compression,
+            pin,
+            unneeded_ms,
         } = stored.record.clone();
         let users = self.users.get(&digest).into_iter().flatten();
         let users: BTreeSet<String> = users.map(|(id, host)| user(id, host, &self.names)).collect();
@@ -84,6 +86,8 @@ impl Views {
             compression,
             used_by: users.into_iter().collect(),
             staged_on: staged.cloned().collect(),
+            pin,
+            unneeded_ms,
         })
     }
 }
@@ -96,7 +100,9 @@ pub(super) fn user(id: &InstanceId, host: &HostId, names: &BTreeMap<HostId, Host
 }
 
 /// The tags of each image, `NAME:TAG`, ordered.
-async fn references(records: &Records) -> Result<BTreeMap<Digest, Vec<String>>, Refusal> {
+pub(super) async fn references(
+    records: &Records,
+) -> Result<BTreeMap<Digest, Vec<String>>, Refusal> {
     let mut references: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
     for tag in records.list::<TagRecord>().await?.records {
         let damaged = |problem: &str| inventory::damaged::<TagRecord>(&tag.id, problem);

@@ -1,11 +1,13 @@
 //! Images that hosts were asked for ahead of a change, and that no unfinished rollout needs any
-//! more: it went back, was ended, or a newer one took its place.
+//! more: it went back, was ended, or a newer one took its place. Images, too, that hosts keep for
+//! fleets whose newest revision is no longer theirs to go back from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::host::HostSpec;
 use shoal_core::image::Digest;
-use shoal_core::name::HostId;
+use shoal_core::name::{FleetName, HostId};
+use shoal_proto::v1;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
 
 use crate::inventory;
@@ -21,22 +23,32 @@ use crate::store::{Batch, CommitError, Records};
 /// The store fails, or a record in it is damaged.
 pub(super) async fn remove(records: &Records, live: &Live) -> Result<bool, Refusal> {
     let listed = records.list::<HostSpecRecord>().await?.records.into_iter();
-    let staged = listed.filter(|stored| stored.record.spec.iter().any(|s| !s.stage.is_empty()));
-    let staged: Vec<_> = staged.collect();
-    if staged.is_empty() {
+    let may_have = |spec: &v1::HostSpec| !spec.stage.is_empty() || !spec.keep.is_empty();
+    let listed: Vec<_> = listed.filter(|s| s.record.spec.as_ref().is_some_and(may_have)).collect();
+    let mut specs = Vec::with_capacity(listed.len());
+    for stored in listed {
+        let (host, spec) = (inventory::host_id(&stored.id)?, inventory::spec(&stored)?);
+        if !spec.stage.is_empty() || spec.keep.iter().any(|keep| !runs(&spec, &keep.fleet)) {
+            specs.push((stored, host, spec));
+        }
+    }
+    if specs.is_empty() {
         return Ok(true);
     }
-    let needed = needed(records).await?;
+    let needed = Needed::load(records).await?;
     let mut all = true;
-    for stored in staged {
-        let (host, before) = (inventory::host_id(&stored.id)?, inventory::spec(&stored)?);
-        let needed = needed.get(&host);
-        let mut stage = before.stage.clone();
-        stage.retain(|image| needed.is_some_and(|needed| needed.contains(&image.digest)));
-        if stage == before.stage {
+    for (stored, host, before) in specs {
+        let (mut stage, mut keep) = (before.stage.clone(), before.keep.clone());
+        let waits = needed.stage.get(&host);
+        stage.retain(|image| waits.is_some_and(|waits| waits.contains(&image.digest)));
+        keep.retain(|keep| {
+            runs(&before, &keep.fleet)
+                || needed.fleets.contains(&(keep.fleet.clone(), host.clone()))
+        });
+        if stage == before.stage && keep == before.keep {
             continue;
         }
-        let after = HostSpec { generation: before.generation + 1, stage, ..before.clone() };
+        let after = HostSpec { generation: before.generation + 1, stage, keep, ..before.clone() };
         let seen = live.status(&host).map_or(0, |status| status.observed_generation);
         let after = before.followed_by(after, seen);
         let mut batch = Batch::new();
@@ -54,23 +66,40 @@ pub(super) async fn remove(records: &Records, live: &Live) -> Result<bool, Refus
     Ok(all)
 }
 
-/// What unfinished rollouts have asked hosts for, and have yet to use.
-async fn needed(records: &Records) -> Result<BTreeMap<HostId, BTreeSet<Digest>>, Refusal> {
-    let mut needed: BTreeMap<HostId, BTreeSet<Digest>> = BTreeMap::new();
-    for fleet in records.list::<FleetRecord>().await?.records {
-        let number = fleet.record.revision;
-        // No other rollout of a fleet than its newest is unfinished.
-        let rollout = inventory::rollout(records, &revision_id(&fleet.id, number)).await?;
-        if rollout.state.is_final() {
-            continue;
+/// Whether the host has instances of `fleet`. Then what it keeps for it changes with them.
+fn runs(spec: &HostSpec, fleet: &FleetName) -> bool {
+    spec.instances.iter().any(|instance| instance.id.fleet == *fleet)
+}
+
+/// What the newest rollouts of all fleets need of hosts besides what runs there.
+#[derive(Debug, Default)]
+struct Needed {
+    /// Images that unfinished ones have asked hosts for, and have yet to use.
+    stage: BTreeMap<HostId, BTreeSet<Digest>>,
+    /// The hosts of each: where the fleet may go back from it.
+    fleets: BTreeSet<(FleetName, HostId)>,
+}
+
+impl Needed {
+    async fn load(records: &Records) -> Result<Self, Refusal> {
+        let mut needed = Self::default();
+        for fleet in records.list::<FleetRecord>().await?.records {
+            let number = fleet.record.revision;
+            // No other rollout of a fleet than its newest is unfinished.
+            let rollout = inventory::rollout(records, &revision_id(&fleet.id, number)).await?;
+            let hosts = rollout.hosts.keys();
+            needed.fleets.extend(hosts.map(|host| (rollout.fleet.clone(), host.clone())));
+            if rollout.state.is_final() {
+                continue;
+            }
+            let revision = inventory::revision(records, &fleet.id, number).await?;
+            let waiting = rollout.hosts.iter().filter(|(_, h)| h.generation.is_none());
+            for (host, _) in waiting {
+                let images = revision.hosts.get(host).into_iter().flat_map(|there| there.values());
+                let there = needed.stage.entry(host.clone()).or_default();
+                there.extend(images.map(|config| config.image.digest));
+            }
         }
-        let revision = inventory::revision(records, &fleet.id, number).await?;
-        let waiting = rollout.hosts.iter().filter(|(_, h)| h.generation.is_none());
-        for (host, _) in waiting {
-            let images = revision.hosts.get(host).into_iter().flat_map(|there| there.values());
-            let there = needed.entry(host.clone()).or_default();
-            there.extend(images.map(|config| config.image.digest));
-        }
+        Ok(needed)
     }
-    Ok(needed)
 }

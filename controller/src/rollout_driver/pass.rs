@@ -266,6 +266,7 @@ impl<'a> Pass<'a> {
             let host = host_of(&action).clone();
             let spec = specs.get(&host).cloned().unwrap_or_default();
             let after = self.changed(&action, &spec).await?;
+            let after = after.keeping(&self.rollout.fleet, self.kept(&host).await?);
             tellings.push(Telling { before: stored.remove(&host), action, host, spec, after });
         }
         for telling in &tellings {
@@ -319,6 +320,16 @@ impl<'a> Pass<'a> {
             after.instances.iter().map(|instance| instance.config.image.digest).collect();
         after.stage.retain(|image| !used.contains(&image.digest));
         Ok(after)
+    }
+
+    /// The images of the revision that the fleet goes back to, now or by an undo, on `host`. Those
+    /// of revisions before are let go with the first word of this one: they may be what makes
+    /// room for it.
+    async fn kept(&self, host: &HostId) -> Result<BTreeSet<Digest>, Refusal> {
+        let Some(number) = self.rollout.back_to else { return Ok(BTreeSet::new()) };
+        let before = self.driver.revision(self.rollout.fleet.as_str(), number).await?;
+        let configs = before.hosts.get(host).into_iter().flat_map(|there| there.values());
+        Ok(configs.map(|config| config.image.digest).collect())
     }
 
     /// The infra that a host is to have under `revision`, once `action` is done.

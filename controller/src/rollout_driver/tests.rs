@@ -757,6 +757,58 @@ async fn what_was_staged_for_nothing_is_not_wanted_any_more() {
     assert_eq!(at(&lab, 1).await, SIX, "nothing else was changed");
 }
 
+/// The images of a host's desired state that are to be kept.
+async fn kept(lab: &Lab, host: &str) -> Vec<u8> {
+    let keep = lab.spec(host).await.keep.into_iter();
+    keep.flat_map(|keep| keep.images).map(|image| image.as_bytes()[0]).collect()
+}
+
+#[tokio::test]
+async fn hosts_keep_what_going_back_needs_and_not_for_ever() {
+    let (lab, agents) = six(ALL).await;
+    let agents: Vec<&Agent> = agents.iter().collect();
+    assert_eq!(kept(&lab, "h1").await, [0; 0]);
+    lab.apply("shop", &[("main", "app:2", "*")]).await.unwrap();
+    lab.advance("shop", 2, NOON).await;
+    assert_eq!(lab.spec("h1").await.instances[0].revision, 1, "images come first");
+    assert_eq!(kept(&lab, "h1").await, [1], "from the first word on");
+    assert_eq!(kept(&lab, "h2").await, [0; 0], "each host with its own");
+    assert!(lab.settle("shop", 2, &agents, NOON).await);
+    for host in SIX {
+        assert_eq!(kept(&lab, host).await, [1], "{host}");
+    }
+    let before = lab.spec("h1").await;
+    assert!(leftovers::remove(&lab.records, &lab.live).await.unwrap());
+    lab.advance("shop", 2, NOON).await;
+    assert_eq!(lab.spec("h1").await, before, "nothing is told for nothing");
+
+    lab.apply("shop", &[("main", "app:2", "h1")]).await.unwrap();
+    assert!(lab.settle("shop", 3, &agents, NOON).await);
+    assert!(leftovers::remove(&lab.records, &lab.live).await.unwrap());
+    assert!(lab.spec("h6").await.instances.is_empty());
+    assert_eq!(kept(&lab, "h6").await, [2], "an undo would bring it back");
+    lab.apply("shop", &[("main", "app:3", "h1")]).await.unwrap();
+    assert!(lab.settle("shop", 4, &agents, NOON).await);
+    assert!(leftovers::remove(&lab.records, &lab.live).await.unwrap());
+    assert_eq!(kept(&lab, "h6").await, [0; 0], "no undo leads there now");
+    assert_eq!(kept(&lab, "h1").await, [2]);
+}
+
+/// A host that went back has what it went back to, and keeps that.
+#[tokio::test]
+async fn a_host_that_goes_back_is_told_the_same_to_keep() {
+    let (lab, agents) = six(ALL).await;
+    lab.apply("shop", &[("main", "app:2", "*")]).await.unwrap();
+    let mut seconds = 0;
+    while !lab.advance("shop", 2, later(seconds)).await {
+        report(&lab, &agents, &SIX, 2).await;
+        seconds += 5;
+        assert!(seconds < 900, "it never ends");
+    }
+    let spec = lab.spec("h1").await;
+    assert_eq!((spec.instances[0].revision, kept(&lab, "h1").await), (1, vec![1]));
+}
+
 #[tokio::test]
 async fn what_an_operator_stopped_stays_stopped_through_a_revision() {
     let lab = Lab::new().await;

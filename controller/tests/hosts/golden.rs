@@ -87,8 +87,7 @@ fn of_hosts() -> [String; 6] {
         images: vec![vec![7; 2].into()],
         retained: vec![v1::RetainedData { machine: "f-i".into(), volumes: vec!["v".into()] }],
         problems: vec!["p".into()],
-        agent: None,
-        infra: None,
+        ..v1::HostStatus::default()
     };
     let used = TokenUse {
         key_sha256: vec![1].into(),
@@ -125,6 +124,7 @@ fn of_fleets() -> [String; 5] {
         pushed_ms: 1,
         pushed_by: "ann".into(),
         compression: "zstd".into(),
+        ..ImageRecord::default()
     };
     let declared = v1::DeclaredInstance {
         image: "a:1".into(),
@@ -503,6 +503,20 @@ fn of_recreations() -> [String; 2] {
     [written("h6", &HostSpecRecord { spec: Some(spec) }), written("f/6", &revision)]
 }
 
+/// What keeping and pruning images added.
+fn of_kept_images() -> [String; 3] {
+    let keep = vec![v1::KeptImages { fleet: "f".into(), digests: vec![vec![7].into()] }];
+    let spec = v1::HostSpec { generation: 1, keep, ..v1::HostSpec::default() };
+    let status = v1::HostStatus { image_bytes: 5, ..v1::HostStatus::default() };
+    let pin = Some(v1::ImagePin { by: "ann".into(), at_ms: 3 });
+    let image = ImageRecord { pin, unneeded_ms: Some(4), ..ImageRecord::default() };
+    [
+        written("h8", &HostSpecRecord { spec: Some(spec) }),
+        written("h8", &HostStatusRecord { status: Some(status) }),
+        written("02", &image),
+    ]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -516,6 +530,7 @@ fn records_are_written_as_ever() {
         .chain(of_agents())
         .chain(of_recreations())
         .chain(of_an_infra())
+        .chain(of_kept_images())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

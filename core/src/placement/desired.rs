@@ -168,6 +168,7 @@ mod tests {
             stage: vec![],
             agent: None,
             infra: None,
+            keep: vec![],
         };
         let after = with_fleet(&spec, &fleet, 1, &BTreeMap::new(), &[peer("shop/new")], None, None);
         assert_eq!(
@@ -222,6 +223,7 @@ mod tests {
             stage: vec![],
             agent: None,
             infra: None,
+            keep: vec![],
             instances: vec![before, instance("other/x", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 2).config)].into();
@@ -256,6 +258,7 @@ mod tests {
             stage: vec![],
             agent: None,
             infra: None,
+            keep: vec![],
             instances: vec![instance("shop/main", 1)],
         };
         let configs = [("main".parse().unwrap(), instance("shop/main", 1).config)].into();
@@ -270,6 +273,7 @@ mod tests {
             stage: vec![],
             agent: None,
             infra: None,
+            keep: vec![],
             instances: ["keep", "gone", "new-image", "reorder"]
                 .map(|name| instance(&format!("shop/{name}"), 1))
                 .into(),

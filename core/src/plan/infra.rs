@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 
 use super::gate::Gate;
 use super::{Action, Machine, Observed, Plan, Step, Wanted, step};
-use crate::image::Digest;
 use crate::infra::{HostInfra, Phase, is_infra};
 use crate::name::{InfraVersion, MachineName};
 use crate::spec::{InstanceSpec, RunState};
@@ -108,13 +107,12 @@ impl<'a> Upgrade<'a> {
     }
 
     /// What is done to the host as a whole.
-    pub(super) fn finish(&self, wanted: Wanted<'_>, observed: &Observed, plan: &mut Plan) {
+    pub(super) fn finish(&self, plan: &mut Plan) {
         let Some(infra) = self.infra else { return };
         if self.phase == Phase::Data {
             plan.host.extend(self.data.clone());
         }
         if self.phase == Phase::Starting && self.waits.is_none() {
-            plan.host.extend(unused_images(wanted, observed));
             let why = "every gate has passed";
             plan.host.push(step(Action::Record(infra.version.clone()), why));
         }
@@ -296,21 +294,6 @@ fn unwanted<'o>(
     observed.machines.iter().filter(move |(machine, _)| {
         !known.contains(*machine) && !observed.unreadable.contains_key(*machine)
     })
-}
-
-/// Images that nothing here needs, nor would if it went back.
-fn unused_images(wanted: Wanted<'_>, observed: &Observed) -> Vec<Step> {
-    if !observed.unreadable.is_empty() {
-        return vec![];
-    }
-    let applied = observed.machines.values().filter_map(|m| m.applied.as_ref());
-    let mut used: BTreeSet<Digest> = applied.map(|a| a.config.image.digest).collect();
-    used.extend(wanted.spec.instances.iter().map(|spec| spec.config.image.digest));
-    used.extend(wanted.spec.stage.iter().map(|image| image.digest));
-    used.extend(wanted.kept_images);
-    used.extend(&observed.mounts);
-    let unused = observed.images.difference(&used);
-    unused.map(|digest| step(Action::Discard(*digest), "no instance needs it any more")).collect()
 }
 
 fn listed(machines: &BTreeSet<MachineName>) -> String {

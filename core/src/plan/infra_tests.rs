@@ -57,7 +57,7 @@ fn walk(spec: &HostSpec, observed: &mut Observed) -> Vec<String> {
             format!("{machine} {}", steps.join(" "))
         };
         let mut said: Vec<String> = plan.machines.iter().map(of_machine).collect();
-        let host = plan.stage.iter().chain(&plan.host);
+        let host = plan.discard.iter().chain(&plan.stage).chain(&plan.host);
         said.extend(host.map(|s| s.action.name().to_owned()));
         lines.push(format!("{}: {}", plan.infra.0, said.join(", ")));
         carry_out(&plan, observed);
@@ -372,8 +372,8 @@ fn cut(plan: &Plan, mut most: usize) -> Plan {
         taken
     };
     let machines = plan.machines.iter().map(|(m, steps)| (m.clone(), first(steps))).collect();
-    let (stage, host) = (first(&plan.stage), first(&plan.host));
-    Plan { machines, stage, host, ..Plan::default() }
+    let (discard, stage, host) = (first(&plan.discard), first(&plan.stage), first(&plan.host));
+    Plan { machines, discard, stage, host, ..Plan::default() }
 }
 
 proptest! {

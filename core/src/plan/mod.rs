@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::agent_upgrade::AgentStatus;
 use crate::drift::Drift;
+use crate::gc::Stock;
 use crate::host::{HostFacts, HostSpec};
 use crate::image::{Digest, PinnedImage};
 use crate::infra::{Phase, Recorded};
@@ -24,12 +25,14 @@ use crate::spec::{InstanceConfig, InstanceSpec, UnitName};
 use crate::time::Timestamp;
 
 mod gate;
+mod images;
 mod infra;
 mod instance;
 
 use gate::Gate;
 use infra::Upgrade;
 
+pub use images::needed;
 pub use infra::data_step;
 
 /// What is on a host, as one observation found it.
@@ -44,6 +47,8 @@ pub struct Observed {
     pub images: BTreeSet<Digest>,
     /// Images that are mounted.
     pub mounts: BTreeSet<Digest>,
+    /// What image files take of the disk, and when each was needed last.
+    pub stock: Stock,
     /// Secrets whose values are kept here.
     pub secrets: BTreeSet<PinnedSecret>,
     /// Why others, which were sent, are not.
@@ -223,8 +228,10 @@ pub enum Action {
     PutBack(u64),
     /// Begin to bring data volumes from a backup.
     Restore(BackupName),
-    /// Remove the file of an image.
+    /// Remove the file of an image that nothing needs.
     Discard(Digest),
+    /// Remove what arrived of an image that is no longer to come.
+    DiscardPartial(Digest),
     /// Write down that the host has this infra version.
     Record(InfraVersion),
 }
@@ -252,6 +259,7 @@ impl Action {
             Self::PutBack(_) => "put back",
             Self::Restore(_) => "restore",
             Self::Discard(_) => "discard",
+            Self::DiscardPartial(_) => "discard partial",
             Self::Record(_) => "record",
         }
     }
@@ -271,6 +279,8 @@ pub struct Step {
 pub struct Plan {
     /// Steps by machine; those of one machine in order, of different ones in any order.
     pub machines: BTreeMap<MachineName, Vec<Step>>,
+    /// Image files to remove, which may be what makes room for those to bring. Before all others.
+    pub discard: Vec<Step>,
     /// Images to bring onto the host.
     pub stage: Vec<Step>,
     /// Steps that belong to no machine, after all others.
@@ -293,7 +303,8 @@ impl Plan {
     /// Whether there is nothing to do now.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.machines.is_empty() && self.stage.is_empty() && self.host.is_empty()
+        let rest = [&self.discard, &self.stage, &self.host];
+        self.machines.is_empty() && rest.iter().all(|steps| steps.is_empty())
     }
 
     /// Leaves out what is not to be taken yet.
@@ -371,8 +382,9 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
     }
     plan.host = unused_mounts(wanted.spec, observed);
     plan.host.extend(unused_secrets(wanted, observed));
-    upgrade.finish(wanted, observed, &mut plan);
+    upgrade.finish(&mut plan);
     plan.infra = (upgrade.phase, upgrade.waits);
+    plan.discard = images::discards(wanted, observed, &plan, now);
     plan.hold_back(wanted.held);
     plan
 }

@@ -59,16 +59,24 @@ pub(super) fn up(spec: &InstanceSpec) -> Machine {
 }
 
 pub(super) fn with(machines: &[(&InstanceSpec, Machine)], images: &[u8]) -> Observed {
+    let images: BTreeSet<Digest> = images.iter().map(|i| [*i; 32].into()).collect();
+    let whole = images.iter().map(|digest| (*digest, crate::gc::Stored::default()));
     Observed {
         machines: machines.iter().map(|(s, m)| (s.id.machine(), m.clone())).collect(),
-        images: images.iter().map(|i| [*i; 32].into()).collect(),
+        stock: Stock { whole: whole.collect(), ..Stock::default() },
+        images,
         ..Observed::default()
     }
 }
 
 pub(super) fn names(plan: &Plan) -> Vec<&'static str> {
     let machines = plan.machines.values().flatten();
-    machines.chain(&plan.stage).chain(&plan.host).map(|s| s.action.name()).collect()
+    machines
+        .chain(&plan.discard)
+        .chain(&plan.stage)
+        .chain(&plan.host)
+        .map(|s| s.action.name())
+        .collect()
 }
 
 #[test]
@@ -458,12 +466,21 @@ pub(crate) fn carry_out(plan: &Plan, observed: &mut Observed) {
             apply(machine, &step.action, observed);
         }
     }
-    for step in plan.stage.iter().chain(&plan.host) {
+    for step in plan.discard.iter().chain(&plan.stage).chain(&plan.host) {
         match &step.action {
-            Action::Stage(image) => drop(observed.images.insert(image.digest)),
+            Action::Stage(image) => {
+                observed.images.insert(image.digest);
+                observed.stock.partial.remove(&image.digest);
+                observed.stock.whole.entry(image.digest).or_default();
+            }
             Action::Unmount(digest) => drop(observed.mounts.remove(digest)),
             Action::Forget(secret) => drop(observed.secrets.remove(secret)),
-            Action::Discard(image) => drop(observed.images.remove(image)),
+            Action::Discard(image) => {
+                assert!(!observed.mounts.contains(image), "no mounted image is removed");
+                observed.images.remove(image);
+                observed.stock.whole.remove(image);
+            }
+            Action::DiscardPartial(image) => drop(observed.stock.partial.remove(image)),
             Action::Record(version) => observed.infra.version = Some(version.clone()),
             Action::Snapshot(_) | Action::PutBack(_) | Action::Restore(_) => {
                 touch_data(&step.action, observed);
@@ -737,4 +754,68 @@ fn nothing_is_disturbed_for_a_secret_that_is_not_here() {
         "nor is what someone may go back to"
     );
     assert!(!plan_for(&spec, &observed, 0).is_empty());
+}
+
+/// A stock in which each image has 100 bytes and was needed at the beginning of time.
+fn aged(observed: Observed, free: u64) -> Observed {
+    let name = Some("app".parse().unwrap());
+    let stored = crate::gc::Stored { size: 100, name, needed: Timestamp(0) };
+    let whole = observed.images.iter().map(|digest| (*digest, stored.clone())).collect();
+    Observed { stock: Stock { whole, free, ..Stock::default() }, ..observed }
+}
+
+#[test]
+fn images_that_nothing_needs_go_when_their_time_is_up_or_their_room_is_needed() {
+    let (spec, next) = (instance("a/b", 1), instance("a/b", 9));
+    let running = with(&[(&spec, up(&spec))], &[1, 2, 3]);
+    let (day, weeks) = (86_400_000, 86_400_000 * 15);
+    let calm = aged(running.clone(), 1000);
+    let discarded = |wanted: &HostSpec, observed: &Observed, now| -> Vec<u8> {
+        let plan = plan_for(wanted, observed, now);
+        let steps = plan.discard.iter().map(|step| match step.action {
+            Action::Discard(digest) => digest.as_bytes()[0],
+            ref other => panic!("{other:?}"),
+        });
+        steps.collect()
+    };
+    let wanted = wants(vec![spec.clone()]);
+    assert_eq!(discarded(&wanted, &calm, day), [0; 0]);
+    assert_eq!(discarded(&wanted, &calm, weeks), [2], "the last of a name stays");
+    let mounted = Observed { mounts: [[2; 32].into()].into(), ..calm.clone() };
+    assert_eq!(discarded(&wanted, &mounted, weeks), [0; 0]);
+    let keeping = wanted.clone().keeping(&"a".parse().unwrap(), [[2; 32].into()].into());
+    assert_eq!(discarded(&keeping, &calm, weeks), [0; 0]);
+
+    // Another image has to come, and lacks what it has of bytes.
+    let wanted = wants(vec![next.clone()]);
+    let lacks = next.config.image.size;
+    let short = aged(running, lacks - 1);
+    assert_eq!(discarded(&wanted, &short, day), [2]);
+    assert_eq!(discarded(&wanted, &aged(short.clone(), lacks), day), [0; 0]);
+    let keeping = wanted.clone().keeping(&"a".parse().unwrap(), [[2; 32].into()].into());
+    assert_eq!(discarded(&keeping, &short, day), [3]);
+    let reason = plan_for(&wanted, &short, day).discard[0].reason.clone();
+    assert_eq!(
+        reason,
+        "image 020202020202 of app, 1 MiB: its room is needed, and nothing has needed it for 24 hours"
+    );
+    let unreadable = [("x-y".parse().unwrap(), "damaged".into())].into();
+    assert_eq!(discarded(&wanted, &Observed { unreadable, ..short.clone() }, weeks), [0; 0]);
+
+    // What has arrived of it counts, and is no longer kept where it is not wanted any more.
+    let arrived = crate::gc::Stored { size: 1, ..crate::gc::Stored::default() };
+    let mut begun = short;
+    begun.stock.partial.insert(next.config.image.digest, arrived);
+    assert_eq!(discarded(&wanted, &begun, day), [0; 0]);
+    let plan = plan_for(&wants(vec![spec]), &begun, weeks);
+    let partial = Action::DiscardPartial(next.config.image.digest);
+    assert!(plan.discard.iter().any(|step| step.action == partial), "{:?}", plan.discard);
+}
+
+#[test]
+fn what_is_kept_and_not_there_is_not_fetched() {
+    let spec = instance("a/b", 1);
+    let wanted = wants(vec![spec.clone()]).keeping(&"a".parse().unwrap(), [[7; 32].into()].into());
+    let plan = plan_for(&wanted, &with(&[(&spec, up(&spec))], &[1]), 0);
+    assert!(plan.is_empty(), "{plan:?}");
 }

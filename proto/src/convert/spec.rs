@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_core::agent_upgrade::AgentSpec;
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
-use shoal_core::host::HostSpec;
+use shoal_core::host::{HostSpec, Keep};
 use shoal_core::image::PinnedImage;
 use shoal_core::label::HostMatch;
 use shoal_core::peers::Peer;
@@ -164,20 +164,21 @@ impl TryFrom<v1::HostSpec> for HostSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::HostSpec) -> Result<Self, Invalid> {
-        let v1::HostSpec { generation, instances, peers, stage, agent, infra } = wire;
+        let v1::HostSpec { generation, instances, peers, stage, agent, infra, keep } = wire;
         let stage: Result<_, Invalid> = stage.into_iter().map(PinnedImage::try_from).collect();
         let peers: Result<_, Invalid> = peers.into_iter().map(Peer::try_from).collect();
         let instances: Result<_, Invalid> = instances.into_iter().map(TryInto::try_into).collect();
         let (instances, peers, stage) = (instances?, peers?, stage?);
         let agent = agent.map(AgentSpec::try_from).transpose()?;
         let infra = infra.map(TryInto::try_into).transpose()?;
-        Ok(Self { generation, instances, peers, stage, agent, infra })
+        let keep = keep.into_iter().map(Keep::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { generation, instances, peers, stage, agent, infra, keep })
     }
 }
 
 impl From<HostSpec> for v1::HostSpec {
     fn from(spec: HostSpec) -> Self {
-        let HostSpec { generation, instances, peers, stage, agent, infra } = spec;
+        let HostSpec { generation, instances, peers, stage, agent, infra, keep } = spec;
         Self {
             generation,
             instances: instances.into_iter().map(Into::into).collect(),
@@ -185,7 +186,25 @@ impl From<HostSpec> for v1::HostSpec {
             stage: stage.into_iter().map(Into::into).collect(),
             agent: agent.map(Into::into),
             infra: infra.map(Into::into),
+            keep: keep.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl TryFrom<v1::KeptImages> for Keep {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::KeptImages) -> Result<Self, Invalid> {
+        let v1::KeptImages { fleet, digests } = wire;
+        let images = digests.iter().map(|d| digest("keep", d)).collect::<Result<_, _>>()?;
+        Ok(Self { fleet: parse("fleet", &fleet)?, images })
+    }
+}
+
+impl From<Keep> for v1::KeptImages {
+    fn from(keep: Keep) -> Self {
+        let Keep { fleet, images } = keep;
+        Self { fleet: fleet.to_string(), digests: images.iter().map(digest_bytes).collect() }
     }
 }
 
@@ -487,6 +506,7 @@ mod tests {
                 asked: 2,
             }),
             infra: None,
+            keep: vec![Keep { fleet: "shop".parse().unwrap(), images: vec![[5; 32].into()] }],
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
     }

@@ -18,6 +18,7 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             problems,
             agent,
             infra,
+            image_bytes,
         } = wire;
         Ok(Self {
             observed_generation,
@@ -27,14 +28,23 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             problems,
             agent: agent.map(TryInto::try_into).transpose()?,
             infra: infra.map(TryInto::try_into).transpose()?,
+            image_bytes,
         })
     }
 }
 
 impl From<HostStatus> for v1::HostStatus {
     fn from(status: HostStatus) -> Self {
-        let HostStatus { observed_generation, instances, images, retained, problems, agent, infra } =
-            status;
+        let HostStatus {
+            observed_generation,
+            instances,
+            images,
+            retained,
+            problems,
+            agent,
+            infra,
+            image_bytes,
+        } = status;
         Self {
             observed_generation,
             instances: instances.into_iter().map(Into::into).collect(),
@@ -43,6 +53,7 @@ impl From<HostStatus> for v1::HostStatus {
             problems,
             agent: agent.map(Into::into),
             infra: infra.map(Into::into),
+            image_bytes,
         }
     }
 }
@@ -271,6 +282,7 @@ mod tests {
                 problems: vec!["disk".into()],
                 agent: None,
                 infra: None,
+                image_bytes: 77,
             };
             assert_eq!(HostStatus::try_from(v1::HostStatus::from(status.clone())), Ok(status));
         }

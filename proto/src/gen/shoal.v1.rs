@@ -301,6 +301,17 @@ pub struct HostSpec {
     pub agent: ::core::option::Option<AgentSpec>,
     #[prost(message, optional, tag = "11")]
     pub infra: ::core::option::Option<HostInfra>,
+    /// not removed where they are there, and not fetched
+    #[prost(message, repeated, tag = "12")]
+    pub keep: ::prost::alloc::vec::Vec<KeptImages>,
+}
+/// What one fleet had on a host in the revision that it would go back to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeptImages {
+    #[prost(string, tag = "1")]
+    pub fleet: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub digests: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 /// The agent that a host should run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -754,6 +765,9 @@ pub struct HostStatus {
     pub agent: ::core::option::Option<AgentStatus>,
     #[prost(message, optional, tag = "11")]
     pub infra: ::core::option::Option<InfraStatus>,
+    /// of the disk, that whole images have
+    #[prost(uint64, tag = "20")]
+    pub image_bytes: u64,
 }
 /// How a host gets on with the agent that it should run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2098,6 +2112,69 @@ pub struct Image {
     /// host names
     #[prost(string, repeated, tag = "12")]
     pub staged_on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// absent: none
+    #[prost(message, optional, tag = "20")]
+    pub pin: ::core::option::Option<ImagePin>,
+    /// since when nothing has needed it; absent: something does
+    #[prost(uint64, optional, tag = "21")]
+    pub unneeded_ms: ::core::option::Option<u64>,
+}
+/// Who said that an image stays.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImagePin {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub at_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetImagePinRequest {
+    /// NAME:TAG or digest
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub pinned: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetImagePinResponse {
+    #[prost(message, optional, tag = "1")]
+    pub image: ::core::option::Option<Image>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PruneImagesRequest {
+    /// absent: a week
+    #[prost(uint64, optional, tag = "1")]
+    pub older_than_ms: ::core::option::Option<u64>,
+    /// also images that have tags, and nothing else that needs them
+    #[prost(bool, tag = "2")]
+    pub tagged: bool,
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PruneImagesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<PrunedImage>,
+    /// of the disk, that came free or would
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrunedImage {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    /// bytes
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// its tags, which go with it
+    #[prost(string, repeated, tag = "3")]
+    pub references: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// only the beginning of a push
+    #[prost(bool, tag = "4")]
+    pub partial: bool,
+    /// since when
+    #[prost(uint64, tag = "5")]
+    pub unneeded_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetTagRequest {
@@ -3971,6 +4048,7 @@ pub mod images_client {
         /// Removes a tag, and with an image's last tag the image; with a digest the image and all its
         /// tags. FAILED_PRECONDITION: the image would go and is in use, on a host or by the newest
         /// revision of a fleet; names by what. A tag that is not the last goes also while it is in use.
+        /// FAILED_PRECONDITION also where it would go and is pinned.
         pub async fn remove(
             &mut self,
             request: impl tonic::IntoRequest<super::RemoveImageRequest>,
@@ -3990,6 +4068,52 @@ pub mod images_client {
             let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/Remove");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Remove"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps an image from being removed, or no longer. Idempotent.
+        pub async fn set_pin(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetImagePinRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetImagePinResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/SetPin");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "SetPin"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes the images that nothing has needed for a while, and the beginnings of pushes that
+        /// nobody has gone on with. What goes is what an answer to a dry run says, unless something has
+        /// come to need it since. Idempotent.
+        pub async fn prune(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PruneImagesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PruneImagesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/Prune");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Prune"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -4046,11 +4170,30 @@ pub mod images_server {
         /// Removes a tag, and with an image's last tag the image; with a digest the image and all its
         /// tags. FAILED_PRECONDITION: the image would go and is in use, on a host or by the newest
         /// revision of a fleet; names by what. A tag that is not the last goes also while it is in use.
+        /// FAILED_PRECONDITION also where it would go and is pinned.
         async fn remove(
             &self,
             request: tonic::Request<super::RemoveImageRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RemoveImageResponse>,
+            tonic::Status,
+        >;
+        /// Keeps an image from being removed, or no longer. Idempotent.
+        async fn set_pin(
+            &self,
+            request: tonic::Request<super::SetImagePinRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetImagePinResponse>,
+            tonic::Status,
+        >;
+        /// Removes the images that nothing has needed for a while, and the beginnings of pushes that
+        /// nobody has gone on with. What goes is what an answer to a dry run says, unless something has
+        /// come to need it since. Idempotent.
+        async fn prune(
+            &self,
+            request: tonic::Request<super::PruneImagesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PruneImagesResponse>,
             tonic::Status,
         >;
     }
@@ -4377,6 +4520,96 @@ pub mod images_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/SetPin" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetPinSvc<T: Images>(pub Arc<T>);
+                    impl<
+                        T: Images,
+                    > tonic::server::UnaryService<super::SetImagePinRequest>
+                    for SetPinSvc<T> {
+                        type Response = super::SetImagePinResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetImagePinRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::set_pin(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetPinSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/Prune" => {
+                    #[allow(non_camel_case_types)]
+                    struct PruneSvc<T: Images>(pub Arc<T>);
+                    impl<
+                        T: Images,
+                    > tonic::server::UnaryService<super::PruneImagesRequest>
+                    for PruneSvc<T> {
+                        type Response = super::PruneImagesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PruneImagesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::prune(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PruneSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

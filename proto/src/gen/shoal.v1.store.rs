@@ -84,6 +84,12 @@ pub struct ImageRecord {
     pub pushed_by: ::prost::alloc::string::String,
     #[prost(string, tag = "9")]
     pub compression: ::prost::alloc::string::String,
+    /// absent: none
+    #[prost(message, optional, tag = "20")]
+    pub pin: ::core::option::Option<super::ImagePin>,
+    /// since when nothing has needed it; absent: something does
+    #[prost(uint64, optional, tag = "21")]
+    pub unneeded_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TagRecord {

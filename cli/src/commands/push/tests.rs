@@ -3,7 +3,8 @@ use std::sync::{Arc, Mutex};
 use shoal_proto::v1::images_server::{Images, ImagesServer};
 use shoal_proto::v1::{
     BeginPushResponse, GetImageRequest, GetImageResponse, ListImagesRequest, ListImagesResponse,
-    PushResponse, RemoveImageRequest, RemoveImageResponse, SetTagResponse,
+    PruneImagesRequest, PruneImagesResponse, PushResponse, RemoveImageRequest, RemoveImageResponse,
+    SetImagePinRequest, SetImagePinResponse, SetTagResponse,
 };
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
@@ -93,6 +94,20 @@ impl Images for Fake {
         &self,
         _: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn set_pin(
+        &self,
+        _: Request<SetImagePinRequest>,
+    ) -> Result<Response<SetImagePinResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn prune(
+        &self,
+        _: Request<PruneImagesRequest>,
+    ) -> Result<Response<PruneImagesResponse>, Status> {
         Err(Status::unimplemented("not in this fake"))
     }
 }
