@@ -27,6 +27,7 @@ pub mod secrets;
 pub mod sessions;
 pub mod stage;
 pub mod status;
+pub mod trust;
 pub mod upgrade;
 pub mod verified;
 pub mod version;

@@ -107,6 +107,9 @@ fn problems(inputs: Inputs<'_>) -> Vec<String> {
 /// with the instance.
 fn unstaged(inputs: Inputs<'_>, image: &PinnedImage) -> Option<String> {
     let mut used = inputs.spec.instances.iter().map(|spec| spec.config.image.digest);
+    if let Some(why) = inputs.observation.observed.untrusted.get(image) {
+        return Some(format!("image {}, which a revision to come needs: {why}", image.reference));
+    }
     let is_here = inputs.observation.observed.images.contains(&image.digest);
     if is_here || used.any(|digest| digest == image.digest) {
         return None;

@@ -85,7 +85,7 @@ pub enum UnverifiedError {
     #[error(transparent)]
     Signature(#[from] SignatureError),
     /// It was signed, and is none.
-    #[error("the manifest can't be used, though it is signed: {0}")]
+    #[error("the manifest can't be used, though it is signed")]
     Manifest(#[from] ManifestError),
 }
 

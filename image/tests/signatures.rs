@@ -191,9 +191,8 @@ fn what_is_signed_and_no_manifest_is_no_manifest() {
     let (pair, key) = pair();
     let text = "any other file of this key's owner\n";
     let error = Manifest::verified(text.as_bytes(), &signed(&pair, text), &[key]).unwrap_err();
-    assert!(
-        error.to_string().starts_with("the manifest can't be used, though it is signed: it is")
-    );
+    assert_eq!(error.to_string(), "the manifest can't be used, though it is signed");
+    assert!(matches!(error, UnverifiedError::Manifest(ManifestError::Malformed(_))));
 }
 
 /// Made by minisign 0.11, so that files of that program are read whatever becomes of the library

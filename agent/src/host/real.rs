@@ -28,10 +28,12 @@ use super::{
     Details, Hook, Host, HostError, Observation, drift, hooks, insist, journal, mount, network,
     probe, room,
 };
+use crate::clock;
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scrub;
 use crate::secrets::Secrets;
+use crate::trust::Signatures;
 use crate::verified::{self, Images};
 
 /// The host that the agent runs on.
@@ -50,6 +52,7 @@ pub struct RealHost {
     images: Arc<Images>,
     secrets: Arc<Secrets>,
     infra: Infra,
+    signatures: Signatures,
 }
 
 impl RealHost {
@@ -67,6 +70,8 @@ impl RealHost {
         let drift = drift::Watch::new(paths.clone(), unit_files.clone());
         let images = Arc::new(Images::new(paths.images()));
         let infra = Infra::new(paths.clone());
+        let trust = facts.policy.trust.clone();
+        let signatures = Signatures::new(paths.clone(), name.clone(), trust);
         let (reread, haste) = (Reread::new(paths.units_changed()), Haste::default());
         Self {
             paths,
@@ -82,6 +87,7 @@ impl RealHost {
             images,
             secrets,
             infra,
+            signatures,
         }
     }
 
@@ -224,6 +230,7 @@ impl Host for RealHost {
         observation.problems.extend(self.images.problems());
         observation.observed.secrets = self.secrets.kept();
         observation.observed.unkept = self.secrets.unkept();
+        observation.observed.untrusted = self.signatures.untrusted(wanted, clock::now());
         self.infra.look(wanted, &mut observation)?;
         let took_ms = began.elapsed().as_millis();
         debug!(took_ms, machines = observation.observed.machines.len(), "observed the host");
