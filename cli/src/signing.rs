@@ -228,7 +228,9 @@ mod tests {
         assert!(matches!(Locked::read(&path), Err(KeyError::Read { .. })));
         let written = generate(&dir.path().join("good.key"), None).unwrap();
         let good = fs::read_to_string(&written.secret).unwrap();
-        let damaged = good.replacen("AAAA", "AAAB", 1);
+        // The end is a sum over the rest.
+        let (begin, end) = good.trim_end().split_at(good.trim_end().len() - 8);
+        let damaged = format!("{begin}{}\n", end.chars().rev().collect::<String>());
         let public = fs::read_to_string(&written.public).unwrap();
         for text in ["", "x", "x\ny\n", &public, &good[..good.len() / 2], &damaged] {
             fs::write(&path, text).unwrap();
