@@ -664,6 +664,31 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_not_trusted_is_a_problem_before_it_is_needed() {
+        let ahead = spec("running").config.image;
+        let mut observation = Observation::default();
+        observation.observed.images.insert(ahead.digest);
+        let host = HostSpec { generation: 1, stage: vec![ahead.clone()], ..HostSpec::default() };
+        let problems = |observation: &Observation| {
+            let inputs = Inputs {
+                desired: &host,
+                spec: &host,
+                back: &BTreeMap::new(),
+                observation,
+                plan: &Plan::default(),
+                transfers: &BTreeMap::new(),
+                health: &BTreeMap::new(),
+                errors: &BTreeMap::new(),
+            };
+            report(inputs, &HostStatus::default(), Timestamp(0)).problems
+        };
+        assert_eq!(problems(&observation), [""; 0]);
+        observation.observed.untrusted.insert(ahead, "it is not signed".into());
+        let wanted = "image app:1, which a revision to come needs: it is not signed";
+        assert_eq!(problems(&observation), [wanted], "though it is here");
+    }
+
+    #[test]
     fn data_left_behind_is_listed_and_data_in_use_is_not() {
         let mut observation = Observation::default();
         for machine in ["shop-main", "gone-one"] {

@@ -7,7 +7,13 @@ use std::io::{self, Cursor, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
+
+/// Bytes of a secret key before the sum over it: two each for three algorithms, a salt of 32, two
+/// limits and a number of 8, and 64 of the key.
+const WITHOUT_SUM: usize = 126;
 
 /// Why there is no key, or nothing signed with it.
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +142,19 @@ impl Locked {
             Ok(key) => Signer::new(key).map(Some).map_err(no_key),
             // Only a key that is whole gets as far as to be called protected.
             Err(error) if error.to_string().contains("might be encrypted") => Ok(None),
-            Err(error) => Err(no_key(error)),
+            Err(error) => match self.without_sum() {
+                Some(key) => Signer::new(key).map(Some).map_err(no_key),
+                None => Err(no_key(error)),
+            },
         }
+    }
+
+    /// The key as minisign 0.11 writes one that has no password: without the sum over it.
+    fn without_sum(&self) -> Option<SecretKey> {
+        let bytes = STANDARD.decode(self.text.lines().nth(1)?).ok()?;
+        let (key, sum) = bytes.split_at_checked(WITHOUT_SUM)?;
+        let is_plain = key[2..4] == [0, 0] && sum == [0; 32];
+        is_plain.then(|| SecretKey::from_bytes(&bytes).ok()).flatten()
     }
 
     /// The key that is protected by this password.
@@ -219,6 +236,21 @@ mod tests {
         let key = shoal_image::PublicKey::parse(&written.key).unwrap();
         let signature = shoal_image::Signature::parse(&signature).unwrap();
         assert_eq!(signature.verify(b"text", &[key.clone()]), Ok(key.id()));
+    }
+
+    #[test]
+    fn a_key_of_minisign_without_a_password_has_no_sum() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ci.key");
+        let written = generate(&path, None).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let line = text.lines().nth(1).unwrap();
+        let mut bytes = STANDARD.decode(line).unwrap();
+        bytes[WITHOUT_SUM..].fill(0);
+        fs::write(&path, text.replace(line, &STANDARD.encode(&bytes))).unwrap();
+        let signer = Locked::read(&path).unwrap().open().unwrap().unwrap();
+        assert_eq!(signer.id(), written.id);
+        signer.sign("text", "comment").unwrap();
     }
 
     #[test]
