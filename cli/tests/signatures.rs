@@ -2,6 +2,7 @@
 //! controller.
 
 #![allow(clippy::disallowed_methods)] // running the programs is what is tested
+#![allow(clippy::unwrap_used, reason = "these are tests, also where they share a function")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

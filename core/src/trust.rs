@@ -289,7 +289,7 @@ pub struct Distrust {
     /// The image.
     pub image: ImageRef,
     /// Why not.
-    pub why: Why,
+    pub why: Box<Why>,
 }
 
 /// Why an image may not run.
@@ -420,7 +420,10 @@ impl HostTrust<'_> {
         checked: Option<&Checked>,
     ) -> Result<Permit, Distrust> {
         let (host, reference) = (self.host.clone(), image.reference.clone());
-        self.judge(image, checked).map_err(|why| Distrust { host, image: reference, why })
+        self.judge(image, checked).map_err(|why| {
+            let why = Box::new(why);
+            Distrust { host, image: reference, why }
+        })
     }
 
     fn judge(&self, image: &PinnedImage, checked: Option<&Checked>) -> Result<Permit, Why> {

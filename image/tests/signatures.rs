@@ -1,5 +1,6 @@
 //! What is signed is read only as it was signed: manifests and signatures that were altered, cut
 //! off, exchanged, or made by someone else.
+#![allow(clippy::unwrap_used, reason = "these are tests, also where they share a function")]
 
 use std::io::Cursor;
 

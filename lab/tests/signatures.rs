@@ -68,19 +68,19 @@ impl Site {
     /// Applies it with one that the host must not run. Gives what is said; the container that was
     /// there runs on.
     fn refused(&self, image: &str) -> String {
-        let before = self.container();
+        let before = self.container().unwrap();
         self.shop.file("fleet.toml", &FLEET.replace("@IMAGE", image)).unwrap();
         let ran = self.shop.shoal(&["apply", "--wait", "--timeout", "60s"]).unwrap();
         assert!(!ran.success(), "{}", ran.stdout());
         let said = format!("{}{}", ran.stdout(), ran.stderr());
         let about = format!("host h1 does not trust image {image}: ");
         assert!(said.contains(&about), "{said}");
-        assert_eq!(self.container(), before, "the old one runs on");
+        assert_eq!(self.container().unwrap(), before, "the old one runs on");
         said
     }
 
-    fn container(&self) -> u32 {
-        self.shop.container(0, "shop-web").unwrap()
+    fn container(&self) -> Result<u32> {
+        self.shop.container(0, "shop-web")
     }
 
     fn is_on_host(&self, name: &str) -> bool {
@@ -91,7 +91,7 @@ impl Site {
 
     fn wait_for(&self, marker: &str) {
         let serves = || {
-            let version = format!("/proc/{}/root/etc/os-release", self.container());
+            let version = format!("/proc/{}/root/etc/os-release", self.container()?);
             let release = self.host().sh(&format!("cat {version}"))?;
             ensure!(release.contains(marker), "{release}");
             ensure!(self.shop.json(&["ps", "shop"])?["instances"][0]["ready"] == true, "not ready");
