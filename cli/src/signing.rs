@@ -235,7 +235,7 @@ mod tests {
         let signature = signer.sign("text", "shop:1").unwrap();
         let key = shoal_image::PublicKey::parse(&written.key).unwrap();
         let signature = shoal_image::Signature::parse(&signature).unwrap();
-        assert_eq!(signature.verify(b"text", &[key.clone()]), Ok(key.id()));
+        assert_eq!(signature.verify(b"text", std::slice::from_ref(&key)), Ok(key.id()));
     }
 
     #[test]

@@ -233,7 +233,7 @@ pub(super) enum Begun {
     /// What was signed before.
     Read(Box<Read>),
     /// What is signed now.
-    Sign { by: Signer, release: u64, expires: Option<jiff::Timestamp>, now: jiff::Timestamp },
+    Sign { by: Box<Signer>, release: u64, expires: Option<jiff::Timestamp>, now: jiff::Timestamp },
 }
 
 /// Reads what was signed, or the key that is to sign; `None` where nothing is to be sent along.
@@ -256,7 +256,7 @@ async fn begun_with(key: &Path, release: u64, expires: Option<Expiry>) -> Result
     let now = second(clock::now());
     let expires = expires.map(|expires| expires.after(now).ok_or(SignatureFailure::Past));
     let expires = expires.transpose()?;
-    Ok(Begun::Sign { by: signer(key).await?, release, expires, now })
+    Ok(Begun::Sign { by: Box::new(signer(key).await?), release, expires, now })
 }
 
 /// Now, without what is less than a second.
