@@ -28,6 +28,7 @@ pub mod sessions;
 pub mod stage;
 pub mod status;
 pub mod stock;
+pub mod trust;
 pub mod upgrade;
 pub mod verified;
 pub mod version;

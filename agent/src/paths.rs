@@ -97,6 +97,12 @@ impl Paths {
         self.agent().join("upgrade.json")
     }
 
+    /// Which signed images were taken into use, and their highest releases.
+    #[must_use]
+    pub fn accepted(&self) -> PathBuf {
+        self.agent().join("accepted.json")
+    }
+
     /// All machines' state.
     #[must_use]
     pub fn instances(&self) -> PathBuf {

@@ -135,7 +135,9 @@ impl Record {
     /// another container was asked for: a hook that failed is not run again for the same.
     #[must_use]
     pub fn attempt(&self) -> Digest {
-        let InstanceSpec { config, restarts, recreate, .. } = &self.spec;
+        let InstanceSpec { mut config, restarts, recreate, .. } = self.spec.clone();
+        // Who signed the image makes no hook run otherwise.
+        config.image.signed = None;
         // As it was before there was more than the first two, so that a failure of then still
         // counts.
         let bytes = match (recreate, &self.infra) {
@@ -247,6 +249,10 @@ mod tests {
         restart.spec.restarts += 1;
         let mut setting = record.clone();
         setting.spec.config.settings.env.clear();
+        let mut signed = record.clone();
+        let manifest = shoal_core::image::SignedManifest::new("m".into(), "s".into()).unwrap();
+        signed.spec.config.image.signed = Some(Box::new(manifest));
+        assert_eq!(record.attempt(), signed.attempt());
         let mut image = record.clone();
         image.spec.config.image.digest = [1; 32].into();
         let mut afresh = record.clone();

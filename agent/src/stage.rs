@@ -319,7 +319,7 @@ mod tests {
 
     fn wanted(size: u64) -> [Step; 1] {
         let (reference, digest) = ("app:1".parse().unwrap(), Digest::from([7; 32]));
-        let image = PinnedImage { reference, digest, size };
+        let image = PinnedImage { reference, digest, size, signed: None };
         [Step { action: Action::Stage(image), reason: "shop/main needs it".into() }]
     }
 

@@ -108,6 +108,9 @@ fn problems(inputs: Inputs<'_>) -> Vec<String> {
 /// with the instance.
 fn unstaged(inputs: Inputs<'_>, image: &PinnedImage) -> Option<String> {
     let mut used = inputs.spec.instances.iter().map(|spec| spec.config.image.digest);
+    if let Some(why) = inputs.observation.observed.untrusted.get(image) {
+        return Some(format!("image {}, which a revision to come needs: {why}", image.reference));
+    }
     let is_here = inputs.observation.observed.images.contains(&image.digest);
     if is_here || used.any(|digest| digest == image.digest) {
         return None;
@@ -659,6 +662,31 @@ mod tests {
         assert_eq!((told.wants.unwrap().as_str(), told.phase), ("2", infra::Phase::Data));
         assert_eq!(told.waits.as_deref(), Some("copying data: 1 MiB of 2 MiB"));
         assert_eq!(told.snapshots, [3, 4]);
+    }
+
+    #[test]
+    fn an_image_that_is_not_trusted_is_a_problem_before_it_is_needed() {
+        let ahead = spec("running").config.image;
+        let mut observation = Observation::default();
+        observation.observed.images.insert(ahead.digest);
+        let host = HostSpec { generation: 1, stage: vec![ahead.clone()], ..HostSpec::default() };
+        let problems = |observation: &Observation| {
+            let inputs = Inputs {
+                desired: &host,
+                spec: &host,
+                back: &BTreeMap::new(),
+                observation,
+                plan: &Plan::default(),
+                transfers: &BTreeMap::new(),
+                health: &BTreeMap::new(),
+                errors: &BTreeMap::new(),
+            };
+            report(inputs, &HostStatus::default(), Timestamp(0)).problems
+        };
+        assert_eq!(problems(&observation), [""; 0]);
+        observation.observed.untrusted.insert(ahead, "it is not signed".into());
+        let wanted = "image app:1, which a revision to come needs: it is not signed";
+        assert_eq!(problems(&observation), [wanted], "though it is here");
     }
 
     #[test]

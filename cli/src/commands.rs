@@ -26,6 +26,7 @@ pub(crate) mod run;
 mod schema;
 pub(crate) mod secret;
 mod seen;
+pub(crate) mod signature;
 mod version;
 pub(crate) mod watch;
 

@@ -21,6 +21,7 @@ use crate::commands::man::ManError;
 use crate::commands::push::PushError;
 use crate::commands::run::RunError;
 use crate::commands::secret::ValueError;
+use crate::commands::signature::SignatureFailure;
 use crate::commands::watch::WatchError;
 use crate::connect::ConnectError;
 use crate::context::ContextError;
@@ -164,6 +165,8 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Push(#[from] PushError),
     #[error(transparent)]
+    Signature(#[from] SignatureFailure),
+    #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -206,6 +209,7 @@ impl Failure {
             Self::Remote(error) => remote(error),
             Self::Reply(_) => Exit::Internal,
             Self::Push(error) => push(error),
+            Self::Signature(_) => Exit::Usage,
             Self::Watch(error) => watch(error),
             Self::Lock(LockError::Interrupted { .. }) => Exit::Interrupted,
             Self::Host(HostError::NoMatch { .. }) => Exit::NotFound,

@@ -17,8 +17,10 @@ mod completion;
 mod connect;
 mod context;
 mod exit;
+mod expiry;
 mod man;
 mod output;
+mod signing;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -17,6 +17,7 @@ mod pin;
 pub mod prune;
 mod push;
 mod removal;
+mod signed;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -24,9 +25,10 @@ mod view;
 use std::collections::BTreeSet;
 
 use futures_util::Stream;
-use shoal_core::image::{Digest, ImageRef};
+use shoal_core::image::{Digest, ImageRef, SignedManifest};
 use shoal_core::time::Timestamp;
 use shoal_proto::convert;
+use shoal_proto::v1;
 use shoal_proto::v1::store::{ImageRecord, TagRecord};
 use shoal_proto::v1::{
     BeginPushRequest, BeginPushResponse, GetImageRequest, GetImageResponse, ListImagesRequest,
@@ -109,7 +111,7 @@ impl Images {
         who: &str,
         now: Timestamp,
     ) -> Result<SetTagResponse, Refusal> {
-        let SetTagRequest { reference, digest } = request;
+        let SetTagRequest { reference, digest, signed } = request;
         let reference: ImageRef = convert::parse("reference", &reference)?;
         let digest = convert::digest("digest", &digest)?;
         let mut attempts = 0..ATTEMPTS;
@@ -117,8 +119,9 @@ impl Images {
             let image = self.records.get::<ImageRecord>(&digest.to_string()).await?;
             let image = image.ok_or_else(|| name::unknown(&digest.short()))?;
             let record = image.record.clone();
-            let what = "Images/SetTag";
-            match self.tag(Some(&image), &record, &reference, what, who, now).await? {
+            let signed = signed::checked(signed.clone(), &reference, &digest, record.size)?;
+            let (name, what) = (Name { reference: &reference, signed }, "Images/SetTag");
+            match self.tag(Some(&image), &record, name, what, who, now).await? {
                 Some(Tagged { previous }) => break previous,
                 None if attempts.next().is_none() => return Err(contended()),
                 None => {}
@@ -144,25 +147,31 @@ impl Images {
         Views::load(&self.records, &self.live).await
     }
 
-    /// Points `reference` to the image in `record`, in one transaction with the image's record,
+    /// Points a name to the image in `record`, in one transaction with the image's record,
     /// which takes the place of `before`, and with an audit entry. `None` where someone else
     /// changed the same. The image's record is written also where it stays as it is, so that
-    /// whoever is removing the image at this moment fails.
+    /// whoever is removing the image at this moment fails. What was signed of the image under this
+    /// name stays where nothing newer is.
     async fn tag(
         &self,
         before: Option<&Stored<ImageRecord>>,
         record: &ImageRecord,
-        reference: &ImageRef,
+        name: Name<'_>,
         what: &str,
         who: &str,
         now: Timestamp,
     ) -> Result<Option<Tagged>, Refusal> {
+        let Name { reference, signed } = name;
+        let signed = signed.map(v1::SignedManifest::from);
         let digest = convert::digest("digest", &record.digest)?;
         let id = tag_id(reference);
         let tag = self.records.get::<TagRecord>(&id).await?;
         let previous =
             tag.as_ref().map(|tag| convert::digest("digest", &tag.record.digest)).transpose()?;
-        if before.is_some() && previous == Some(digest) {
+        let kept = tag.as_ref().filter(|_| previous == Some(digest));
+        let kept = kept.and_then(|tag| tag.record.signed.clone());
+        let same = signed.is_none() || signed == kept;
+        if before.is_some() && previous == Some(digest) && same {
             return Ok(Some(Tagged { previous }));
         }
         let mut batch = Batch::new();
@@ -170,13 +179,14 @@ impl Images {
             Some(stored) => batch.replace(stored, record)?,
             None => batch.create(&digest.to_string(), record)?,
         };
-        let target = TagRecord { digest: convert::digest_bytes(&digest) };
+        let detail = signed::detail(&digest, signed.as_ref());
+        let signed = signed.or(kept);
+        let target = TagRecord { digest: convert::digest_bytes(&digest), signed };
         match &tag {
             Some(stored) => batch.replace(stored, &target)?,
             None => batch.create(&id, &target)?,
         };
-        let (entry, audited) =
-            audit::entry(&who, what, &reference.to_string(), &digest.to_string(), now);
+        let (entry, audited) = audit::entry(&who, what, &reference.to_string(), &detail, now);
         batch.create(&entry, &audited)?;
         match self.records.commit(batch).await {
             Ok(_) => Ok(Some(Tagged { previous })),
@@ -184,6 +194,12 @@ impl Images {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A name that an image gets, with what is signed of it under that name.
+struct Name<'a> {
+    reference: &'a ImageRef,
+    signed: Option<SignedManifest>,
 }
 
 /// A tag that points where it should.

@@ -69,6 +69,10 @@ pub fn config_changes(from: &InstanceConfig, to: &InstanceConfig) -> Vec<FieldCh
     let mut changes = Vec::new();
     if from.image.digest != to.image.digest {
         push(&mut changes, "image", shown_image(from), shown_image(to));
+    } else if from.image.signed != to.image.signed {
+        let before = from.image.signed.as_ref().map(|_| "signed");
+        let after = to.image.signed.as_ref().map(|_| before.map_or("signed", |_| "signed anew"));
+        push(&mut changes, "signature", before.map(str::to_owned), after.map(str::to_owned));
     }
     changes.extend(field_changes(&fields(&from.settings), &fields(&to.settings)));
     changes
@@ -422,6 +426,26 @@ mod tests {
         to.image.reference = "app:latest".parse().unwrap();
         assert!(from.same_container(&to));
         assert_eq!(config_changes(&from, &to), vec![]);
+    }
+
+    #[test]
+    fn another_signature_of_the_same_file_is_told() {
+        let unsigned = instance("a/b", 1).config;
+        let signed = |text: &str| {
+            let mut config = unsigned.clone();
+            let signed = crate::image::SignedManifest::new(text.into(), String::new()).unwrap();
+            config.image.signed = Some(Box::new(signed));
+            config
+        };
+        let told = |from: &InstanceConfig, to: &InstanceConfig| {
+            assert!(from.same_container(to));
+            let changes = config_changes(from, to);
+            changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(told(&unsigned, &signed("1")), "signature: signed (new)");
+        assert_eq!(told(&signed("1"), &signed("2")), "signature: signed -> signed anew");
+        assert_eq!(told(&signed("1"), &unsigned), "signature: signed (removed)");
+        assert_eq!(told(&signed("1"), &signed("1")), "");
     }
     fn fleet(instances: &[(&str, &str)]) -> FleetSpec {
         let declared = |image: &str| DeclaredInstance {

@@ -103,7 +103,7 @@ impl fmt::Display for ImageRef {
 }
 
 /// An image reference resolved to the file that it meant when the revision was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PinnedImage {
     /// The name that the user wrote.
     pub reference: ImageRef,
@@ -111,6 +111,82 @@ pub struct PinnedImage {
     pub digest: Digest,
     /// The file's size in bytes.
     pub size: u64,
+    /// What was signed of it under that name; `None` where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<SignedManifest>>,
+}
+
+/// A manifest with its signature, as they were sent; neither says anything before it is verified.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Texts", into = "Texts")]
+pub struct SignedManifest {
+    manifest: String,
+    signature: String,
+}
+
+/// A signed manifest that no host would take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSignedManifest {
+    /// The manifest is too long.
+    #[error("the manifest has {0} bytes, and at most {LONGEST_MANIFEST} are taken")]
+    Manifest(usize),
+    /// The signature is too long.
+    #[error("the signature has {0} bytes, and at most {LONGEST_SIGNATURE} are taken")]
+    Signature(usize),
+}
+
+/// Bytes of a manifest.
+pub const LONGEST_MANIFEST: usize = 4 << 10;
+/// Bytes of a signature.
+pub const LONGEST_SIGNATURE: usize = 2 << 10;
+
+impl SignedManifest {
+    /// These two texts.
+    ///
+    /// # Errors
+    /// Where one is longer than any that is taken: desired states carry them.
+    pub fn new(manifest: String, signature: String) -> Result<Self, InvalidSignedManifest> {
+        if manifest.len() > LONGEST_MANIFEST {
+            return Err(InvalidSignedManifest::Manifest(manifest.len()));
+        }
+        if signature.len() > LONGEST_SIGNATURE {
+            return Err(InvalidSignedManifest::Signature(signature.len()));
+        }
+        Ok(Self { manifest, signature })
+    }
+
+    /// The very text that was signed.
+    #[must_use]
+    pub fn manifest(&self) -> &str {
+        &self.manifest
+    }
+
+    /// The signature, as minisign writes it.
+    #[must_use]
+    pub fn signature(&self) -> &str {
+        &self.signature
+    }
+}
+
+/// How a signed manifest is written.
+#[derive(Serialize, Deserialize)]
+struct Texts {
+    manifest: String,
+    signature: String,
+}
+
+impl TryFrom<Texts> for SignedManifest {
+    type Error = InvalidSignedManifest;
+
+    fn try_from(Texts { manifest, signature }: Texts) -> Result<Self, InvalidSignedManifest> {
+        Self::new(manifest, signature)
+    }
+}
+
+impl From<SignedManifest> for Texts {
+    fn from(SignedManifest { manifest, signature }: SignedManifest) -> Self {
+        Self { manifest, signature }
+    }
 }
 
 /// What an image says that it runs on; parts that it does not say are `None`.
@@ -142,6 +218,19 @@ mod tests {
         for bad in ["", "e3", &text[1..], &format!("{text}00"), "zz"] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_signed_manifest_has_bounds_wherever_it_comes_from() {
+        let text = |length: usize| "x".repeat(length);
+        let good = SignedManifest::new(text(LONGEST_MANIFEST), text(LONGEST_SIGNATURE)).unwrap();
+        let json = serde_json::to_string(&good).unwrap();
+        assert_eq!(serde_json::from_str::<SignedManifest>(&json).unwrap(), good);
+        let long = text(LONGEST_MANIFEST + 1);
+        let json = format!("{{\"manifest\":\"{long}\",\"signature\":\"\"}}");
+        let error = serde_json::from_str::<SignedManifest>(&json).unwrap_err().to_string();
+        assert!(error.contains("4097 bytes"), "{error}");
+        assert!(SignedManifest::new(String::new(), text(LONGEST_SIGNATURE + 1)).is_err());
     }
 
     #[test]

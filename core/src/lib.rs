@@ -34,5 +34,6 @@ pub mod spec;
 pub mod status;
 mod text;
 pub mod time;
+pub mod trust;
 pub mod uidrange;
 pub mod update;

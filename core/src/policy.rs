@@ -8,6 +8,7 @@ use crate::host::HostFacts;
 use crate::spec::{
     Capability, HostPath, InterfaceName, Mount, Network, Security, Settings, SystemCalls, TooMuch,
 };
+use crate::trust::Trust;
 
 /// The host's policy: `/etc/shoal/policy.toml`. The defaults are the safe ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct Policy {
     pub bind: Vec<AllowedBind>,
     /// Whether the controller may bring another agent, which runs as root.
     pub agent_upgrade: bool,
+    /// Whose images may run.
+    pub trust: Trust,
 }
 
 impl Default for Policy {
@@ -42,6 +45,7 @@ impl Default for Policy {
             system_calls: BTreeSet::new(),
             bind: Vec::new(),
             agent_upgrade: true,
+            trust: Trust::default(),
         }
     }
 }
@@ -159,7 +163,7 @@ pub enum Refused {
 }
 
 /// Where the policy is, for messages.
-const POLICY: &str = "the host's /etc/shoal/policy.toml";
+pub(crate) const POLICY: &str = "the host's /etc/shoal/policy.toml";
 
 impl Policy {
     /// How this host isolates an instance of these settings.

@@ -1,6 +1,6 @@
 //! How a container gets from one configuration to another: as it runs, or by being made anew.
 //!
-//! What a running container can take: new checks, hooks, another order, other limits of its control
+//! What a running container can take: another signature of its image, new checks, hooks, another order, other limits of its control
 //! group, and new contents of files whose unit can be reloaded. All else needs a new one.
 
 use std::collections::BTreeSet;
@@ -163,6 +163,16 @@ mod tests {
         assert_eq!(reloads(|s| s.limits = Limits { memory, ..Limits::default() }), none);
         let nofile = Some(1024);
         assert_eq!(reloads(|s| s.limits = Limits { nofile, ..Limits::default() }), None);
+    }
+
+    #[test]
+    fn another_signature_needs_no_new_container() {
+        let from = instance("a/b", 1).config;
+        let mut to = from.clone();
+        let signed = crate::image::SignedManifest::new("x".into(), "y".into()).unwrap();
+        to.image.signed = Some(Box::new(signed));
+        let Update::Refresh { reload, .. } = update(&from, &to) else { panic!("not in place") };
+        assert!(reload.is_empty());
     }
 
     #[test]

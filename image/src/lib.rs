@@ -2,11 +2,13 @@
 //!
 //! Part: everything that is known about an image without asking anybody: whether a file is a
 //! complete squashfs 4.0, what system is in it, what its SHA-256 is, and how its bytes arrive in a
-//! directory so that a file under its digest's name is always complete and verified. The command
+//! directory so that a file under its digest's name is always complete and verified, and who signed
+//! what of it. The command
 //! uses it before it sends a byte, the controller on what it received, the agent on what it fetched.
 //!
 //! Ways in: [`inspect`] for a file, [`sha256_of`] for its digest, [`Partial`] to receive one, and
-//! [`complete`], [`list`], [`remove`] for a directory of them.
+//! [`complete`], [`list`], [`remove`] for a directory of them; [`Manifest::verified`] for what was
+//! signed of one.
 //!
 //! Files in, files out. Deliberately absent: the network, async, running commands, mounting, the
 //! clock. Images are read by an own small reader and not by a squashfs library: it looks at single
@@ -20,12 +22,14 @@ mod elf;
 mod found;
 mod inode;
 mod inspect;
+mod manifest;
 mod metadata;
 mod os_release;
 mod partial;
 mod platform;
 mod problem;
 pub mod recipe;
+mod signature;
 mod size;
 mod superblock;
 mod tables;
@@ -38,7 +42,9 @@ pub use directory::{
 };
 pub use found::Found;
 pub use inspect::{ImageInfo, inspect};
+pub use manifest::{LONGEST_MANIFEST, Manifest, ManifestError, UnverifiedError};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
 pub use problem::{ImageError, Part, Problem};
+pub use signature::{LONGEST_SIGNATURE, NoPublicKey, PublicKey, Signature, SignatureError};
 pub use superblock::{Flags, MAX_INODES, Superblock};

@@ -17,6 +17,7 @@ pub const PACKAGES: &[&str] = &[
     "mount",
     "procps",
     "busybox-static",
+    "minisign",
 ];
 
 /// Installs whichever of [`PACKAGES`] are missing; asks no registry when none is.

@@ -36,6 +36,7 @@ use crate::record::Record;
 use crate::scrub;
 use crate::secrets::Secrets;
 use crate::stock::ImageStock;
+use crate::trust::Signatures;
 use crate::verified::{self, Images};
 
 /// The host that the agent runs on.
@@ -55,6 +56,7 @@ pub struct RealHost {
     stock: ImageStock,
     secrets: Arc<Secrets>,
     infra: Infra,
+    signatures: Signatures,
 }
 
 impl RealHost {
@@ -73,6 +75,8 @@ impl RealHost {
         let images = Arc::new(Images::new(paths.images()));
         let infra = Infra::new(paths.clone());
         let stock = ImageStock::open(paths.images());
+        let trust = facts.policy.trust.clone();
+        let signatures = Signatures::new(paths.clone(), name.clone(), trust);
         let (reread, haste) = (Reread::new(paths.units_changed()), Haste::default());
         Self {
             paths,
@@ -89,6 +93,7 @@ impl RealHost {
             stock,
             secrets,
             infra,
+            signatures,
         }
     }
 
@@ -238,6 +243,7 @@ impl Host for RealHost {
         observation.problems.extend(self.images.problems());
         observation.observed.secrets = self.secrets.kept();
         observation.observed.unkept = self.secrets.unkept();
+        observation.observed.untrusted = self.signatures.untrusted(wanted, clock::now());
         self.infra.look(wanted, &mut observation)?;
         let took_ms = began.elapsed().as_millis();
         debug!(took_ms, machines = observation.observed.machines.len(), "observed the host");

@@ -8,7 +8,7 @@ use shoal_proto::v1::{
     SetImagePinRequest, SetTagRequest,
 };
 
-use super::{Shell, push};
+use super::{Shell, push, signature};
 use crate::args::image::ImageCommand;
 use crate::client::{Client, ReplyError};
 use crate::clock;
@@ -18,7 +18,12 @@ use crate::view::image_prune::PrunedView;
 
 pub(super) async fn run(shell: &Shell, command: ImageCommand) -> Result<Exit, Failure> {
     match command {
-        ImageCommand::Push { file, reference } => push::run(shell, &file, &reference).await?,
+        ImageCommand::Push { file, reference, signing } => {
+            push::run(shell, &file, &reference, &signing).await?;
+        }
+        ImageCommand::Keygen(args) => signature::keygen(shell, args).await?,
+        ImageCommand::Sign(args) => signature::sign(shell, args).await?,
+        ImageCommand::Verify(args) => signature::verify(shell, args)?,
         ImageCommand::List => list(shell, &shell.client().await?).await?,
         ImageCommand::Show { name } => show(shell, &shell.client().await?, &name).await?,
         ImageCommand::Tag { source, reference } => {
@@ -94,7 +99,7 @@ async fn set_tag(
 ) -> Result<TagView, Failure> {
     let about = || format!("image {reference}");
     let named = digest("digest", &wire).map_err(ReplyError::about(about()))?;
-    let request = SetTagRequest { reference: reference.to_string(), digest: wire };
+    let request = SetTagRequest { reference: reference.to_string(), digest: wire, signed: None };
     let reply = client.images().set_tag(client.ask(request)).await;
     let reply = reply.map_err(client.refused(format!("set the tag {reference}")))?.into_inner();
     let previous = reply.previous.map(|previous| digest("previous", &previous)).transpose();

@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use shoal_core::image::ImageRef;
-use shoal_image::{DigestError, ImageError, Sha256Sum, inspect, sha256_of};
+use shoal_core::image::{ImageRef, SignedManifest};
+use shoal_image::{DigestError, ImageError, Platform, Sha256Sum, inspect, sha256_of};
 use shoal_proto::CHUNK;
 use shoal_proto::v1::push_request::Message;
-use shoal_proto::v1::{BeginPushRequest, Image, PushHeader, PushRequest, SetTagRequest};
+use shoal_proto::v1::{self, BeginPushRequest, Image, PushHeader, PushRequest, SetTagRequest};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Shell, image};
+use super::{Shell, image, signature};
+use crate::args::image::Signing;
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::output::Console;
@@ -54,11 +55,14 @@ pub(crate) enum PushError {
 
 /// What is to be pushed: a file that was checked.
 #[derive(Debug, Clone)]
-struct Prepared {
-    path: PathBuf,
-    size: u64,
-    digest: Sha256Sum,
-    reference: ImageRef,
+pub(super) struct Prepared {
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    pub(super) digest: Sha256Sum,
+    pub(super) reference: ImageRef,
+    pub(super) platform: Platform,
+    /// What is sent along, for the hosts.
+    pub(super) signed: Option<SignedManifest>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,8 +73,23 @@ struct PushView {
     image: ImageView,
 }
 
-pub(super) async fn run(shell: &Shell, file: &Path, reference: &ImageRef) -> Result<(), Failure> {
-    let prepared = prepare(shell.console, file, reference)?;
+pub(super) async fn run(
+    shell: &Shell,
+    file: &Path,
+    reference: &ImageRef,
+    signing: &Signing,
+) -> Result<(), Failure> {
+    let begun = signature::begin(signing, reference).await?;
+    let mut prepared = prepare(shell.console, file, reference)?;
+    let by = match begun {
+        Some(begun) => {
+            let (_, signed, by) = begun.sign(&prepared)?;
+            prepared.signed = Some(signed);
+            format!(", signed by key {by}")
+        }
+        None => String::new(),
+    };
+    note_unsent(shell.console, &prepared);
     let client = shell.client().await?;
     let mut pusher = Pusher { client, prepared, console: shell.console, sent: 0, reached: 0 };
     let pushed = tokio::select! {
@@ -84,13 +103,17 @@ pub(super) async fn run(shell: &Shell, file: &Path, reference: &ImageRef) -> Res
         0 => "already there, nothing sent".to_owned(),
         sent => format!("{} sent", size_text(sent)),
     };
-    let said = format!("{reference} is {} ({how})", image.short());
+    let said = format!("{reference} is {} ({how}){by}", image.short());
     let view = PushView { reference: reference.to_string(), sent_bytes: pusher.sent, image };
     Ok(shell.console.result(said, &view)?)
 }
 
 /// Checks the file and makes its digest. Blocks: nothing else runs yet.
-fn prepare(console: Console, file: &Path, reference: &ImageRef) -> Result<Prepared, PushError> {
+pub(super) fn prepare(
+    console: Console,
+    file: &Path,
+    reference: &ImageRef,
+) -> Result<Prepared, PushError> {
     let info = inspect(file)?;
     // A second for each GiB: worth a bar, but not the lines of a CI job's log.
     let mut progress = console.is_live().then(|| Transfer::start(console, "checking", info.size));
@@ -103,7 +126,17 @@ fn prepare(console: Console, file: &Path, reference: &ImageRef) -> Result<Prepar
         progress.end();
     }
     let (path, reference) = (file.to_owned(), reference.clone());
-    Ok(Prepared { path, size: info.size, digest: digest?, reference })
+    let (size, platform) = (info.size, info.platform);
+    Ok(Prepared { path, size, digest: digest?, reference, platform, signed: None })
+}
+
+/// Who has signed the file wants that to be known.
+fn note_unsent(console: Console, prepared: &Prepared) {
+    let manifest = signature::beside(&prepared.path, "manifest");
+    if prepared.signed.is_none() && manifest.exists() {
+        let path = manifest.display();
+        console.note(format!("{path} is there and is not sent along; --manifest {path} does that"));
+    }
 }
 
 /// One push, over as many connections as it takes.
@@ -163,10 +196,18 @@ impl Pusher {
         Bytes::copy_from_slice(self.prepared.digest.as_bytes())
     }
 
+    fn signed(&self) -> Option<v1::SignedManifest> {
+        self.prepared.signed.clone().map(Into::into)
+    }
+
     /// The image is there: only its name is to be set.
     async fn tag(&self) -> Result<Image, Failure> {
         let reference = self.prepared.reference.to_string();
-        let request = SetTagRequest { reference: reference.clone(), digest: self.digest() };
+        let request = SetTagRequest {
+            reference: reference.clone(),
+            digest: self.digest(),
+            signed: self.signed(),
+        };
         let reply = self.client.images().set_tag(self.client.ask(request)).await;
         let doing = format!("set the tag {reference}");
         let reply = reply.map_err(self.client.refused(doing))?.into_inner();
@@ -176,8 +217,13 @@ impl Pusher {
     /// Sends the bytes from `offset` on.
     async fn send(&mut self, offset: u64) -> Result<Image, Failure> {
         let Prepared { path, size, reference, .. } = self.prepared.clone();
-        let header =
-            PushHeader { digest: self.digest(), size, offset, reference: reference.to_string() };
+        let header = PushHeader {
+            digest: self.digest(),
+            size,
+            offset,
+            reference: reference.to_string(),
+            signed: self.signed(),
+        };
         let (requests, outgoing) = mpsc::channel(AHEAD);
         let (position, mut at) = watch::channel(offset);
         let from = path.clone();

@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::text::count;
 use crate::view::secret::{KeptView, SecretsView};
 
-pub(crate) use self::value::ValueError;
+pub(crate) use self::value::{ValueError, hidden};
 
 pub(super) async fn run(shell: &Shell, command: SecretCommand) -> Result<Exit, Failure> {
     // Before a value is asked for: who can't get through need not type it.

@@ -33,6 +33,7 @@ pub(crate) struct ImageView {
     pin: Option<PinView>,
     /// Since when nothing has needed it; absent where something does.
     unneeded: Option<At>,
+    signatures: Vec<SignatureView>,
 }
 
 /// Who said that an image stays.
@@ -40,6 +41,36 @@ pub(crate) struct ImageView {
 struct PinView {
     by: String,
     at: At,
+}
+
+/// What is signed of an image under one of its names, as the manifest says it.
+#[derive(Debug, Serialize)]
+pub(crate) struct SignatureView {
+    reference: String,
+    key_id: String,
+    release: u64,
+    created: At,
+    expires: Option<At>,
+}
+
+impl From<v1::ImageSignature> for SignatureView {
+    fn from(wire: v1::ImageSignature) -> Self {
+        let v1::ImageSignature { reference, key, release, created_ms, expires_ms } = wire;
+        let (created, expires) = (At::new(created_ms), expires_ms.map(At::new));
+        Self { reference, key_id: key, release, created, expires }
+    }
+}
+
+impl SignatureView {
+    fn line(&self) -> String {
+        let release = match self.release {
+            0 => String::new(),
+            release => format!(", release {release}"),
+        };
+        let expires = self.expires.map_or("does not expire".into(), |at| format!("expires {at}"));
+        let Self { reference, key_id, created, .. } = self;
+        format!("{reference} by key {key_id}{release}, created {created}, {expires}")
+    }
 }
 
 impl TryFrom<v1::Image> for ImageView {
@@ -61,6 +92,7 @@ impl TryFrom<v1::Image> for ImageView {
             staged_on,
             pin,
             unneeded_ms,
+            signatures,
         } = wire;
         Ok(Self {
             digest: digest("digest", &name)?.to_string(),
@@ -77,6 +109,7 @@ impl TryFrom<v1::Image> for ImageView {
             staged_on,
             pin: pin.map(|v1::ImagePin { by, at_ms }| PinView { by, at: At::new(at_ms) }),
             unneeded: unneeded_ms.map(At::new),
+            signatures: signatures.into_iter().map(SignatureView::from).collect(),
         })
     }
 }
@@ -89,7 +122,8 @@ impl ImagesView {
 
     /// One row for each name; an image without one has a row all the same.
     pub(crate) fn table(&self, now: Timestamp, color: bool) -> String {
-        let header = &["IMAGE", "DIGEST", "SIZE", "OS", "ARCH", "PUSHED", "HOSTS", "USED BY"];
+        let header =
+            &["IMAGE", "DIGEST", "SIZE", "OS", "ARCH", "PUSHED", "SIGNED", "HOSTS", "USED BY"];
         let mut table = Table::new(header);
         for image in &self.images {
             let names = if image.references.is_empty() {
@@ -106,6 +140,7 @@ impl ImagesView {
                     image.os().into(),
                     image.architecture.clone().unwrap_or_default().into(),
                     image.pushed.ago(now).into(),
+                    image.signer(name).into(),
                     image.staged_on.len().into(),
                     image.used_by.len().into(),
                 ]);
@@ -119,6 +154,13 @@ impl ImageView {
     /// The first 12 digits of the digest.
     pub(crate) fn short(&self) -> &str {
         self.digest.get(..12).unwrap_or(&self.digest)
+    }
+
+    /// The first digits of the number of the key that signed it under `name`; nothing where none
+    /// did.
+    fn signer(&self, name: &str) -> String {
+        let signature = self.signatures.iter().find(|signature| signature.reference == name);
+        signature.map(|signature| signature.key_id.chars().take(8).collect()).unwrap_or_default()
     }
 
     fn os(&self) -> String {
@@ -147,6 +189,10 @@ impl ImageView {
             ("Architecture", self.architecture.clone().unwrap_or_default()),
             ("Compression", self.compression.clone()),
             ("Pushed", pushed),
+            (
+                "Signed",
+                self.signatures.iter().map(SignatureView::line).collect::<Vec<_>>().join("\n"),
+            ),
             ("Staged on", self.staged_on.join("\n")),
             ("Used by", self.used_by.join("\n")),
         ];

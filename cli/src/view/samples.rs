@@ -7,6 +7,16 @@ use shoal_proto::v1;
 pub(crate) const NOW: u64 = 1_800_014_400_000;
 pub(crate) const MINUTE: u64 = 60_000;
 
+fn signature(reference: &str) -> v1::ImageSignature {
+    v1::ImageSignature {
+        reference: reference.into(),
+        key: "E7620F1842B4E81F".into(),
+        release: 41,
+        created_ms: NOW - 4 * MINUTE,
+        expires_ms: Some(NOW + 60 * MINUTE),
+    }
+}
+
 pub(crate) fn image(digit: u8, references: &[&str]) -> v1::Image {
     v1::Image {
         digest: vec![digit; 32].into(),
@@ -23,6 +33,7 @@ pub(crate) fn image(digit: u8, references: &[&str]) -> v1::Image {
         staged_on: vec!["h1".into(), "h2".into()],
         pin: None,
         unneeded_ms: None,
+        signatures: references.iter().take(1).map(|reference| signature(reference)).collect(),
     }
 }
 
@@ -107,6 +118,7 @@ fn wanted(run: v1::RunState) -> v1::InstanceSpec {
                 reference: "shop:1".into(),
                 digest: vec![1; 32].into(),
                 size: 4096,
+                signed: None,
             }),
             settings: Some(v1::Settings {
                 start: Some(v1::settings::Start::Boot(v1::Boot {})),

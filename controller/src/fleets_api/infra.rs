@@ -96,7 +96,7 @@ impl Same {
         digest: Digest,
     ) -> Result<(), Refusal> {
         let now = super::world::image(records, &reference).await?;
-        if now.is_some_and(|now| now.id != digest.to_string()) {
+        if now.is_some_and(|now| now.image.id != digest.to_string()) {
             self.moved.push(reference.clone());
         }
         match records.get::<ImageRecord>(&digest.to_string()).await? {
@@ -119,7 +119,11 @@ impl Same {
             else {
                 continue;
             };
-            world.images.insert(reference.clone(), config.image.clone());
+            // Of the very same file, what was signed last counts.
+            let now = world.images.entry(reference.clone()).or_insert(config.image.clone());
+            if now.digest != config.image.digest {
+                now.clone_from(&config.image);
+            }
             if !world.image_records.iter().any(|known| known.id == stored.id) {
                 world.image_records.push(stored.clone());
             }

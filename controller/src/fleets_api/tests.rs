@@ -1,12 +1,12 @@
 use shoal_core::fleet::FleetSpec;
-use shoal_core::host::HostFacts;
+use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::rollout::State;
 use shoal_core::spec::{DataVolume, File, FileBody, Memory, Owner, Value};
 use shoal_core::status::State as InstanceState;
 use shoal_proto::v1::store::{
-    AuditRecord, HostSpecRecord, RevisionRecord, SecretHeadRecord, SecretRecord,
+    AuditRecord, HostSpecRecord, RevisionRecord, SecretHeadRecord, SecretRecord, TagRecord,
 };
-use shoal_proto::v1::{InstanceChange, RolloutState};
+use shoal_proto::v1::{self, InstanceChange, RolloutState};
 
 use super::apply::{Applied, apply_to};
 use super::tests_support::{ADA, Lab, NOON, fleet, request};
@@ -49,6 +49,30 @@ async fn a_new_fleet_is_created_on_every_match() {
     let online: Vec<bool> = plan.changes.iter().map(|change| change.host_online).collect();
     assert_eq!(online, [false, true]);
     assert!(lab.records.list::<FleetRecord>().await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_signed_anew_gets_to_the_hosts_and_restarts_nothing() {
+    let lab = Lab::new().await;
+    rolled(&lab, WEB).await;
+    let tag = TagRecord {
+        digest: vec![1; 32].into(),
+        signed: Some(v1::SignedManifest { manifest: "m".into(), signature: "s".into() }),
+    };
+    lab.put("app/1", &tag).await;
+    let plan = planned(&lab, WEB).await.unwrap();
+    assert!(plan.changes_anything);
+    assert_eq!(shown(&plan.changes), ["REFRESH main@h1", "REFRESH main@h2"]);
+    assert_eq!(plan.changes[0].fields[0].field, "signature");
+    rolled(&lab, WEB).await;
+    let signed = |spec: &HostSpec| spec.instances[0].config.image.signed.clone();
+    let there = signed(&lab.spec("h2").await).unwrap();
+    assert_eq!((there.manifest(), there.signature()), ("m", "s"));
+    assert!(!planned(&lab, WEB).await.unwrap().changes_anything);
+    // What goes back has what was signed then.
+    let revision = lab.records.get::<RevisionRecord>("shop/2").await.unwrap().unwrap().record;
+    let image = revision.hosts["id-h1"].instances["main"].image.clone().unwrap();
+    assert_eq!(image.signed, tag.signed);
 }
 
 #[tokio::test]

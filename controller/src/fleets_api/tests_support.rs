@@ -89,7 +89,7 @@ impl Lab {
         let bytes = digest_bytes(&pinned.digest);
         let record = ImageRecord { digest: bytes.clone(), size: 4096, ..ImageRecord::default() };
         self.put(&pinned.digest.to_string(), &record).await;
-        self.put(&tag_id(&pinned.reference), &TagRecord { digest: bytes }).await;
+        self.put(&tag_id(&pinned.reference), &TagRecord { digest: bytes, signed: None }).await;
     }
 
     pub(crate) async fn put<R: crate::store::Record>(&self, id: &str, record: &R) {
@@ -282,7 +282,12 @@ pub(crate) fn infra(version: &str, instances: &[(&str, &str, &str)]) -> FleetSpe
 }
 
 pub(crate) fn pinned(reference: &str, digest: u8) -> PinnedImage {
-    PinnedImage { reference: reference.parse().unwrap(), digest: [digest; 32].into(), size: 4096 }
+    PinnedImage {
+        reference: reference.parse().unwrap(),
+        digest: [digest; 32].into(),
+        size: 4096,
+        signed: None,
+    }
 }
 
 pub(crate) fn settings() -> Settings {

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_core::fleet::FleetSpec;
 use shoal_core::host::{Host, HostSpec};
-use shoal_core::image::{Digest, ImageRef, PinnedImage};
+use shoal_core::image::{Digest, ImageRef, PinnedImage, SignedManifest};
 use shoal_core::name::{FleetName, HostId, InstanceId, InstanceName};
 use shoal_core::placement::{Claims, Order, order_of};
 use shoal_core::rollout::{Rollout, State};
 use shoal_core::secret::{PinnedSecret, SecretName};
 use shoal_core::spec::Settings;
-use shoal_proto::convert;
+use shoal_proto::convert::{self, Invalid};
 use shoal_proto::v1::store::{
     FleetRecord, HostRecord, HostStatusRecord, ImageRecord, RolloutRecord, SecretHeadRecord,
     TagRecord,
@@ -231,11 +231,14 @@ impl World {
     async fn load_images(&mut self, records: &Records, spec: &FleetSpec) -> Result<(), Refusal> {
         let references: BTreeSet<&ImageRef> = spec.instances.values().map(|i| &i.image).collect();
         for reference in references {
-            let Some(stored) = image(records, reference).await? else { continue };
+            let Some(Tagged { image: stored, signed }) = image(records, reference).await? else {
+                continue;
+            };
             let pinned = PinnedImage {
                 reference: reference.clone(),
                 digest: record_digest(&stored)?,
                 size: stored.record.size,
+                signed: signed.map(Box::new),
             };
             self.images.insert(reference.clone(), pinned);
             if !self.image_records.iter().any(|known| known.id == stored.id) {
@@ -343,17 +346,26 @@ pub fn record_digest(stored: &Stored<ImageRecord>) -> Result<Digest, Refusal> {
         .map_err(|error| inventory::damaged::<ImageRecord>(&stored.id, &error.to_string()))
 }
 
+/// An image, and what is signed of it under the name that it was found by.
+#[derive(Debug)]
+pub struct Tagged {
+    /// The image.
+    pub image: Stored<ImageRecord>,
+    /// What is signed; `None` where nothing is.
+    pub signed: Option<SignedManifest>,
+}
+
 /// The image that `reference` points to; `None` where it is not known.
 ///
 /// # Errors
 /// The store fails, or a record in it is damaged.
-pub async fn image(
-    records: &Records,
-    reference: &ImageRef,
-) -> Result<Option<Stored<ImageRecord>>, Refusal> {
+pub async fn image(records: &Records, reference: &ImageRef) -> Result<Option<Tagged>, Refusal> {
     let id = tag_id(reference);
     let Some(tag) = records.get::<TagRecord>(&id).await? else { return Ok(None) };
-    let digest = convert::digest("digest", &tag.record.digest)
-        .map_err(|error| inventory::damaged::<TagRecord>(&id, &error.to_string()))?;
-    Ok(records.get::<ImageRecord>(&digest.to_string()).await?)
+    let damaged = |error: Invalid| inventory::damaged::<TagRecord>(&id, &error.to_string());
+    let TagRecord { digest, signed } = tag.record;
+    let digest = convert::digest("digest", &digest).map_err(damaged)?;
+    let signed = signed.map(SignedManifest::try_from).transpose().map_err(damaged)?;
+    let image = records.get::<ImageRecord>(&digest.to_string()).await?;
+    Ok(image.map(|image| Tagged { image, signed }))
 }

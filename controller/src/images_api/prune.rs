@@ -224,7 +224,7 @@ async fn unneeded(
     now: Timestamp,
 ) -> Result<BTreeMap<Digest, Unneeded>, Refusal> {
     let images = records.list::<ImageRecord>().await?.records;
-    let mut references = references(records).await?;
+    let (mut references, _) = references(records).await?;
     let needed = needed(records, live).await?;
     let mut found = BTreeMap::new();
     for image in images {
@@ -247,7 +247,7 @@ async fn unneeded(
 /// moment is left for the next look.
 async fn note(records: &Records, live: &Live, now: Timestamp) -> Result<(), Refusal> {
     let images = records.list::<ImageRecord>().await?.records;
-    let references = references(records).await?;
+    let (references, _) = references(records).await?;
     let needed = needed(records, live).await?;
     for image in images {
         let digest = record_digest(&image)?;

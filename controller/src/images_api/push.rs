@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use shoal_core::image::{Digest, ImageRef};
+use shoal_core::image::{Digest, ImageRef, SignedManifest};
 use shoal_image::ImageInfo;
 use shoal_proto::convert;
 use shoal_proto::v1::store::ImageRecord;
@@ -11,7 +11,7 @@ use shoal_proto::v1::{PushHeader, PushRequest, push_request};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::{ATTEMPTS, Images, contended};
+use super::{ATTEMPTS, Images, Name, contended, signed};
 use crate::blobs::{BlobError, Claim, Presence, Upload};
 use crate::clock;
 use crate::refusal::Refusal;
@@ -29,20 +29,19 @@ struct Announced {
     size: u64,
     offset: u64,
     reference: ImageRef,
+    signed: Option<SignedManifest>,
 }
 
 impl TryFrom<PushHeader> for Announced {
     type Error = Refusal;
 
     fn try_from(wire: PushHeader) -> Result<Self, Refusal> {
-        let PushHeader { digest, size, offset, reference } = wire;
+        let PushHeader { digest, size, offset, reference, signed } = wire;
         check_size(size)?;
-        Ok(Self {
-            digest: convert::digest("digest", &digest)?,
-            size,
-            offset,
-            reference: convert::parse("reference", &reference)?,
-        })
+        let digest = convert::digest("digest", &digest)?;
+        let reference = convert::parse("reference", &reference)?;
+        let signed = signed::checked(signed, &reference, &digest, size)?;
+        Ok(Self { digest, size, offset, reference, signed })
     }
 }
 
@@ -126,8 +125,9 @@ impl Images {
                 Some(stored) => stored.record.clone(),
                 None => image_record(announced, self.inspect(claim).await?, who),
             };
-            let (what, reference) = ("Images/Push", &announced.reference);
-            let tagged = self.tag(before.as_ref(), &record, reference, what, who, clock::now());
+            let Announced { reference, signed, .. } = announced;
+            let (name, what) = (Name { reference, signed: signed.clone() }, "Images/Push");
+            let tagged = self.tag(before.as_ref(), &record, name, what, who, clock::now());
             if tagged.await?.is_some() {
                 return Ok(());
             }

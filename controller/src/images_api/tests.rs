@@ -4,12 +4,13 @@ use bytes::Bytes;
 use futures_util::stream;
 use shoal_image::Sha256Sum;
 use shoal_proto::v1::store::AuditRecord;
-use shoal_proto::v1::{PushHeader, push_request};
+use shoal_proto::v1::{ImageSignature, PushHeader, SignedManifest, push_request};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::fleets_api::tests_support::{ADA, Lab, NOON};
+use crate::fleets_api::world;
 
 mod prune;
 
@@ -68,7 +69,7 @@ impl Store {
 
     async fn set_tag(&self, reference: &str, digest: Digest) -> Result<SetTagResponse, Refusal> {
         let digest = convert::digest_bytes(&digest);
-        let request = SetTagRequest { reference: reference.into(), digest };
+        let request = SetTagRequest { reference: reference.into(), digest, signed: None };
         self.images.set_tag(request, ADA, NOON).await
     }
 
@@ -107,7 +108,7 @@ fn length(bytes: &[u8]) -> u64 {
 
 fn header(bytes: &[u8], digest: Digest, offset: u64, reference: &str) -> PushHeader {
     let digest = convert::digest_bytes(&digest);
-    PushHeader { digest, size: length(bytes), offset, reference: reference.into() }
+    PushHeader { digest, size: length(bytes), offset, reference: reference.into(), signed: None }
 }
 
 fn messages(header: PushHeader, bytes: Bytes) -> impl Iterator<Item = PushRequest> + Unpin {
@@ -230,7 +231,12 @@ async fn bad_announcements_are_refused_before_a_byte_is_taken() {
         (PushHeader { reference: "deb".into(), ..good.clone() }, "no tag"),
         (PushHeader { size: 0, ..good.clone() }, "empty"),
         (PushHeader { size: (64 << 30) + 1, ..good.clone() }, "64 GiB"),
-        (PushHeader { digest: Bytes::from_static(b"short"), ..good }, "32 bytes"),
+        (PushHeader { digest: Bytes::from_static(b"short"), ..good.clone() }, "32 bytes"),
+        (with(&good, manifest("deb:11", &store.bytes)), "the manifest is of deb:11 ("),
+        (with(&good, manifest("deb:12", b"other")), "and the image is deb:12 ("),
+        (with(&good, b"deb:12".to_vec()), "the manifest of deb:12: it is no manifest"),
+        (with(&good, vec![b'#'; 5000]), "5000 bytes"),
+        (without_signature(&good, &store.bytes), "the signature of deb:12: the signature is dam"),
     ];
     for (header, wanted) in cases {
         let all = messages(header, store.bytes.clone()).map(Ok);
@@ -273,6 +279,79 @@ async fn tags_move_and_say_where_they_were() {
     assert_eq!(again.previous, Some(Bytes::from_static(&[1; 32])));
     let error = store.set_tag("deb:12", [9; 32].into()).await.unwrap_err();
     assert!(matches!(error, Refusal::NotFound(_)), "{error}");
+}
+
+/// The manifest of an image.
+fn manifest(reference: &str, bytes: &[u8]) -> Vec<u8> {
+    let (name, tag) = reference.split_once(':').unwrap();
+    let (digest, size) = (digest_of(bytes), bytes.len());
+    let text = format!(
+        "manifest = 1\nname = \"{name}\"\ntag = \"{tag}\"\ndigest = \"{digest}\"\nsize = {size}\n\
+         release = 7\ncreated = \"2026-11-20T09:00:00Z\"\n"
+    );
+    text.into_bytes()
+}
+
+/// That is signed, though not of what it is kept with: nobody here would know.
+fn signed(manifest: Vec<u8>) -> SignedManifest {
+    let signature = "untrusted comment: x\n\
+        RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=\n\
+        trusted comment: timestamp:1633700835\tfile:test\tprehashed\n\
+        wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==\n";
+    SignedManifest { manifest: manifest.into(), signature: signature.into() }
+}
+
+fn with(header: &PushHeader, manifest: Vec<u8>) -> PushHeader {
+    PushHeader { signed: Some(signed(manifest)), ..header.clone() }
+}
+
+fn without_signature(header: &PushHeader, bytes: &[u8]) -> PushHeader {
+    let (manifest, signature) = (manifest(&header.reference, bytes).into(), "damaged".into());
+    PushHeader { signed: Some(SignedManifest { manifest, signature }), ..header.clone() }
+}
+
+#[tokio::test]
+async fn what_is_signed_stays_with_its_name_and_goes_with_the_image() {
+    let store = Store::new().await;
+    let header = header(&store.bytes, store.digest(), 0, "deb:12");
+    let header = with(&header, manifest("deb:12", &store.bytes));
+    let all = messages(header, store.bytes.clone()).map(Ok);
+    store.images.push(stream::iter(all), ADA).await.unwrap();
+    let wanted = ImageSignature {
+        reference: "deb:12".into(),
+        key: "E7620F1842B4E81F".into(),
+        release: 7,
+        created_ms: 1_795_165_200_000,
+        expires_ms: None,
+    };
+    assert_eq!(store.get("deb:12").await.unwrap().signatures, vec![wanted.clone()]);
+    let audit = store.lab.records.list::<AuditRecord>().await.unwrap().records;
+    assert!(audit[0].record.detail.ends_with("signed by key E7620F1842B4E81F"));
+    // Another name is not signed, and the same again takes nothing away.
+    store.set_tag("deb:latest", store.digest()).await.unwrap();
+    store.set_tag("deb:12", store.digest()).await.unwrap();
+    assert_eq!(store.get("deb:latest").await.unwrap().signatures, vec![wanted]);
+    let pin = |reference: &'static str| async {
+        let reference = reference.parse().unwrap();
+        let tagged = world::image(&store.lab.records, &reference).await.unwrap().unwrap();
+        tagged.signed.is_some()
+    };
+    assert!(pin("deb:12").await && !pin("deb:latest").await);
+    // What is signed anew takes the place of what was.
+    let digest = convert::digest_bytes(&store.digest());
+    let newer = String::from_utf8(manifest("deb:12", &store.bytes)).unwrap();
+    let newer = Some(signed(newer.replace("release = 7", "release = 8").into_bytes()));
+    let request = SetTagRequest { reference: "deb:12".into(), digest, signed: newer };
+    let image = store.images.set_tag(request.clone(), ADA, NOON).await.unwrap().image.unwrap();
+    assert_eq!(image.signatures[0].release, 8);
+    // Of another name, it is refused.
+    let wrong = SetTagRequest { reference: "deb:13".into(), ..request };
+    let error = store.images.set_tag(wrong, ADA, NOON).await.unwrap_err();
+    assert!(error.to_string().contains("the manifest is of deb:12"), "{error}");
+    // Another image under the name is not signed.
+    store.lab.image("other:1", 3).await;
+    store.set_tag("deb:12", [3; 32].into()).await.unwrap();
+    assert!(!pin("deb:12").await);
 }
 
 #[tokio::test]

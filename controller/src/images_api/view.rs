@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_core::image::Digest;
 use shoal_core::name::{HostId, HostName, InstanceId};
 use shoal_proto::convert;
-use shoal_proto::v1::Image;
 use shoal_proto::v1::store::{ImageRecord, TagRecord};
+use shoal_proto::v1::{Image, ImageSignature};
 
 use super::name::unknown;
+use super::signed;
 use crate::fleets_api::world::record_digest;
 use crate::inventory;
 use crate::live::Live;
@@ -20,6 +21,7 @@ use crate::store::{Records, Stored};
 pub(super) struct Views {
     images: Vec<Stored<ImageRecord>>,
     references: BTreeMap<Digest, Vec<String>>,
+    signatures: BTreeMap<Digest, Vec<ImageSignature>>,
     users: BTreeMap<Digest, Vec<inventory::User>>,
     names: BTreeMap<HostId, HostName>,
     staged: BTreeMap<Digest, BTreeSet<String>>,
@@ -28,9 +30,11 @@ pub(super) struct Views {
 impl Views {
     pub(super) async fn load(records: &Records, live: &Live) -> Result<Self, Refusal> {
         let names = inventory::host_names(records).await?;
+        let (references, signatures) = references(records).await?;
         Ok(Self {
             images: records.list::<ImageRecord>().await?.records,
-            references: references(records).await?,
+            references,
+            signatures,
             users: inventory::image_users(records).await?,
             staged: staged(live, &names),
             names,
@@ -88,6 +92,7 @@ impl Views {
             staged_on: staged.cloned().collect(),
             pin,
             unneeded_ms,
+            signatures: self.signatures.get(&digest).cloned().unwrap_or_default(),
         })
     }
 }
@@ -99,19 +104,23 @@ pub(super) fn user(id: &InstanceId, host: &HostId, names: &BTreeMap<HostId, Host
     format!("{id}@{name}")
 }
 
-/// The tags of each image, `NAME:TAG`, ordered.
-pub(super) async fn references(
-    records: &Records,
-) -> Result<BTreeMap<Digest, Vec<String>>, Refusal> {
-    let mut references: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+pub(super) type References = BTreeMap<Digest, Vec<String>>;
+pub(super) type Signatures = BTreeMap<Digest, Vec<ImageSignature>>;
+
+/// The tags of each image, `NAME:TAG`, ordered, and what is signed of it under them.
+pub(super) async fn references(records: &Records) -> Result<(References, Signatures), Refusal> {
+    let (mut references, mut signatures) = (References::new(), Signatures::new());
     for tag in records.list::<TagRecord>().await?.records {
         let damaged = |problem: &str| inventory::damaged::<TagRecord>(&tag.id, problem);
         let digest = convert::digest("digest", &tag.record.digest)
             .map_err(|error| damaged(&error.to_string()))?;
-        let (name, tag) = tag.id.split_once('/').ok_or_else(|| damaged("its key has no tag"))?;
-        references.entry(digest).or_default().push(format!("{name}:{tag}"));
+        let (name, of) = tag.id.split_once('/').ok_or_else(|| damaged("its key has no tag"))?;
+        let reference = format!("{name}:{of}");
+        let signature = tag.record.signed.as_ref().and_then(|it| signed::view(&reference, it));
+        signatures.entry(digest).or_default().extend(signature);
+        references.entry(digest).or_default().push(reference);
     }
-    Ok(references)
+    Ok((references, signatures))
 }
 
 fn staged(live: &Live, names: &BTreeMap<HostId, HostName>) -> BTreeMap<Digest, BTreeSet<String>> {

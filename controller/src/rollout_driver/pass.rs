@@ -384,8 +384,11 @@ impl<'a> Pass<'a> {
         for image in self.images(host) {
             let same = |other: &PinnedImage| other.digest == image.digest;
             let used = spec.instances.iter().any(|instance| same(&instance.config.image));
-            if !used && !after.stage.iter().any(same) {
-                after.stage.push(image.clone());
+            match after.stage.iter_mut().find(|other| same(other)) {
+                // Of the same file, what was signed last counts.
+                Some(there) => there.clone_from(image),
+                None if !used => after.stage.push(image.clone()),
+                None => {}
             }
         }
         after

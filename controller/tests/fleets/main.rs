@@ -63,6 +63,7 @@ fn push_of(bytes: &Bytes, offset: u64, reference: &str) -> Vec<PushRequest> {
         size: u64::try_from(bytes.len()).unwrap(),
         offset,
         reference: reference.into(),
+        signed: None,
     };
     let rest = bytes.slice(usize::try_from(offset).unwrap()..);
     let data = rest.chunks(shoal_proto::CHUNK).map(Bytes::copy_from_slice);

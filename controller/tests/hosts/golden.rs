@@ -20,7 +20,8 @@ fn written<R: Record>(id: &str, record: &R) -> String {
 }
 
 fn instance_config() -> v1::InstanceConfig {
-    let image = v1::PinnedImage { reference: "a:1".into(), digest: vec![7; 2].into(), size: 5 };
+    let (reference, digest) = ("a:1".into(), vec![7; 2].into());
+    let image = v1::PinnedImage { reference, digest, size: 5, signed: None };
     let settings = v1::Settings {
         start: Some(v1::settings::Start::Boot(v1::Boot {})),
         network: v1::Network::Host.into(),
@@ -171,7 +172,7 @@ fn of_fleets() -> [String; 5] {
     };
     [
         written("07", &image),
-        written("a/1", &TagRecord { digest: vec![7; 2].into() }),
+        written("a/1", &TagRecord { digest: vec![7; 2].into(), signed: None }),
         written("f", &FleetRecord { revision: 2 }),
         written("f/2", &revision),
         written("f/2", &rollout),
@@ -248,6 +249,7 @@ fn wider_host() -> HostRecord {
         system_calls: vec!["bpf".into()],
         bind: vec![v1::AllowedBind { path: "/srv".into(), writable: true, idmap: true }],
         no_agent_upgrade: false,
+        ..v1::HostPolicy::default()
     };
     let facts = v1::HostFacts {
         address: Some("192.0.2.1".into()),
@@ -407,7 +409,8 @@ fn of_rollouts() -> [String; 5] {
     let lock = v1::Lock { holder: "ann".into(), reason: "r".into(), since_ms: 1, until_ms: 2 };
     let spec = v1::FleetSpec { fleet: "f".into(), rollout: Some(policy), ..Default::default() };
     let revision = RevisionRecord { spec: Some(spec), ..RevisionRecord::default() };
-    let stage = vec![v1::PinnedImage { reference: "a:1".into(), digest: vec![7].into(), size: 5 }];
+    let (reference, digest) = ("a:1".into(), vec![7].into());
+    let stage = vec![v1::PinnedImage { reference, digest, size: 5, signed: None }];
     let spec = v1::HostSpec { generation: 1, stage, ..v1::HostSpec::default() };
     [
         written("f/5", &rollout),
@@ -415,6 +418,24 @@ fn of_rollouts() -> [String; 5] {
         written("f", &LockRecord { lock: Some(lock) }),
         written("f/5", &revision),
         written("h4", &HostSpecRecord { spec: Some(spec) }),
+    ]
+}
+
+fn of_signatures() -> [String; 3] {
+    let signed = || {
+        let (manifest, signature) = ("m".as_bytes().into(), "s".into());
+        Some(v1::SignedManifest { manifest, signature })
+    };
+    let (reference, digest) = ("a:2".into(), vec![7].into());
+    let stage = vec![v1::PinnedImage { reference, digest, size: 5, signed: signed() }];
+    let spec = v1::HostSpec { generation: 1, stage, ..v1::HostSpec::default() };
+    let keys = vec![v1::PinnedKeys { name: "*".into(), keys: vec!["k".into()] }];
+    let policy = v1::HostPolicy { keys, unsigned: Some(true), ..v1::HostPolicy::default() };
+    let facts = v1::HostFacts { policy: Some(policy), ..v1::HostFacts::default() };
+    [
+        written("a/2", &TagRecord { digest: vec![7; 2].into(), signed: signed() }),
+        written("h9", &HostSpecRecord { spec: Some(spec) }),
+        written("h9", &HostRecord { facts: Some(facts), ..HostRecord::default() }),
     ]
 }
 
@@ -531,6 +552,7 @@ fn records_are_written_as_ever() {
         .chain(of_recreations())
         .chain(of_an_infra())
         .chain(of_kept_images())
+        .chain(of_signatures())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

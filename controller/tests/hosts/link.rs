@@ -163,7 +163,8 @@ async fn an_orderly_end_tells_the_agent() {
 }
 
 fn with_image(digest: &[u8]) -> HostSpec {
-    let image = PinnedImage { reference: "app:1".into(), digest: digest.to_vec().into(), size: 1 };
+    let (reference, digest) = ("app:1".into(), digest.to_vec().into());
+    let image = PinnedImage { reference, digest, size: 1, signed: None };
     let instance = InstanceSpec {
         id: "app/main".into(),
         config: Some(InstanceConfig { image: Some(image), settings: None }),

@@ -81,7 +81,7 @@ async fn image(stand: &Stand, number: u8) {
     let record = ImageRecord { digest: bytes.clone(), size: 4096, ..ImageRecord::default() };
     let mut batch = Batch::new();
     batch.put(&digest.to_string(), &record).unwrap();
-    batch.put(&tag_id(&reference), &TagRecord { digest: bytes }).unwrap();
+    batch.put(&tag_id(&reference), &TagRecord { digest: bytes, signed: None }).unwrap();
     stand.app().records.commit(batch).await.unwrap();
 }
 

@@ -168,6 +168,11 @@ impl<'a> Upgrade<'a> {
 
     /// What is not there yet that is needed once everything is down.
     fn unprepared(&self, wanted: Wanted<'_>, observed: &Observed) -> Option<String> {
+        // One that could not start again must not be what is found out when all are down.
+        let distrusted = wanted.spec.instances.iter().find_map(|spec| observed.distrust(spec));
+        if let Some(why) = distrusted {
+            return Some(why.to_owned());
+        }
         let again = wanted.spec.instances.iter().filter(|spec| {
             let machine = spec.id.machine();
             let runs = spec.run == RunState::Running && moves(wanted, spec, observed);

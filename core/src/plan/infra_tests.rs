@@ -432,3 +432,15 @@ fn the_policy_of_a_host_holds_up_its_version_and_says_so() {
     let waits = "waits for shop/app to be ready";
     assert_eq!(plan.infra, (Phase::Starting, Some(waits.to_owned())));
 }
+
+#[test]
+fn nothing_is_stopped_for_a_version_with_an_image_that_is_not_trusted() {
+    let (sql, app) = (instance("infra/sql", 2), instance("shop/main", 1));
+    let before = instance("infra/sql", 1);
+    let spec = host(infra(2, 2), vec![sql.clone(), app.clone()]);
+    let there = with(&[(&before, under(1, &before)), (&app, under(1, &app))], &[1, 2]);
+    let observed = super::tests::distrusting(&[&sql], recorded(1, there));
+    let plan = plan_for(&spec, &observed, 0);
+    assert_eq!(names(&plan), [""; 0]);
+    assert_eq!(plan.infra, (Phase::Preparing, Some("not signed".into())));
+}

@@ -21,7 +21,7 @@ use crate::name::{BackupName, HostName, InfraVersion, InstanceId, MachineName};
 use crate::peers::hosts_file;
 use crate::policy::Policy;
 use crate::secret::{self, PinnedSecret};
-use crate::spec::{InstanceConfig, InstanceSpec, UnitName};
+use crate::spec::{InstanceConfig, InstanceSpec, RunState, UnitName};
 use crate::time::Timestamp;
 
 mod gate;
@@ -45,6 +45,8 @@ pub struct Observed {
     pub unreadable: BTreeMap<MachineName, String>,
     /// Images that are complete and verified.
     pub images: BTreeSet<Digest>,
+    /// Images that are wanted and that this host does not trust, with the reason.
+    pub untrusted: BTreeMap<PinnedImage, String>,
     /// Images that are mounted.
     pub mounts: BTreeSet<Digest>,
     /// What image files take of the disk, and when each was needed last.
@@ -68,6 +70,15 @@ pub struct Observed {
     pub data_blocked: Option<String>,
     /// How copying data is getting on, or why it failed, where it was begun.
     pub data_work: Option<String>,
+}
+
+impl Observed {
+    /// Why the image that is to run is not trusted; `None` where it is, or where nothing is to be
+    /// started: what an operator stops or pauses needs nobody's leave.
+    fn distrust(&self, spec: &InstanceSpec) -> Option<&str> {
+        let starts = spec.run == RunState::Running && !spec.paused;
+        self.untrusted.get(&spec.config.image).filter(|_| starts).map(String::as_str)
+    }
 }
 
 /// One machine, as found.
@@ -366,6 +377,10 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
             plan.blocked.insert(machine, reasons.join("; "));
             continue;
         }
+        if let Some(why) = observed.distrust(spec) {
+            plan.blocked.insert(machine, why.to_owned());
+            continue;
+        }
         let names = hosts_file(&spec.id, wanted.host, &wanted.spec.peers);
         let absent = Machine::default();
         let found = observed.machines.get(&machine).unwrap_or(&absent);
@@ -391,7 +406,9 @@ pub fn plan(wanted: Wanted<'_>, observed: &Observed, now: Timestamp) -> Plan {
 
 /// Images that a revision to come needs.
 fn stage_ahead(plan: &mut Plan, spec: &HostSpec, observed: &Observed) {
-    for image in spec.stage.iter().filter(|image| !observed.images.contains(&image.digest)) {
+    // What may not run need not come; whoever reports says why.
+    let trusted = spec.stage.iter().filter(|image| !observed.untrusted.contains_key(image));
+    for image in trusted.filter(|image| !observed.images.contains(&image.digest)) {
         let same = |s: &Step| matches!(&s.action, Action::Stage(i) if i.digest == image.digest);
         if !plan.stage.iter().any(same) {
             plan.stage.push(step(Action::Stage(image.clone()), "a revision to come needs it"));

@@ -284,6 +284,55 @@ fn a_host_that_cannot_isolate_says_so_and_touches_nothing() {
     assert_eq!(names(&plan_under(&lax)), ["write", "names", "enable", "start"]);
 }
 
+/// Where these images of the desired state are not trusted.
+pub(super) fn distrusting(specs: &[&InstanceSpec], observed: Observed) -> Observed {
+    let untrusted = specs.iter().map(|spec| (spec.config.image.clone(), "not signed".to_owned()));
+    Observed { untrusted: untrusted.collect(), ..observed }
+}
+
+#[test]
+fn what_is_not_trusted_is_neither_fetched_nor_started_and_replaces_nothing() {
+    let (old, new) = (instance("a/b", 1), instance("a/b", 2));
+    let wanted = wants(vec![new.clone()]);
+    for images in [&[1][..], &[1, 2]] {
+        let observed = distrusting(&[&new], with(&[(&old, up(&old))], images));
+        let plan = plan_for(&wanted, &observed, 0);
+        assert!(plan.is_empty(), "{plan:?}");
+        assert_eq!(plan.blocked[&new.id.machine()], "not signed");
+    }
+    // Another manifest of the same image may be.
+    let signed = crate::image::SignedManifest::new("x".into(), "y".into()).unwrap();
+    let mut trusted = new.clone();
+    trusted.config.image.signed = Some(Box::new(signed));
+    let observed = distrusting(&[&new], with(&[(&old, up(&old))], &[1]));
+    assert_eq!(names(&plan_for(&wants(vec![trusted]), &observed, 0)), ["stage"]);
+    // Nor is it fetched ahead.
+    let ahead = HostSpec { stage: vec![new.config.image.clone()], ..wants(vec![old.clone()]) };
+    assert!(plan_for(&ahead, &observed, 0).is_empty());
+}
+
+#[test]
+fn what_is_not_trusted_any_more_can_be_stopped() {
+    let spec = instance("a/b", 1);
+    let observed = distrusting(&[&spec], with(&[(&spec, up(&spec))], &[1]));
+    assert!(plan_for(&wants(vec![spec.clone()]), &observed, 0).is_empty());
+    let stopped = InstanceSpec { run: RunState::Stopped, ..spec };
+    assert_eq!(names(&plan_for(&wants(vec![stopped]), &observed, 0)), ["disable", "stop"]);
+}
+
+#[test]
+fn a_newer_signature_is_written_down_without_a_restart() {
+    let old = instance("a/b", 1);
+    let mut new = old.clone();
+    let signed = crate::image::SignedManifest::new("x".into(), "y".into()).unwrap();
+    new.config.image.signed = Some(Box::new(signed));
+    let wanted = wants(vec![new.clone()]);
+    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, up(&old))], &[1]), 0)), ["refresh"]);
+    assert!(plan_for(&wanted, &with(&[(&new, up(&new))], &[1]), 0).is_empty());
+    let down = Machine { unit: Unit::Inactive, ..up(&old) };
+    assert_eq!(names(&plan_for(&wanted, &with(&[(&old, down)], &[1]), 0)), ["write", "start"]);
+}
+
 #[test]
 fn one_blocked_or_missing_image_holds_up_no_other() {
     let (here, missing) = (instance("a/here", 1), instance("a/missing", 9));

@@ -311,7 +311,8 @@ pub struct InstanceConfig {
 }
 
 impl InstanceConfig {
-    /// Whether both make the same container. The tag's name does not matter, the file does.
+    /// Whether both make the same container. The tag's name does not matter, nor who signed it; the
+    /// file does.
     #[must_use]
     pub fn same_container(&self, other: &Self) -> bool {
         self.image.digest == other.image.digest && self.settings == other.settings
@@ -435,6 +436,7 @@ pub(crate) mod tests_support {
             reference: format!("app:{image}").parse().unwrap(),
             digest: [image; 32].into(),
             size: 4096,
+            signed: None,
         };
         InstanceSpec {
             id: id.parse().unwrap(),

@@ -1,7 +1,10 @@
 //! What an agent found out about its host.
 
+use std::collections::BTreeMap;
+
 use shoal_core::host::HostFacts;
 use shoal_core::policy::{AllowedBind, Policy, UserNamespace};
+use shoal_core::trust::{KeyScope, PublicKey, Trust};
 
 use super::{Invalid, parse};
 use crate::v1;
@@ -100,6 +103,8 @@ impl TryFrom<v1::HostPolicy> for Policy {
             system_calls,
             bind,
             no_agent_upgrade,
+            keys,
+            unsigned,
         } = wire;
         let bridges: Result<_, Invalid> = bridges.iter().map(|b| parse("bridges", b)).collect();
         let bridges = bridges?;
@@ -114,6 +119,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             system_calls: system_calls.collect::<Result<_, _>>()?,
             bind: bind.into_iter().map(AllowedBind::try_from).collect::<Result<_, _>>()?,
             agent_upgrade: !no_agent_upgrade,
+            trust: Trust { unsigned, keys: keys_from(keys)? },
         })
     }
 }
@@ -129,6 +135,7 @@ impl From<Policy> for v1::HostPolicy {
             system_calls,
             bind,
             agent_upgrade,
+            trust: Trust { unsigned, keys },
         } = policy;
         let any_bridge = bridges.is_none();
         Self {
@@ -141,8 +148,24 @@ impl From<Policy> for v1::HostPolicy {
             system_calls: system_calls.into_iter().map(Into::into).collect(),
             bind: bind.into_iter().map(Into::into).collect(),
             no_agent_upgrade: !agent_upgrade,
+            keys: keys.into_iter().map(keys_to).collect(),
+            unsigned,
         }
     }
+}
+
+type Keys = BTreeMap<KeyScope, Vec<PublicKey>>;
+
+fn keys_from(wire: Vec<v1::PinnedKeys>) -> Result<Keys, Invalid> {
+    let entries = wire.into_iter().map(|v1::PinnedKeys { name, keys }| {
+        let keys = keys.iter().map(|key| parse("keys", key));
+        Ok((parse("name", &name)?, keys.collect::<Result<_, Invalid>>()?))
+    });
+    entries.collect()
+}
+
+fn keys_to((name, keys): (KeyScope, Vec<PublicKey>)) -> v1::PinnedKeys {
+    v1::PinnedKeys { name: name.into(), keys: keys.into_iter().map(Into::into).collect() }
 }
 
 fn namespace_from(wire: i32) -> Result<UserNamespace, Invalid> {
@@ -186,6 +209,8 @@ mod tests {
 
     #[test]
     fn facts_survive_the_wire() {
+        let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+        let key: PublicKey = key.parse().unwrap();
         let policy = Policy {
             user_namespace: UserNamespace::Optional,
             bridges: Some(["br0".parse().unwrap()].into()),
@@ -193,6 +218,10 @@ mod tests {
             system_calls: ["@keyring".parse().unwrap()].into(),
             bind: vec![AllowedBind { path: "/srv".parse().unwrap(), writable: true, idmap: true }],
             agent_upgrade: false,
+            trust: Trust {
+                unsigned: Some(false),
+                keys: ["*", "app"].map(|name| (name.parse().unwrap(), vec![key.clone()])).into(),
+            },
             ..Policy::default()
         };
         let facts = HostFacts {

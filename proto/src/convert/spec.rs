@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_core::agent_upgrade::AgentSpec;
 use shoal_core::fleet::{DeclaredInstance, FleetSpec, Override, Templates};
 use shoal_core::host::{HostSpec, Keep};
-use shoal_core::image::PinnedImage;
+use shoal_core::image::{PinnedImage, SignedManifest};
 use shoal_core::label::HostMatch;
 use shoal_core::peers::Peer;
 use shoal_core::rollout::Policy;
@@ -279,16 +279,36 @@ impl TryFrom<v1::PinnedImage> for PinnedImage {
     type Error = Invalid;
 
     fn try_from(wire: v1::PinnedImage) -> Result<Self, Invalid> {
-        let v1::PinnedImage { reference, digest: bytes, size } = wire;
+        let v1::PinnedImage { reference, digest: bytes, size, signed } = wire;
         let digest = digest("digest", &bytes)?;
-        Ok(Self { reference: parse("reference", &reference)?, digest, size })
+        let signed = signed.map(SignedManifest::try_from).transpose()?.map(Box::new);
+        Ok(Self { reference: parse("reference", &reference)?, digest, size, signed })
+    }
+}
+
+impl TryFrom<v1::SignedManifest> for SignedManifest {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::SignedManifest) -> Result<Self, Invalid> {
+        let v1::SignedManifest { manifest, signature } = wire;
+        let manifest = String::from_utf8(manifest.to_vec());
+        let manifest = manifest.map_err(|_| Invalid::value("manifest", "it is not text"))?;
+        Self::new(manifest, signature).map_err(|e| Invalid::value("signed", e))
+    }
+}
+
+impl From<SignedManifest> for v1::SignedManifest {
+    fn from(signed: SignedManifest) -> Self {
+        let manifest = signed.manifest().as_bytes().to_vec().into();
+        Self { manifest, signature: signed.signature().to_owned() }
     }
 }
 
 impl From<PinnedImage> for v1::PinnedImage {
     fn from(image: PinnedImage) -> Self {
-        let PinnedImage { reference, digest, size } = image;
-        Self { reference: reference.to_string(), digest: digest_bytes(&digest), size }
+        let PinnedImage { reference, digest, size, signed } = image;
+        let signed = signed.map(|signed| (*signed).into());
+        Self { reference: reference.to_string(), digest: digest_bytes(&digest), size, signed }
     }
 }
 
@@ -474,8 +494,13 @@ mod tests {
 
     #[test]
     fn a_desired_state_survives_the_wire() {
-        let image =
-            PinnedImage { reference: "app:1".parse().unwrap(), digest: [7; 32].into(), size: 4096 };
+        let signed = SignedManifest::new("manifest = 1\n".into(), "untrusted".into()).unwrap();
+        let image = PinnedImage {
+            reference: "app:1".parse().unwrap(),
+            digest: [7; 32].into(),
+            size: 4096,
+            signed: Some(Box::new(signed)),
+        };
         let spec = HostSpec {
             generation: 9,
             instances: vec![InstanceSpec {
@@ -497,6 +522,7 @@ mod tests {
                 reference: "app:2".parse().unwrap(),
                 digest: [8; 32].into(),
                 size: 8192,
+                signed: None,
             }],
             agent: Some(AgentSpec {
                 version: "0.3.0".parse().unwrap(),
@@ -509,6 +535,18 @@ mod tests {
             keep: vec![Keep { fleet: "shop".parse().unwrap(), images: vec![[5; 32].into()] }],
         };
         assert_eq!(HostSpec::try_from(v1::HostSpec::from(spec.clone())), Ok(spec));
+    }
+
+    #[test]
+    fn what_cannot_be_a_signed_manifest_is_refused() {
+        let error = |manifest: &[u8]| {
+            let manifest = manifest.to_vec().into();
+            let wire = v1::SignedManifest { manifest, signature: String::new() };
+            SignedManifest::try_from(wire).unwrap_err().to_string()
+        };
+        assert_eq!(error(b"\xff"), "field manifest: it is not text");
+        let long = error(&[b'x'; 5000]);
+        assert_eq!(long, "field signed: the manifest has 5000 bytes, and at most 4096 are taken");
     }
 
     #[test]

@@ -11,6 +11,19 @@ pub struct PinnedImage {
     /// bytes
     #[prost(uint64, tag = "3")]
     pub size: u64,
+    /// absent: nobody signed it under that name
+    #[prost(message, optional, tag = "4")]
+    pub signed: ::core::option::Option<SignedManifest>,
+}
+/// What was signed of an image under one name, to be verified by the host that runs it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignedManifest {
+    /// the very text, at most 4 KiB
+    #[prost(bytes = "bytes", tag = "1")]
+    pub manifest: ::prost::bytes::Bytes,
+    /// as minisign writes it
+    #[prost(string, tag = "2")]
+    pub signature: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Command {
@@ -866,6 +879,20 @@ pub struct HostPolicy {
     pub bind: ::prost::alloc::vec::Vec<AllowedBind>,
     #[prost(bool, tag = "9")]
     pub no_agent_upgrade: bool,
+    #[prost(message, repeated, tag = "10")]
+    pub keys: ::prost::alloc::vec::Vec<PinnedKeys>,
+    #[prost(bool, optional, tag = "11")]
+    pub unsigned: ::core::option::Option<bool>,
+}
+/// The keys that may sign images of a name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinnedKeys {
+    /// of images; * for all that have no entry of their own
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// as minisign writes them
+    #[prost(string, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What an agent did or noticed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2063,6 +2090,9 @@ pub struct PushHeader {
     pub offset: u64,
     #[prost(string, tag = "4")]
     pub reference: ::prost::alloc::string::String,
+    /// of just this reference, digest and size
+    #[prost(message, optional, tag = "10")]
+    pub signed: ::core::option::Option<SignedManifest>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PushRequest {
@@ -2079,12 +2109,12 @@ pub mod push_request {
         Data(::prost::bytes::Bytes),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PushResponse {
     #[prost(message, optional, tag = "1")]
     pub image: ::core::option::Option<Image>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Image {
     #[prost(bytes = "bytes", tag = "1")]
     pub digest: ::prost::bytes::Bytes,
@@ -2118,6 +2148,8 @@ pub struct Image {
     /// since when nothing has needed it; absent: something does
     #[prost(uint64, optional, tag = "21")]
     pub unneeded_ms: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "22")]
+    pub signatures: ::prost::alloc::vec::Vec<ImageSignature>,
 }
 /// Who said that an image stays.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2135,7 +2167,7 @@ pub struct SetImagePinRequest {
     #[prost(bool, tag = "2")]
     pub pinned: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SetImagePinResponse {
     #[prost(message, optional, tag = "1")]
     pub image: ::core::option::Option<Image>,
@@ -2176,14 +2208,33 @@ pub struct PrunedImage {
     #[prost(uint64, tag = "5")]
     pub unneeded_ms: u64,
 }
+/// What a signed manifest says, as it says it: the controller verifies no signature.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageSignature {
+    #[prost(string, tag = "1")]
+    pub reference: ::prost::alloc::string::String,
+    /// the number of the key that it says it is signed by, in hexadecimal
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub release: u64,
+    #[prost(uint64, tag = "4")]
+    pub created_ms: u64,
+    #[prost(uint64, optional, tag = "5")]
+    pub expires_ms: ::core::option::Option<u64>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetTagRequest {
     #[prost(string, tag = "1")]
     pub reference: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "2")]
     pub digest: ::prost::bytes::Bytes,
+    /// Absent: what was signed of this image under this name before stays, and one that the name
+    /// is new to is not signed under it.
+    #[prost(message, optional, tag = "10")]
+    pub signed: ::core::option::Option<SignedManifest>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SetTagResponse {
     #[prost(message, optional, tag = "1")]
     pub image: ::core::option::Option<Image>,
@@ -2204,7 +2255,7 @@ pub struct GetImageRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetImageResponse {
     #[prost(message, optional, tag = "1")]
     pub image: ::core::option::Option<Image>,

@@ -95,6 +95,9 @@ pub struct ImageRecord {
 pub struct TagRecord {
     #[prost(bytes = "bytes", tag = "1")]
     pub digest: ::prost::bytes::Bytes,
+    /// of the tag's name and that digest
+    #[prost(message, optional, tag = "2")]
+    pub signed: ::core::option::Option<super::SignedManifest>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FleetRecord {

@@ -1,6 +1,7 @@
 //! From a record to a running container: what the template unit's `ExecStart` does.
 //!
-//! Works with neither agent nor controller up. It asks the host's policy, mounts, renders, and
+//! Works with neither agent nor controller up. It asks the host's policy and for the
+//! image's signature, mounts, renders, and
 //! then becomes systemd-nspawn. It undoes what an earlier start left before it does anything, so
 //! that it can be killed at any point and run again.
 //!
@@ -41,11 +42,13 @@ use super::mount::{MountError, mount_failed, mount_image};
 use super::network::{self as links, NetworkError};
 use super::parents::{self, Kind};
 use super::{clean, idmap, names, runs};
+use crate::clock;
 use crate::files::{FileError, make_private_dir};
 use crate::paths::{Paths, text};
 use crate::policy::{self, PolicyError};
 use crate::record::{Record, RecordError};
 use crate::secrets::vault::SecretError;
+use crate::trust::{self, UntrustedError};
 
 /// Why a container could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,9 @@ pub enum StartError {
     /// The host's policy has changed since the record was written.
     #[error("the host's policy does not allow it any more: {0}")]
     Refused(String),
+    /// The host does not trust its image.
+    #[error(transparent)]
+    Untrusted(#[from] UntrustedError),
     /// A mount.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -114,6 +120,8 @@ pub fn start(paths: &Paths, machine: &MachineName) -> Result<Infallible, StartEr
     let record = Record::load(paths, machine)?;
     let policy = policy::load(paths)?;
     permitted(&policy, &record)?;
+    let (trust, image) = (&policy.trust, &record.spec.config.image);
+    trust::take_into_use(paths, &record.host, trust, image, clock::now())?;
     let due = hook::due(paths, machine, &record)?;
     let mut place = set_up(paths, machine, &record, &policy)?;
     let mut watch = None;

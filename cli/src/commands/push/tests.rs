@@ -138,6 +138,8 @@ async fn pusher(fake: &Fake, path: &Path, bytes: &[u8]) -> Pusher {
         size: u64::try_from(bytes.len()).unwrap(),
         digest: Sha256Sum::of(bytes),
         reference: "shop:1".parse().unwrap(),
+        platform: Platform::default(),
+        signed: None,
     };
     let client = Site::new().client(router).await;
     Pusher { client, prepared, console: console(), sent: 0, reached: 0 }

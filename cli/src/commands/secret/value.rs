@@ -82,6 +82,12 @@ async fn typed(name: &SecretName) -> Result<SecretValue, ValueError> {
     if again == value.reveal() { Ok(value) } else { Err(ValueError::Differ) }
 }
 
+/// What someone types at the terminal, where nobody sees it.
+pub(crate) async fn hidden(prompt: &str) -> Result<Vec<u8>, ValueError> {
+    let _unseen = Unseen::begin().map_err(ValueError::Terminal)?;
+    line(prompt).await
+}
+
 async fn line(prompt: &str) -> Result<Vec<u8>, ValueError> {
     // A prompt that can't be shown is no reason not to read.
     let _ = write!(io::stderr(), "{prompt}");
