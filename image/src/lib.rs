@@ -13,6 +13,7 @@
 //! paths and holds a block or two, so that what a hostile image can cost has a bound that does not
 //! depend on the image.
 
+mod codec;
 mod compression;
 mod digest;
 mod directory;
@@ -31,6 +32,7 @@ mod superblock;
 mod tables;
 mod tree;
 
+pub use codec::codecs;
 pub use compression::Compressor;
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
 pub use directory::{
