@@ -19,9 +19,11 @@ mod digest;
 mod directory;
 mod elf;
 mod found;
+mod index;
 mod inode;
 mod inspect;
 mod metadata;
+mod number;
 mod os_release;
 mod partial;
 mod platform;
@@ -39,6 +41,7 @@ pub use directory::{
     CompleteFile, DirectoryError, Listing, PartialFile, complete, free_space, list, remove,
 };
 pub use found::Found;
+pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
