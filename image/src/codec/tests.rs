@@ -22,8 +22,8 @@ fn tree(root: &Path) {
     };
     fs::create_dir_all(root.join("etc")).unwrap();
     let program = fs::read(std::env::current_exe().unwrap()).unwrap();
-    fs::write(root.join("program"), &program[..program.len().min(5_000_001)]).unwrap();
-    fs::write(root.join("noise"), (0..300_000).map(|_| random()).collect::<Vec<u8>>()).unwrap();
+    fs::write(root.join("program"), &program[..program.len().min(1_500_001)]).unwrap();
+    fs::write(root.join("noise"), (0..200_000).map(|_| random()).collect::<Vec<u8>>()).unwrap();
     for number in 0..700 {
         let length = 40 + usize::from(random()) * 60;
         let text: Vec<u8> =
@@ -156,6 +156,53 @@ fn every_block_of_mksquashfs_comes_out_again() {
             .expect("mksquashfs can be run; install squashfs-tools");
         assert!(output.status.success(), "{options:?}: {output:?}");
         let count = recompress(&image);
-        eprintln!("{options:?}: {count:?}");
+        assert!(count.data > 600 && count.metadata > 1, "{options:?}: {count:?}");
+        assert_eq!(count.different, 0, "{options:?}: {count:?}; the libraries are {}", codecs());
     }
+}
+
+#[test]
+fn options_that_nobody_writes_are_refused() {
+    use Compressor::{Gzip, Xz, Zstd};
+    let table: &[(Compressor, &[u8])] = &[
+        (Gzip, &[9, 0, 0, 0]),
+        (Gzip, &[0, 0, 0, 0, 15, 0, 0, 0]),
+        (Gzip, &[10, 0, 0, 0, 15, 0, 0, 0]),
+        (Gzip, &[9, 0, 0, 0, 7, 0, 0, 0]),
+        (Gzip, &[9, 0, 0, 0, 0, 1, 0, 0]),
+        (Xz, &[0, 0, 0, 0]),
+        (Xz, &[255, 15, 0, 0, 0, 0, 0, 0]),
+        (Xz, &[0, 0, 0, 0xff, 0, 0, 0, 0]),
+        (Zstd, &[0; 4]),
+        (Zstd, &[23, 0, 0, 0]),
+        (Zstd, &[0xff; 4]),
+        (Zstd, &[3, 0, 0]),
+    ];
+    for (compressor, options) in table {
+        let made = Recompressor::new(*compressor, options, 131_072);
+        assert!(made.is_none(), "{compressor} {options:?}");
+    }
+}
+
+#[test]
+fn what_compression_does_not_make_smaller_is_no_block() {
+    for compressor in [Compressor::Gzip, Compressor::Xz, Compressor::Zstd] {
+        let mut recompressor = Recompressor::new(compressor, &[], 4096).unwrap();
+        for plain in [&[][..], b"few", &[0; 8193]] {
+            assert_eq!(recompressor.compress(plain, Of::Data, 0), None, "{compressor}");
+        }
+        assert_eq!(recompressor.compress(&[0; 4097], Of::Data, 0), None, "{compressor}");
+        assert!(recompressor.compress(&[0; 4097], Of::Metadata, 0).is_some(), "{compressor}");
+    }
+    let mut xz = Recompressor::new(Compressor::Xz, &[], 4096).unwrap();
+    assert_eq!(xz.compress(&[0; 4096], Of::Data, 77), None, "no filter has that number");
+}
+
+#[test]
+fn every_library_has_a_version() {
+    let codecs = codecs();
+    let versions: Vec<&str> =
+        codecs.split(", ").filter_map(|part| part.split(' ').nth(1)).collect();
+    assert_eq!(versions.len(), 3, "{codecs}");
+    assert!(versions.iter().all(|version| version.split('.').count() >= 3), "{codecs}");
 }
