@@ -23,6 +23,7 @@ mod found;
 mod index;
 mod inode;
 mod inspect;
+mod make;
 mod metadata;
 mod normal;
 mod number;
@@ -52,6 +53,7 @@ pub use directory::{
 pub use found::Found;
 pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
+pub use make::{MakeError, MakeOptions, Summary, Wire, make, make_from_indexes, whole};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
 pub use problem::{ImageError, Part, Problem};
