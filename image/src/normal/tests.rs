@@ -56,6 +56,10 @@ fn tables_of_all_kinds_come_back() {
     tree.file("sparse", &sparse);
     fs::hard_link(tree.root().join("large"), tree.root().join("usr/share/link")).unwrap();
     fs::hard_link(tree.root().join("usr/share/doc/7/readme"), tree.root().join("a")).unwrap();
+    // Two names in one directory.
+    tree.file("twice/one", b"one");
+    fs::hard_link(tree.root().join("twice/one"), tree.root().join("twice/two")).unwrap();
+    tree.file("twice/zoo", b"zoo");
     for name in 0..3000 {
         tree.file(&format!("many/{name}-{}", "x".repeat(name % 90)), b"");
     }
@@ -131,4 +135,26 @@ fn no_bytes_make_it_panic() {
         let _ = to_stored(&changed, &superblock, &mut recompressor);
         assert_eq!(to_stored(&normal[..at], &superblock, &mut recompressor), None);
     }
+}
+
+#[test]
+fn scratch() {
+    let Ok(path) = std::env::var("SCRATCH") else { return };
+    let file = File::open(path).unwrap();
+    let superblock = superblock(&file);
+    let mut streams = Streams::read(&file, &superblock).unwrap().expect("regular");
+    eprintln!(
+        "read {} {} {:?}",
+        streams.inodes.plain.len(),
+        streams.directories.plain.len(),
+        superblock.xattr_table
+    );
+    let mut writer = Writer::new();
+    streams.code(&mut writer).unwrap();
+    let given = Given::new(&streams, &superblock).expect("given");
+    let made = Pass::new(&mut writer, &superblock, &streams, Some(&given)).run().expect("pass");
+    assert!(made.is(&streams), "made");
+    let normal = writer.finish();
+    let mut recompressor = recompressor(&file, &superblock);
+    to_stored(&normal, &superblock, &mut recompressor).expect("to stored");
 }

@@ -88,24 +88,17 @@ impl Tree {
                 return None;
             }
         }
-        for link in links.iter().filter_map(|link| link.checked_sub(1)) {
-            let child = u64::from(directory).wrapping_sub(unzigzag(link));
-            let child = u32::try_from(child).ok().filter(|child| *child < directory)?;
-            self.claim(child, directory);
-        }
         let unnamed = links.iter().filter(|link| **link == 0).count();
         let mut taken = self.take(loose, unnamed)?.into_iter();
         for link in links {
             let child = match link.checked_sub(1) {
-                None => {
-                    let child = taken.next()?;
-                    self.claim(child, directory);
-                    child
-                }
+                None => taken.next()?,
                 Some(link) => {
-                    u32::try_from(u64::from(directory).wrapping_sub(unzigzag(link))).ok()?
+                    let child = u64::from(directory).wrapping_sub(unzigzag(link));
+                    u32::try_from(child).ok().filter(|child| *child < directory)?
                 }
             };
+            self.claim(child, directory);
             self.children.push(child);
         }
         Some(())
