@@ -136,25 +136,3 @@ fn no_bytes_make_it_panic() {
         assert_eq!(to_stored(&normal[..at], &superblock, &mut recompressor), None);
     }
 }
-
-#[test]
-fn scratch() {
-    let Ok(path) = std::env::var("SCRATCH") else { return };
-    let file = File::open(path).unwrap();
-    let superblock = superblock(&file);
-    let mut streams = Streams::read(&file, &superblock).unwrap().expect("regular");
-    eprintln!(
-        "read {} {} {:?}",
-        streams.inodes.plain.len(),
-        streams.directories.plain.len(),
-        superblock.xattr_table
-    );
-    let mut writer = Writer::new();
-    streams.code(&mut writer).unwrap();
-    let given = Given::new(&streams, &superblock).expect("given");
-    let made = Pass::new(&mut writer, &superblock, &streams, Some(&given)).run().expect("pass");
-    assert!(made.is(&streams), "made");
-    let normal = writer.finish();
-    let mut recompressor = recompressor(&file, &superblock);
-    to_stored(&normal, &superblock, &mut recompressor).expect("to stored");
-}

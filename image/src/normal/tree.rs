@@ -72,18 +72,17 @@ impl Tree {
     ) -> Option<()> {
         let entries = coder.value(ENTRIES, 0, wide(actual.len()))?;
         let named = self.named(directory, loose, actual);
-        // Which entries are named, and how far before the directory their inodes stand.
+        let mut actual = actual.iter().zip(named).map(|(child, named)| {
+            let back = zigzag(u64::from(directory).wrapping_sub(u64::from(*child)));
+            if named { back.wrapping_add(1) } else { 0 }
+        });
+        // How far before the directory the inode of each entry stands, and one; none where it is
+        // taken off the stack.
         let mut links = Vec::new();
-        for place in 0..usize::try_from(entries).ok()? {
-            let difference = match actual.get(place) {
-                Some(child) if named[place] => {
-                    zigzag(u64::from(directory).wrapping_sub(u64::from(*child))).wrapping_add(1)
-                }
-                _ => 0,
-            };
-            let link = coder.value(CHILD, 0, difference)?;
+        for _ in 0..entries {
+            let link = coder.value(CHILD, 0, actual.next().unwrap_or(0))?;
             links.push(link);
-            // A reader learns the number of entries from somebody else.
+            // Only what a reader reads can ask for more than there are.
             if links.len() > self.kinds.len() && link == 0 {
                 return None;
             }
