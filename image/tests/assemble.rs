@@ -24,7 +24,8 @@ impl Case {
     fn new() -> Self {
         let tree = Tree::debian();
         let image = tree.image(&["-comp", "gzip", "-b", "4096", "-noI"]);
-        let (old, blocks) = (fs::read(&image).unwrap(), data_blocks(&image));
+        let old = fs::read(&image).expect("the image");
+        let blocks = data_blocks(&image);
         assert!(blocks.len() > 20, "{}", blocks.len());
         let (target, segments) = every_operation(&old, &blocks);
         let recipe = Recipe::delta(&target, &[&old], &segments);
@@ -83,7 +84,7 @@ fn every_operation(old: &[u8], blocks: &[Block]) -> (Vec<u8>, Vec<Segment>) {
         [&old[100..9100], &first.stored, b"literal", &old[..1], &second.stored].concat();
     let changed = [&old[200..1200], b"changed", &old[1200..2000]].concat();
     let stored = Reference::Block { source: 0, offset: 200, stored: 1800, compressed: false };
-    let length = u32::try_from(changed.len()).unwrap();
+    let length = u32::try_from(changed.len()).expect("small");
     let literal = against(&old[200..2000], vec![stored], &changed, vec![Op::Literal { length }]);
     target.extend(&changed);
     // The first rebuilt block, as it stands in the new image.
@@ -210,12 +211,15 @@ fn ending_too_early_keeps_what_is_there() {
     carry_on(case.open().unwrap(), &case.recipe).unwrap();
 }
 
+/// What befalls a file.
+type Spoil<'a> = Box<dyn Fn(&Path) + 'a>;
+
 #[test]
 fn a_source_that_is_missing_or_other_is_said_before_anything_is_made() {
     let case = Case::new();
     let path = case.store.complete(&Sha256Sum::of(&case.old));
     let name = path.display().to_string();
-    let table: &[(Box<dyn Fn(&Path)>, &[&str])] = &[
+    let table: &[(Spoil<'_>, &[&str])] = &[
         (
             Box::new(|path| fs::write(path, b"short").unwrap()),
             &["has 5 bytes and not", "is damaged", "has to come whole"],

@@ -186,9 +186,9 @@ fn on_a_small_disk(name: &str, mount: &str) {
 /// Fills the disk but for so many bytes.
 fn fill(disk: &Path, but: u64) {
     let _ = fs::remove_file(disk.join(FILL));
-    let free = shoal_image::free_space(disk).unwrap();
+    let free = shoal_image::free_space(disk).expect("the disk is there");
     let mut left = std::io::repeat(7).take(free - but);
-    let mut file = fs::File::create(disk.join(FILL)).unwrap();
+    let mut file = fs::File::create(disk.join(FILL)).expect("a file of no bytes");
     let _ = std::io::copy(&mut left, &mut file);
 }
 
