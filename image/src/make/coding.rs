@@ -5,11 +5,11 @@ use zstd::zstd_safe::{CCtx, CParameter, Strategy, compress_bound, get_error_name
 use super::MakeError;
 use crate::number::short;
 
-/// The longest match that is taken at once without looking for a better one.
-const TARGET_LENGTH: u32 = 4096;
-
 /// The most memory of the coder for what it has seen: four bytes for each of as many plain bytes.
 const CHAIN_LOG: u32 = 25;
+
+/// As many hashes of what it has seen, of four bytes each.
+const HASH_LOG: u32 = 22;
 
 /// Codes a window as one zstd frame against the bytes before it.
 pub(super) fn code(window: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>, MakeError> {
@@ -27,9 +27,8 @@ pub(super) fn code(window: &[u8], prefix: &[u8], level: i32) -> Result<Vec<u8>, 
     if level >= 19 {
         parameters.extend([
             CParameter::Strategy(Strategy::ZSTD_btultra2),
-            CParameter::TargetLength(TARGET_LENGTH),
             CParameter::ChainLog((log + 1).min(CHAIN_LOG)),
-            CParameter::HashLog(log.min(24)),
+            CParameter::HashLog(log.min(HASH_LOG)),
         ]);
     }
     if log > 20 {

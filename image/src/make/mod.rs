@@ -41,7 +41,7 @@ pub struct MakeOptions {
 
 impl Default for MakeOptions {
     fn default() -> Self {
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(4);
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(2);
         Self { level: 19, threads }
     }
 }
@@ -121,7 +121,7 @@ pub fn make(
     let target = Image::open(target)?;
     let sources: Vec<Image> =
         sources.iter().map(|path| Image::open(path)).collect::<Result<_, _>>()?;
-    let work = Work::new(&target, &sources, *options)?;
+    let work = Work::new(&target, &sources, *options, progress)?;
     work.write(out, progress)
 }
 

@@ -44,13 +44,24 @@ pub(super) struct Work<'a> {
 
 type Made = (Vec<u8>, u64, Wire);
 
+/// Asks whether the work is still wanted.
+type GoOn<'a> = &'a mut dyn FnMut() -> Result<(), MakeError>;
+
+/// Blocks that are looked at before it is asked again whether the work is wanted.
+const AT_ONCE: usize = 256;
+
 impl<'a> Work<'a> {
     /// Looks at all images.
     pub(super) fn new(
         target: &'a Image,
         sources: &'a [Image],
         options: MakeOptions,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Self, MakeError> {
+        let mut go_on = || match progress(0, target.index.size) {
+            true => Ok(()),
+            false => Err(MakeError::Cancelled),
+        };
         let bases = sources.iter().map(|source| source.base).collect();
         let shelf = Shelf::new(sources.iter().map(|source| &source.index));
         let mut work = Self::begin(target, sources, bases, options, shelf.copies(&target.index));
@@ -58,9 +69,9 @@ impl<'a> Work<'a> {
         if work.normal.is_some() {
             work.take_tables();
         }
-        work.look_at_target()?;
+        work.look_at_target(&mut go_on)?;
         work.cut();
-        work.look_at_sources()?;
+        work.look_at_sources(&mut go_on)?;
         Ok(work)
     }
 
@@ -127,14 +138,15 @@ impl<'a> Work<'a> {
     }
 
     /// Tries to rebuild the blocks that have to be sent, and takes their fingerprints.
-    fn look_at_target(&mut self) -> Result<(), MakeError> {
+    fn look_at_target(&mut self, go_on: GoOn<'_>) -> Result<(), MakeError> {
         let sent: Vec<usize> =
             (0..self.fates.len()).filter(|block| self.fates[*block] == Fate::Literal).collect();
         let sparse = self.sparse();
         let target = self.target;
-        let looked = in_parallel(
+        let looked = in_steps(
             self.options.threads,
             &sent,
+            go_on,
             || target.recompressor(),
             |recompressor, block| {
                 let block = &target.index.blocks[*block];
@@ -164,7 +176,7 @@ impl<'a> Work<'a> {
     }
 
     /// Takes the fingerprints of all blocks that can be referred to.
-    fn look_at_sources(&mut self) -> Result<(), MakeError> {
+    fn look_at_sources(&mut self, go_on: GoOn<'_>) -> Result<(), MakeError> {
         if self.prints.is_empty() {
             return Ok(());
         }
@@ -175,9 +187,10 @@ impl<'a> Work<'a> {
         let sparse = self.sparse();
         let places = &self.places;
         let sources = self.sources;
-        let looked = in_parallel(
+        let looked = in_steps(
             self.options.threads,
             places,
+            go_on,
             || (),
             |(), (source, block)| {
                 let source = &sources[usize::from(*source)];
@@ -367,6 +380,22 @@ fn is_content(block: &IndexBlock) -> bool {
 }
 
 /// Does the same to all things with several threads; the results are in the order of the things.
+fn in_steps<T: Sync, S, R: Send>(
+    threads: usize,
+    things: &[T],
+    go_on: GoOn<'_>,
+    state: impl Fn() -> S + Sync,
+    act: impl Fn(&mut S, &T) -> Result<R, MakeError> + Sync,
+) -> Result<Vec<R>, MakeError> {
+    let mut all = Vec::new();
+    for some in things.chunks(AT_ONCE) {
+        go_on()?;
+        all.extend(in_parallel(threads, some, &state, &act)?);
+    }
+    Ok(all)
+}
+
+/// The same without being asked.
 fn in_parallel<T: Sync, S, R: Send>(
     threads: usize,
     things: &[T],

@@ -99,12 +99,13 @@ fn an_image_without_files_comes_back() {
 }
 
 #[test]
-fn a_hundred_thousand_files_come_back() {
-    let tree = Tree::new();
-    for number in 0..100_000 {
-        tree.file(&format!("{}/{number}", number % 97), number.to_string().as_bytes());
-    }
-    normal(&tree.image(&["-comp", "gzip"]));
+fn a_hundred_thousand_nodes_come_back() {
+    let tree = Tree::debian();
+    let nodes = (0..100_000)
+        .map(|number| format!("n{}-{number} c 644 0 0 {} 3\n", number % 97, number % 200));
+    let list = tree.beside("nodes");
+    fs::write(&list, nodes.collect::<String>()).unwrap();
+    normal(&tree.image(&["-comp", "gzip", "-pf", list.to_str().unwrap()]));
 }
 
 #[test]
