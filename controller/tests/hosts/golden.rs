@@ -89,6 +89,8 @@ fn of_hosts() -> [String; 6] {
         problems: vec!["p".into()],
         agent: None,
         infra: None,
+        transfers: vec![],
+        serves: vec![],
     };
     let used = TokenUse {
         key_sha256: vec![1].into(),
