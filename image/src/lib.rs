@@ -13,14 +13,17 @@
 //! paths and holds a block or two, so that what a hostile image can cost has a bound that does not
 //! depend on the image.
 
+mod codec;
 mod compression;
 mod digest;
 mod directory;
 mod elf;
 mod found;
+mod index;
 mod inode;
 mod inspect;
 mod metadata;
+mod number;
 mod os_release;
 mod partial;
 mod platform;
@@ -31,12 +34,14 @@ mod superblock;
 mod tables;
 mod tree;
 
+pub use codec::codecs;
 pub use compression::Compressor;
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
 pub use directory::{
     CompleteFile, DirectoryError, Listing, PartialFile, complete, free_space, list, remove,
 };
 pub use found::Found;
+pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
