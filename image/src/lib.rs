@@ -13,6 +13,7 @@
 //! paths and holds a block or two, so that what a hostile image can cost has a bound that does not
 //! depend on the image.
 
+mod assemble;
 mod codec;
 mod compression;
 mod digest;
@@ -22,7 +23,9 @@ mod found;
 mod index;
 mod inode;
 mod inspect;
+mod make;
 mod metadata;
+mod normal;
 mod number;
 mod os_release;
 mod partial;
@@ -32,8 +35,15 @@ pub mod recipe;
 mod size;
 mod superblock;
 mod tables;
+#[cfg(test)]
+#[path = "../tests/mksquashfs/mod.rs"]
+mod testing;
 mod tree;
 
+#[cfg(test)]
+extern crate self as shoal_image;
+
+pub use assemble::{AssembleError, Assembler};
 pub use codec::codecs;
 pub use compression::Compressor;
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
@@ -43,6 +53,7 @@ pub use directory::{
 pub use found::Found;
 pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
+pub use make::{MakeError, MakeOptions, Summary, Wire, make, make_from_indexes, whole};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
 pub use problem::{ImageError, Part, Problem};
