@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use shoal_core::drift::Drift;
 use shoal_core::image::Digest;
 use shoal_core::plan::{Applied, Machine, Observed};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceSpec;
 use shoal_core::status::InstanceStatus;
+use shoal_core::transfer::RecipeId;
 use shoal_proto::v1;
 
 use super::*;
 use crate::host::{Details, HostError};
 use crate::paths::Paths;
+use crate::stage::{Bytestream, Origin, PlanProgress, Sender, Setup, Shelf, Wish};
 
 #[derive(Debug, Default)]
 struct State_ {
@@ -164,7 +164,7 @@ struct NoSource;
 
 #[async_trait]
 impl Origin for NoSource {
-    async fn plan(&self, _: Wish, _: TransferProgress<'_>) -> Result<TransferPlan, String> {
+    async fn plan(&self, _: Wish, _: PlanProgress<'_>) -> Result<crate::stage::Plan, String> {
         Err("the controller has no such image".into())
     }
 

@@ -139,8 +139,13 @@ impl Bench {
         let stop = CancellationToken::new();
         let shelf = Shelf::open(dir.path().join("recipes"), images.clone());
         let (bell_too, events_too) = (bell.clone(), events.clone());
-        let setup =
-            Setup { origin: origin.clone(), dir: images, shelf, bell: bell_too, events: events_too };
+        let setup = Setup {
+            origin: origin.clone(),
+            dir: images,
+            shelf,
+            bell: bell_too,
+            events: events_too,
+        };
         let stager = Stager::start(setup, stop.clone());
         let digest = Digest::from(<[u8; 32]>::from(Sha256Sum::of(image)));
         let size = u64::try_from(image.len()).unwrap();

@@ -33,8 +33,7 @@ fn identity(ca: &Ca, name: &str) -> Arc<Identity> {
     let whom = format!("spiffe://x/{name}").parse().unwrap();
     let issued = ca.issue(&key.csr_der().unwrap(), &whom, now(), DAY).unwrap();
     let certificate = ReloadableIdentity::from_pem(&issued.chain_pem, &key.to_pem()).unwrap();
-    let about =
-        About::new("h1".parse().unwrap(), "web-1".parse().unwrap(), "c".into(), 7443, 7444);
+    let about = About::new("h1".parse().unwrap(), "web-1".parse().unwrap(), "c".into(), 7443, 7444);
     let roots = Roots::from_pem(ca.cert_pem()).unwrap();
     Arc::new(Identity::new(about, key, certificate, roots, issued.chain_pem))
 }
