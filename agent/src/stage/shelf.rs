@@ -234,10 +234,6 @@ fn open_segments(item: &Item, next: usize) -> Option<File> {
 }
 
 impl Item {
-    pub(super) fn head(&self) -> &Head {
-        &self.head
-    }
-
     /// Waits until a segment is there; `false` where it will not come.
     pub(super) async fn wait_for(&self, segment: usize) -> bool {
         let mut ready = self.ready.subscribe();
@@ -289,18 +285,20 @@ impl Shelved {
     }
 
     /// Notes that all is there, so that it is passed on after a restart, too.
-    pub(super) async fn finish(mut self) {
-        let noting = spawn_blocking(move || {
-            let path = self.shared.dir.join(format!("{}.{HEAD}", self.id));
-            match write_whole(&path, &self.item.head.encode()) {
-                Ok(()) => self.finished = true,
-                Err(error) => {
-                    let error = crate::chain(&error);
-                    warn!(recipe = %self.id, error, "a recipe can't be kept for other hosts");
-                }
+    pub(super) async fn finish(self) {
+        // Where the thread is gone, so is the agent.
+        let _ = spawn_blocking(move || self.note()).await;
+    }
+
+    fn note(mut self) {
+        let path = self.shared.dir.join(format!("{}.{HEAD}", self.id));
+        match write_whole(&path, &self.item.head.encode()) {
+            Ok(()) => self.finished = true,
+            Err(error) => {
+                let (recipe, error) = (self.id, crate::chain(&error));
+                warn!(%recipe, error, "a recipe can't be kept for other hosts");
             }
-        });
-        let _ = noting.await;
+        }
     }
 
     fn withdraw(&self) {

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::origin::{Bytestream, Origin, Plan, Sender, Wish};
 use super::progress::Progress;
 use super::shelf::{Shelf, Shelved};
-use super::{SILENCE, Stopped, in_time};
+use super::{Stopped, in_time};
 
 /// How long a peer may send nothing before another is asked: the controller has more.
 const PEER_SILENCE: Duration = Duration::from_secs(5);
@@ -202,10 +202,13 @@ impl Attempt<'_> {
             Ok(Err(why)) | Err(why) => return Ok(Pulled::Failed(why)),
         };
         for number in first..work.head.segments.len() {
-            let bytes = match self.fill(&mut stream, work, sender, number).await? {
+            let length = usize::try_from(work.head.segments[number].encoded);
+            let length = length.expect("a segment has a few MiB");
+            let bytes = match self.fill(&mut stream, length, sender).await? {
                 Ok(bytes) => bytes,
                 Err(why) => return Ok(Pulled::Failed(why)),
             };
+            self.progress.received(self.image, work.received);
             if let Err(why) = work.apply(number, bytes).await? {
                 return Ok(Pulled::Failed(why));
             }
@@ -221,11 +224,9 @@ impl Attempt<'_> {
     async fn fill(
         &self,
         stream: &mut Incoming,
-        work: &Work,
+        length: usize,
         sender: &Sender,
-        number: usize,
     ) -> Result<Result<Vec<u8>, String>, Ended> {
-        let length = usize::try_from(work.head.segments[number].encoded).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(length);
         while bytes.len() < length {
             if stream.left.is_empty() {
@@ -243,7 +244,6 @@ impl Attempt<'_> {
             bytes.extend_from_slice(&stream.left[..taken]);
             stream.left.advance(taken);
         }
-        self.progress.received(self.image, work.received);
         Ok(Ok(bytes))
     }
 
