@@ -240,7 +240,7 @@ impl Transfers {
         self.tasks.spawn(self.shutdown.clone().run_until_cancelled_owned(making));
     }
 
-    async fn ahead(&self, target: Digest) -> Result<(), Refusal> {
+    pub(super) async fn ahead(&self, target: Digest) -> Result<(), Refusal> {
         self.maker.get(&Job::Whole(target));
         let mut jobs = HashSet::new();
         for host in inventory::hosts(&self.records).await? {
