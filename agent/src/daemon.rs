@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use shoal_core::policy::PeerPolicy;
 use shoal_core::status::HostStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -51,22 +52,16 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (status, reported) = watch::channel(HostStatus::default());
     let channel = Arc::new(watch::Sender::new(None));
     let controller = ControllerSource { channel: channel.subscribe() };
-    let shelf = match facts.policy.peers {
-        Some(_) => Shelf::open(paths.recipes(), paths.images()),
-        None => Shelf::none(),
-    };
     let events = Events::new();
+    let shelf = shelf(&paths, facts.policy.peers, &identity, &stop);
     let setup = Setup {
         origin: Arc::new(Wire { controller: controller.clone(), identity: identity.clone() }),
         dir: paths.images(),
-        shelf: shelf.clone(),
+        shelf,
         bell: bell.clone(),
         events: events.clone(),
     };
     let stager = Stager::start(setup, stop.clone());
-    if let Some(peers) = facts.policy.peers {
-        tokio::spawn(stage::serve(peers, identity.clone(), shelf, stop.clone()));
-    }
     let (ready, ready_elsewhere) = watch::channel(None);
     let name = identity.about.host_name.clone();
     let secrets = Arc::new(Secrets::open(sealed::vault(&paths), ledger.desired())?);
@@ -144,6 +139,19 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     upgrading.await.context("the agent's upgrade broke")?;
     info!("the agent stops; instances keep running");
     Ok(())
+}
+
+/// What other hosts can get from this one; served to them where the policy says so.
+fn shelf(
+    paths: &Paths,
+    policy: Option<PeerPolicy>,
+    identity: &Arc<Identity>,
+    stop: &CancellationToken,
+) -> Shelf {
+    let Some(peers) = policy else { return Shelf::none() };
+    let shelf = Shelf::open(paths.recipes(), paths.images());
+    tokio::spawn(stage::serve(peers, identity.clone(), shelf.clone(), stop.clone()));
+    shelf
 }
 
 async fn stopped() -> anyhow::Result<()> {
