@@ -65,10 +65,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (ready, ready_elsewhere) = watch::channel(None);
     let name = identity.about.host_name.clone();
     let secrets = Arc::new(Secrets::open(sealed::vault(&paths), ledger.desired())?);
-    let checked = secrets.clone();
-    let checking = tokio::task::spawn_blocking(move || checked.check());
-    // What takes longer goes on beside the rest.
-    let _ = tokio::time::timeout(CHECKING, checking).await;
+    check(secrets.clone()).await;
     let host =
         RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone(), secrets.clone());
     let host = Arc::new(host);
@@ -139,6 +136,12 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     upgrading.await.context("the agent's upgrade broke")?;
     info!("the agent stops; instances keep running");
     Ok(())
+}
+
+/// Looks at the secrets that are kept; what takes longer goes on beside the rest.
+async fn check(secrets: Arc<Secrets>) {
+    let checking = tokio::task::spawn_blocking(move || secrets.check());
+    let _ = tokio::time::timeout(CHECKING, checking).await;
 }
 
 /// What other hosts can get from this one; served to them where the policy says so.
