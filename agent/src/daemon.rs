@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use shoal_core::policy::PeerPolicy;
 use shoal_core::status::HostStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -22,7 +23,7 @@ use crate::policy;
 use crate::reconcile::{About, Reconciler};
 use crate::secrets::Secrets;
 use crate::sessions::Sessions;
-use crate::stage::Stager;
+use crate::stage::{self, Setup, Shelf, Stager, Wire};
 use crate::upgrade::Upgrade;
 use crate::version::version;
 
@@ -50,16 +51,21 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (desired, wanted) = watch::channel(ledger.desired().cloned());
     let (status, reported) = watch::channel(HostStatus::default());
     let channel = Arc::new(watch::Sender::new(None));
-    let source = Arc::new(ControllerSource { channel: channel.subscribe() });
-    let stager = Stager::start(source, paths.images(), bell.clone(), stop.clone());
-    let (ready, ready_elsewhere) = watch::channel(None);
+    let controller = ControllerSource { channel: channel.subscribe() };
     let events = Events::new();
+    let shelf = shelf(&paths, facts.policy.peers, &identity, &stop);
+    let setup = Setup {
+        origin: Arc::new(Wire { controller: controller.clone(), identity: identity.clone() }),
+        dir: paths.images(),
+        shelf,
+        bell: bell.clone(),
+        events: events.clone(),
+    };
+    let stager = Stager::start(setup, stop.clone());
+    let (ready, ready_elsewhere) = watch::channel(None);
     let name = identity.about.host_name.clone();
     let secrets = Arc::new(Secrets::open(sealed::vault(&paths), ledger.desired())?);
-    let checked = secrets.clone();
-    let checking = tokio::task::spawn_blocking(move || checked.check());
-    // What takes longer goes on beside the rest.
-    let _ = tokio::time::timeout(CHECKING, checking).await;
+    check(secrets.clone()).await;
     let host =
         RealHost::new(paths.clone(), systemd.clone(), name.clone(), facts.clone(), secrets.clone());
     let host = Arc::new(host);
@@ -68,7 +74,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         paths: paths.clone(),
         trials: Trials::new(paths.clone(), systemd.clone()),
         allowed: facts.policy.agent_upgrade,
-        source: Arc::new(AgentSource(ControllerSource { channel: channel.subscribe() })),
+        source: Arc::new(AgentSource(controller)),
         desired: wanted.clone(),
         reached: channel.subscribe(),
         reported: reported.clone(),
@@ -130,6 +136,25 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     upgrading.await.context("the agent's upgrade broke")?;
     info!("the agent stops; instances keep running");
     Ok(())
+}
+
+/// Looks at the secrets that are kept; what takes longer goes on beside the rest.
+async fn check(secrets: Arc<Secrets>) {
+    let checking = tokio::task::spawn_blocking(move || secrets.check());
+    let _ = tokio::time::timeout(CHECKING, checking).await;
+}
+
+/// What other hosts can get from this one; served to them where the policy says so.
+fn shelf(
+    paths: &Paths,
+    policy: Option<PeerPolicy>,
+    identity: &Arc<Identity>,
+    stop: &CancellationToken,
+) -> Shelf {
+    let Some(peers) = policy else { return Shelf::none() };
+    let shelf = Shelf::open(paths.recipes(), paths.images());
+    tokio::spawn(stage::serve(peers, identity.clone(), shelf.clone(), stop.clone()));
+    shelf
 }
 
 async fn stopped() -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod drain;
 pub(crate) mod token;
+mod transfer;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, digest};
 use shoal_proto::v1;
 
+use self::transfer::TransferView;
 use super::infra::HostStateView;
 use crate::output::size::bytes;
 use crate::output::table::{Cell, Table, Tone, details};
@@ -44,6 +46,8 @@ pub(crate) struct HostView {
     images: Vec<String>,
     /// Of the disk, that they have; 0 where the agent is too old to say.
     image_bytes: u64,
+    /// Images on their way, and those that came last.
+    transfers: Vec<TransferView>,
     retained: Vec<RetainedView>,
     problems: Vec<String>,
     /// Absent where the host has none and is to have none.
@@ -220,6 +224,8 @@ impl TryFrom<v1::Host> for HostView {
             agent: told,
             infra,
             image_bytes,
+            transfers,
+            serves: _,
         } = status.unwrap_or_default();
         let infra = infra.map(Status::try_from).transpose()?;
         let images = images.iter().map(|image| Ok(digest("images", image)?.to_string()));
@@ -237,6 +243,7 @@ impl TryFrom<v1::Host> for HostView {
             instances: instances.len(),
             images: images.collect::<Result<_, Invalid>>()?,
             image_bytes,
+            transfers: transfers.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
             infra: infra.map(Into::into),
@@ -334,8 +341,12 @@ impl HostView {
             ("Instances", self.instances.to_string()),
         ]);
         fields.extend(self.infra.as_ref().map(|infra| ("Infra", infra.text(now))));
+        fields.push(("Images staged", self.staged()));
+        let coming: Vec<String> = self.transfers.iter().filter_map(TransferView::text).collect();
+        if !coming.is_empty() {
+            fields.push(("Images coming", coming.join("\n")));
+        }
         fields.extend([
-            ("Images staged", self.staged()),
             ("Retained data", self.retained()),
             ("Problems", self.problems.iter().map(|p| printable(p)).collect::<Vec<_>>().join("\n")),
         ]);

@@ -77,6 +77,8 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             agent: None,
             infra: None,
             image_bytes: 101_711_872,
+            transfers: vec![],
+            serves: vec![],
         }),
         cordon: None,
         agent: None,

@@ -169,6 +169,7 @@ impl Images {
         }
         // The record went first: a file without one is nobody's, and goes at the next start.
         self.blobs.remove(&claim).await?;
+        self.transfers.forget(*digest).await;
         Ok(true)
     }
 }

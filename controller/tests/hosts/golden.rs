@@ -538,6 +538,30 @@ fn of_kept_images() -> [String; 3] {
     ]
 }
 
+/// What transfers by recipe added.
+fn of_transfers() -> [String; 2] {
+    let peers = v1::PeerPolicy { listen: "l".into(), rate: Some(5) };
+    let policy = v1::HostPolicy { peers: Some(peers), ..v1::HostPolicy::default() };
+    let facts = v1::HostFacts { policy: Some(policy), ..v1::HostFacts::default() };
+    let host = HostRecord { facts: Some(facts), ..HostRecord::default() };
+    let transfer = v1::TransferStatus {
+        digest: vec![1; 2].into(),
+        image: "a:1".into(),
+        phase: v1::TransferPhase::Receiving.into(),
+        received: 4,
+        total: 5,
+        wire: 6,
+        saved: 7,
+        source: "c".into(),
+        left_ms: Some(8),
+        recipe: vec![2].into(),
+        made: 9,
+    };
+    let serves = vec![vec![3].into()];
+    let status = v1::HostStatus { transfers: vec![transfer], serves, ..v1::HostStatus::default() };
+    [written("ht", &host), written("ht", &HostStatusRecord { status: Some(status) })]
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -553,6 +577,7 @@ fn records_are_written_as_ever() {
         .chain(of_an_infra())
         .chain(of_kept_images())
         .chain(of_signatures())
+        .chain(of_transfers())
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

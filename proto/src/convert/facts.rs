@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use shoal_core::host::HostFacts;
-use shoal_core::policy::{AllowedBind, Policy, UserNamespace};
+use shoal_core::policy::{AllowedBind, PeerPolicy, Policy, UserNamespace};
+use shoal_core::spec::Memory;
 use shoal_core::trust::{KeyScope, PublicKey, Trust};
 
 use super::{Invalid, parse};
@@ -105,6 +106,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             no_agent_upgrade,
             keys,
             unsigned,
+            peers,
         } = wire;
         let bridges: Result<_, Invalid> = bridges.iter().map(|b| parse("bridges", b)).collect();
         let bridges = bridges?;
@@ -120,6 +122,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             bind: bind.into_iter().map(AllowedBind::try_from).collect::<Result<_, _>>()?,
             agent_upgrade: !no_agent_upgrade,
             trust: Trust { unsigned, keys: keys_from(keys)? },
+            peers: peers.map(PeerPolicy::try_from).transpose()?,
         })
     }
 }
@@ -136,6 +139,7 @@ impl From<Policy> for v1::HostPolicy {
             bind,
             agent_upgrade,
             trust: Trust { unsigned, keys },
+            peers,
         } = policy;
         let any_bridge = bridges.is_none();
         Self {
@@ -150,6 +154,7 @@ impl From<Policy> for v1::HostPolicy {
             no_agent_upgrade: !agent_upgrade,
             keys: keys.into_iter().map(keys_to).collect(),
             unsigned,
+            peers: peers.map(Into::into),
         }
     }
 }
@@ -166,6 +171,22 @@ fn keys_from(wire: Vec<v1::PinnedKeys>) -> Result<Keys, Invalid> {
 
 fn keys_to((name, keys): (KeyScope, Vec<PublicKey>)) -> v1::PinnedKeys {
     v1::PinnedKeys { name: name.into(), keys: keys.into_iter().map(Into::into).collect() }
+}
+
+impl TryFrom<v1::PeerPolicy> for PeerPolicy {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PeerPolicy) -> Result<Self, Invalid> {
+        let v1::PeerPolicy { listen, rate } = wire;
+        Ok(Self { listen: parse("listen", &listen)?, rate: rate.map(Memory) })
+    }
+}
+
+impl From<PeerPolicy> for v1::PeerPolicy {
+    fn from(peers: PeerPolicy) -> Self {
+        let PeerPolicy { listen, rate } = peers;
+        Self { listen: listen.to_string(), rate: rate.map(|Memory(bytes)| bytes) }
+    }
 }
 
 fn namespace_from(wire: i32) -> Result<UserNamespace, Invalid> {
@@ -222,6 +243,10 @@ mod tests {
                 unsigned: Some(false),
                 keys: ["*", "app"].map(|name| (name.parse().unwrap(), vec![key.clone()])).into(),
             },
+            peers: Some(PeerPolicy {
+                listen: "0.0.0.0:7445".parse().unwrap(),
+                rate: Some(Memory(50 << 20)),
+            }),
             ..Policy::default()
         };
         let facts = HostFacts {

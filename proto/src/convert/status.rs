@@ -3,7 +3,7 @@
 use shoal_core::status::{Health, HostStatus, InstanceStatus, LastExit, RetainedData, State};
 use shoal_core::time::Timestamp;
 
-use super::{Invalid, digest, digest_bytes, parse};
+use super::{Invalid, digest, digest_bytes, parse, recipe_bytes, recipe_id};
 use crate::v1;
 
 impl TryFrom<v1::HostStatus> for HostStatus {
@@ -19,6 +19,8 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             agent,
             infra,
             image_bytes,
+            transfers,
+            serves,
         } = wire;
         Ok(Self {
             observed_generation,
@@ -29,6 +31,8 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             agent: agent.map(TryInto::try_into).transpose()?,
             infra: infra.map(TryInto::try_into).transpose()?,
             image_bytes,
+            transfers: transfers.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            serves: serves.iter().map(|id| recipe_id("serves", id)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -44,6 +48,8 @@ impl From<HostStatus> for v1::HostStatus {
             agent,
             infra,
             image_bytes,
+            transfers,
+            serves,
         } = status;
         Self {
             observed_generation,
@@ -54,6 +60,8 @@ impl From<HostStatus> for v1::HostStatus {
             agent: agent.map(Into::into),
             infra: infra.map(Into::into),
             image_bytes,
+            transfers: transfers.into_iter().map(Into::into).collect(),
+            serves: serves.iter().map(recipe_bytes).collect(),
         }
     }
 }
@@ -283,6 +291,8 @@ mod tests {
                 agent: None,
                 infra: None,
                 image_bytes: 77,
+                transfers: vec![],
+                serves: vec![[9; 32].into()],
             };
             assert_eq!(HostStatus::try_from(v1::HostStatus::from(status.clone())), Ok(status));
         }
