@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::tool::{Usage, measured, nice, run, text};
 use super::wire::{self, SERVER, Wire};
@@ -94,19 +94,21 @@ impl Way<'_> {
     fn rsync(&self) -> Result<Cost> {
         let (wire, out) = (Wire::new()?, self.dir.join("out"));
         fs::copy(self.pair.old, &out)?;
-        self.serve_new()?;
+        let (place, name) = (self.pair.new.parent(), self.pair.new.file_name());
+        let (Some(place), Some(name)) = (place, name) else { bail!("the image has no name") };
         let config = format!(
             "port = {RSYNC_PORT}\naddress = {SERVER}\nuse chroot = no\nuid = 0\ngid = 0\n\
              [served]\npath = {}\n",
-            self.dir.join("served").display()
+            place.display()
         );
         let path = self.dir.join("rsyncd.conf");
         fs::write(&path, config)?;
         let mut daemon = wire.at_server("rsync");
         daemon.args(["--daemon", "--no-detach", "--config"]).arg(&path);
         let _served = wire.serve(&mut daemon, RSYNC_PORT)?;
-        let url = format!("rsync://{SERVER}:{RSYNC_PORT}/served/new.squashfs");
-        let fetch = ["--ignore-times", "--copy-links", &url, text(&out)?];
+        let name = text(Path::new(name))?;
+        let url = format!("rsync://{SERVER}:{RSYNC_PORT}/served/{name}");
+        let fetch = ["--ignore-times", &url, text(&out)?];
         self.over(&wire, None, "rsync", &fetch)
     }
 
