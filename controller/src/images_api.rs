@@ -41,6 +41,7 @@ use crate::live::Live;
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
 use crate::store::{Batch, CommitError, Records, Stored};
+use crate::transfers::Transfers;
 use crate::{access, audit, clock};
 
 /// How often it is tried again where others change the same records.
@@ -52,6 +53,7 @@ pub struct Images {
     records: Records,
     blobs: Blobs,
     live: Live,
+    transfers: Transfers,
     shutdown: CancellationToken,
 }
 
@@ -60,7 +62,8 @@ impl Images {
     #[must_use]
     pub fn new(app: &App) -> Self {
         let (records, blobs) = (app.records.clone(), app.blobs.clone());
-        Self { records, blobs, live: app.live.clone(), shutdown: app.shutdown.clone() }
+        let (live, transfers) = (app.live.clone(), app.transfers.clone());
+        Self { records, blobs, live, transfers, shutdown: app.shutdown.clone() }
     }
 
     pub(crate) async fn begin_push(

@@ -12,7 +12,7 @@ use crate::tables::{Tables, WALK_BUDGET};
 use crate::tree::{LOOKUP_BUDGET, Tree};
 
 /// How much of a file tells what it is.
-const HEAD_LEN: usize = 2048;
+pub(crate) const HEAD_LEN: usize = 2048;
 
 /// The most zero bytes after an image that count as padding: mksquashfs pads to 4 KiB, and tools
 /// that write to block devices to up to 1 MiB.
@@ -52,7 +52,7 @@ fn check(path: &Path) -> Result<ImageInfo, Problem> {
 }
 
 /// Opens a regular file. The kind is looked at first, because opening a pipe would wait.
-fn open(path: &Path) -> Result<(File, u64), Problem> {
+pub(crate) fn open(path: &Path) -> Result<(File, u64), Problem> {
     let metadata = fs::metadata(path).map_err(|source| Problem::Open { source })?;
     if metadata.is_dir() {
         return Err(Problem::Directory);
@@ -65,7 +65,7 @@ fn open(path: &Path) -> Result<(File, u64), Problem> {
     Ok((file, size))
 }
 
-fn head(file: &File) -> Result<Vec<u8>, Problem> {
+pub(crate) fn head(file: &File) -> Result<Vec<u8>, Problem> {
     read_up_to(file, 0, HEAD_LEN)
 }
 

@@ -13,14 +13,20 @@
 //! paths and holds a block or two, so that what a hostile image can cost has a bound that does not
 //! depend on the image.
 
+mod assemble;
+mod codec;
 mod compression;
 mod digest;
 mod directory;
 mod elf;
 mod found;
+mod index;
 mod inode;
 mod inspect;
+mod make;
 mod metadata;
+mod normal;
+mod number;
 mod os_release;
 mod partial;
 mod platform;
@@ -29,15 +35,25 @@ pub mod recipe;
 mod size;
 mod superblock;
 mod tables;
+#[cfg(test)]
+#[path = "../tests/mksquashfs/mod.rs"]
+mod testing;
 mod tree;
 
+#[cfg(test)]
+extern crate self as shoal_image;
+
+pub use assemble::{AssembleError, Assembler};
+pub use codec::codecs;
 pub use compression::Compressor;
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
 pub use directory::{
     CompleteFile, DirectoryError, Listing, PartialFile, complete, free_space, list, remove,
 };
 pub use found::Found;
+pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
+pub use make::{MakeError, MakeOptions, Summary, Wire, make, make_from_indexes, whole};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
 pub use problem::{ImageError, Part, Problem};

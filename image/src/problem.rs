@@ -87,6 +87,11 @@ pub enum Problem {
         Size(*.limit)
     )]
     TooMuchMetadata { limit: u64 },
+    #[error(
+        "is made of more than {limit} blocks; make it anew with a larger block size \
+         (`mksquashfs ... -b 131072`)"
+    )]
+    TooManyBlocks { limit: usize },
     #[error("is damaged: the {part} at byte {offset} {fault}; copy or build it again")]
     Damaged { part: Part, offset: u64, fault: &'static str },
 }

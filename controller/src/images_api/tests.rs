@@ -23,7 +23,9 @@ impl Store {
         let lab = Lab::new().await;
         let blobs = Blobs::new(&lab.dir.path().join("images"));
         let (records, live) = (lab.records.clone(), lab.live.clone());
-        let images = Images { records, blobs, live, shutdown: CancellationToken::new() };
+        let transfers = lab.transfers().await;
+        let shutdown = CancellationToken::new();
+        let images = Images { records, blobs, live, transfers, shutdown };
         let bytes = squashfs(lab.dir.path().join("tree"));
         Self { lab, images, bytes }
     }

@@ -9,7 +9,6 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shoal_core::image::Digest;
 use shoal_core::name::HostId;
 use shoal_proto::CHUNK;
 use shoal_proto::convert::digest;
@@ -23,6 +22,7 @@ use tonic::Status;
 use crate::app::App;
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
+use crate::transfers::permitted;
 
 /// Chunks that are read ahead of the network: one on its way, one ready.
 const READ_AHEAD: usize = 2;
@@ -37,7 +37,7 @@ pub(super) async fn start(
 ) -> Result<ReceiverStream<Result<ImageChunk, Status>>, Status> {
     let FetchImageRequest { digest: bytes, offset } = request;
     let digest = digest("digest", &bytes).map_err(Refusal::from)?;
-    must_be_wanted(app, host, &digest).await?;
+    permitted(&app.records, host, &digest).await?;
     let opened = app.blobs.open(&digest).await.map_err(Refusal::from)?;
     stream_from(app, opened, offset, &format!("image {}", digest.short()))
 }
@@ -79,15 +79,6 @@ fn stream_from(
         }
     });
     Ok(ReceiverStream::new(stream))
-}
-
-async fn must_be_wanted(app: &App, host: &HostId, digest: &Digest) -> Result<(), Refusal> {
-    let spec = spec_of(app, host).await?;
-    let used = spec.instances.iter().filter_map(|wanted| wanted.config.as_ref()?.image.as_ref());
-    if used.chain(&spec.stage).any(|image| *image.digest == digest.as_bytes()[..]) {
-        return Ok(());
-    }
-    Err(not_wanted(&format!("image {}", digest.short())))
 }
 
 async fn spec_of(app: &App, host: &HostId) -> Result<HostSpec, Refusal> {
