@@ -126,7 +126,7 @@ fn join(root: &Path, files: &[PathBuf], to: &Path) -> Result<u64> {
 fn delta(reference: &Path, file: &Path) -> Result<u64> {
     let patch = file.with_extension("patch");
     let mut zstd = nice("zstd");
-    zstd.args(["-q", "-f", "-19", "--long=31", "--single-thread"]);
+    zstd.args(["-q", "-f", "-19", "--long=31"]);
     if fs::metadata(reference)?.len() > 0 {
         zstd.arg(format!("--patch-from={}", text(reference)?));
     }

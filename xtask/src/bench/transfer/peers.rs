@@ -164,7 +164,7 @@ impl Way<'_> {
         let new = text(self.pair.new)?;
         self.by_file(
             "zstd",
-            &["-q", "-19", "--long=31", "--single-thread", &from, new, "-o", "patch"],
+            &["-q", "-19", "--long=31", &from, new, "-o", "patch"],
             &["-q", "-d", "--long=31", &from, "patch", "-o", "out"],
         )
     }
