@@ -14,12 +14,15 @@
 //! depend on the image.
 
 mod compression;
+mod diff;
 mod digest;
 mod directory;
 mod elf;
 mod found;
 mod inode;
 mod inspect;
+mod lint;
+mod listing;
 mod metadata;
 mod os_release;
 mod partial;
@@ -32,12 +35,14 @@ mod tables;
 mod tree;
 
 pub use compression::Compressor;
+pub use diff::{Change, Diff, DiffError, Field, Side, diff};
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
 pub use directory::{
     CompleteFile, DirectoryError, Listing, PartialFile, complete, free_space, list, remove,
 };
 pub use found::Found;
 pub use inspect::{ImageInfo, inspect};
+pub use lint::{Finding, Lint, lint};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
 pub use problem::{ImageError, Part, Problem};

@@ -1,5 +1,7 @@
 //! Real images for the tests, made by mksquashfs.
 
+#![allow(dead_code, reason = "each test uses some of it")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
