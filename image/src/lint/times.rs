@@ -18,10 +18,7 @@ pub(super) fn findings(listing: &Listing) -> Vec<Finding> {
 /// Whether the image was made at the time that it says. Where it is fixed, as for reproducible
 /// images, it says another.
 fn made_now(listing: &Listing) -> Option<Finding> {
-    let written = u64::try_from(listing.file.metadata().ok()?.mtime()).ok()?;
-    let made = u64::from(listing.superblock.mkfs_time);
-    let is_now = made.abs_diff(written) <= FRESH.into();
-    is_now.then(|| Finding {
+    is_now(listing).then(|| Finding {
         check: "mkfs-time",
         what: "it holds the time of its making: the same content made again is another image, \
                with another digest"
@@ -33,14 +30,22 @@ fn made_now(listing: &Listing) -> Option<Finding> {
     })
 }
 
+fn is_now(listing: &Listing) -> bool {
+    let written = listing.file.metadata().map(|metadata| metadata.mtime());
+    let written = written.ok().and_then(|time| u64::try_from(time).ok());
+    let made = u64::from(listing.superblock.mkfs_time);
+    written.is_some_and(|written| made.abs_diff(written) <= FRESH.into())
+}
+
 /// Files that the making of the image dated. Their times are all that differs in the next one.
 fn dated_now(listing: &Listing) -> Option<Finding> {
     let made = listing.superblock.mkfs_time;
+    let is_now = is_now(listing);
     let mut found = Found::default();
     let mut times = Vec::new();
     for entry in &listing.entries {
         // What a fixed time has cut off has just that time.
-        if entry.mtime != made && entry.mtime >= made.saturating_sub(FRESH) {
+        if (is_now || entry.mtime != made) && entry.mtime >= made.saturating_sub(FRESH) {
             found.add(entry, 0);
             times.extend(entry.mtime.to_le_bytes());
         }
