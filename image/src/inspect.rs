@@ -60,7 +60,7 @@ pub(crate) fn open_checked(path: &Path) -> Result<(File, Superblock), Problem> {
 }
 
 /// Opens a regular file. The kind is looked at first, because opening a pipe would wait.
-fn open(path: &Path) -> Result<(File, u64), Problem> {
+pub(crate) fn open(path: &Path) -> Result<(File, u64), Problem> {
     let metadata = fs::metadata(path).map_err(|source| Problem::Open { source })?;
     if metadata.is_dir() {
         return Err(Problem::Directory);
@@ -73,7 +73,7 @@ fn open(path: &Path) -> Result<(File, u64), Problem> {
     Ok((file, size))
 }
 
-fn head(file: &File) -> Result<Vec<u8>, Problem> {
+pub(crate) fn head(file: &File) -> Result<Vec<u8>, Problem> {
     read_up_to(file, 0, HEAD_LEN)
 }
 

@@ -13,17 +13,20 @@
 //! paths and holds a block or two, so that what a hostile image can cost has a bound that does not
 //! depend on the image.
 
+mod codec;
 mod compression;
 mod diff;
 mod digest;
 mod directory;
 mod elf;
 mod found;
+mod index;
 mod inode;
 mod inspect;
 mod lint;
 mod listing;
 mod metadata;
+mod number;
 mod os_release;
 mod partial;
 mod platform;
@@ -34,6 +37,7 @@ mod superblock;
 mod tables;
 mod tree;
 
+pub use codec::codecs;
 pub use compression::Compressor;
 pub use diff::{Change, Diff, DiffError, Field, Side, diff};
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
@@ -41,6 +45,7 @@ pub use directory::{
     CompleteFile, DirectoryError, Listing, PartialFile, complete, free_space, list, remove,
 };
 pub use found::Found;
+pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
 pub use lint::{Finding, Lint, lint};
 pub use partial::{Partial, PartialError, discard_partial};

@@ -7,6 +7,7 @@
 
 mod layout;
 mod packed;
+mod rebuild;
 mod rubbish;
 mod times;
 mod twins;
@@ -55,6 +56,7 @@ pub fn lint(path: &Path, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<L
     findings.extend(times::findings(&listing));
     findings.extend(rubbish::findings(&listing)?);
     findings.extend(packed::findings(&listing));
+    findings.extend(rebuild::findings(&listing, progress)?);
     findings.extend(twins::findings(&listing, progress)?);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.bytes));
     Ok(Lint { size: listing.superblock.bytes_used, findings })

@@ -27,7 +27,7 @@ const MOST_PATHS: usize = 2_000_000;
 
 /// The most blocks that all listed files may have: 128 MiB in memory, and 1 TiB of file content at
 /// the usual size of a block.
-const MOST_BLOCKS: u64 = 8 << 20;
+const MOST_BLOCKS: usize = 8 << 20;
 
 /// The deepest path: as deep as the kernel resolves one of the longest names.
 const DEEPEST: usize = 1024;
@@ -175,7 +175,7 @@ struct Walk {
     directories: Plain,
     ids: Vec<u32>,
     block_size: u32,
-    blocks: u64,
+    blocks: usize,
     entries: Vec<Entry>,
 }
 
@@ -239,7 +239,7 @@ impl Walk {
             return Err(Problem::TooManyPaths { limit: MOST_PATHS });
         }
         if let Kind::File(content) = &entry.kind {
-            self.blocks += u64::try_from(content.blocks.len()).expect("at most MOST_BLOCKS");
+            self.blocks += content.blocks.len();
         }
         if self.blocks > MOST_BLOCKS {
             return Err(Problem::TooManyBlocks { limit: MOST_BLOCKS });

@@ -30,6 +30,23 @@ pub(crate) struct Block {
     pub(crate) next: u64,
 }
 
+/// Where a block stands, by its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Of the header. The block's bytes follow it.
+    pub(crate) offset: u64,
+    /// Bytes without the header.
+    pub(crate) length: u16,
+    pub(crate) compressed: bool,
+}
+
+impl Place {
+    /// Where the next block begins.
+    pub(crate) fn next(&self) -> u64 {
+        self.offset + 2 + u64::from(self.length)
+    }
+}
+
 /// Reads blocks out of a file.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
@@ -62,8 +79,8 @@ impl<'a> Reader<'a> {
         self.compressor.decompress(stored, limit)
     }
 
-    /// The block at `offset`, which must lie within the region.
-    pub(crate) fn block(&mut self, region: &Region, offset: u64) -> Result<Block, Problem> {
+    /// Where the block whose header is at `offset` has its bytes, which must be within the region.
+    pub(crate) fn place(&mut self, region: &Region, offset: u64) -> Result<Place, Problem> {
         let damaged = |fault| Problem::Damaged { part: region.part, offset, fault };
         let limit = u64::from(self.budget) * 8192;
         self.left = self.left.checked_sub(1).ok_or(Problem::TooMuchMetadata { limit })?;
@@ -80,15 +97,19 @@ impl<'a> Reader<'a> {
         if u64::from(length) > room - 2 {
             return Err(damaged("has a block that reaches past its end"));
         }
+        Ok(Place { offset, length, compressed: header & STORED_PLAIN == 0 })
+    }
 
-        let mut stored = vec![0; usize::from(length)];
+    /// The block at `offset`, which must lie within the region.
+    pub(crate) fn block(&mut self, region: &Region, offset: u64) -> Result<Block, Problem> {
+        let place = self.place(region, offset)?;
+        let mut stored = vec![0; usize::from(place.length)];
         self.bytes(offset + 2, &mut stored)?;
-        let plain = match header & STORED_PLAIN {
-            0 => self.decompress(&stored, BLOCK_LEN),
-            _ => Some(stored),
-        };
-        let plain = plain.ok_or_else(|| damaged("has a block that can't be decompressed"))?;
-        Ok(Block { plain, next: offset + 2 + u64::from(length) })
+        let plain =
+            if place.compressed { self.decompress(&stored, BLOCK_LEN) } else { Some(stored) };
+        let fault = "has a block that can't be decompressed";
+        let plain = plain.ok_or(Problem::Damaged { part: region.part, offset, fault })?;
+        Ok(Block { plain, next: place.next() })
     }
 
     /// Reads a region from its start to its end, and returns how many plain bytes it holds.

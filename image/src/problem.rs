@@ -89,8 +89,11 @@ pub enum Problem {
     TooMuchMetadata { limit: u64 },
     #[error("holds more than {limit} paths, which is more than can be listed")]
     TooManyPaths { limit: usize },
-    #[error("holds more than {limit} blocks of file data, which is more than can be listed")]
-    TooManyBlocks { limit: u64 },
+    #[error(
+        "is made of more than {limit} blocks; make it anew with a larger block size \
+         (`mksquashfs ... -b 131072`)"
+    )]
+    TooManyBlocks { limit: usize },
     #[error("is damaged: the {part} at byte {offset} {fault}; copy or build it again")]
     Damaged { part: Part, offset: u64, fault: &'static str },
 }

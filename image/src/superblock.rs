@@ -97,6 +97,32 @@ impl Superblock {
         Ok(superblock)
     }
 
+    /// The bytes that [`Superblock::parse`] reads.
+    pub(crate) fn encode(&self) -> [u8; SUPERBLOCK_LEN] {
+        let mut bytes = [0; SUPERBLOCK_LEN];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        let block_log = u16::try_from(self.block_size.trailing_zeros()).expect("at most 32");
+        put(0, b"hsqs");
+        put(4, &self.inodes.to_le_bytes());
+        put(8, &self.mkfs_time.to_le_bytes());
+        put(12, &self.block_size.to_le_bytes());
+        put(16, &self.fragments.to_le_bytes());
+        put(20, &self.compressor.id().to_le_bytes());
+        put(22, &block_log.to_le_bytes());
+        put(24, &self.flags.0.to_le_bytes());
+        put(26, &self.ids.to_le_bytes());
+        put(28, &4_u16.to_le_bytes());
+        put(32, &self.root_inode.to_le_bytes());
+        put(40, &self.bytes_used.to_le_bytes());
+        put(48, &self.id_table.to_le_bytes());
+        put(56, &self.xattr_table.unwrap_or(ABSENT).to_le_bytes());
+        put(64, &self.inode_table.to_le_bytes());
+        put(72, &self.directory_table.to_le_bytes());
+        put(80, &self.fragment_table.unwrap_or(ABSENT).to_le_bytes());
+        put(88, &self.export_table.unwrap_or(ABSENT).to_le_bytes());
+        bytes
+    }
+
     fn check_size(&self, size: u64) -> Result<(), Problem> {
         match self.bytes_used.checked_sub(size) {
             None | Some(0) => Ok(()),
@@ -259,6 +285,13 @@ mod tests {
         let flags = superblock.flags;
         assert!(flags.exportable() && flags.deduplicated() && flags.no_xattrs());
         assert!(flags.compressor_options() && !flags.no_fragments());
+    }
+
+    #[test]
+    fn what_was_read_is_written_as_it_was() {
+        let head = valid();
+        let superblock = Superblock::parse(&head, SIZE).unwrap();
+        assert_eq!(superblock.encode()[..], head);
     }
 
     #[test]

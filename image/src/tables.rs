@@ -154,6 +154,32 @@ impl Tables {
         lookups(superblock)[2]
     }
 
+    /// Where the metadata blocks of every table stand, in the order of the file; the compressor's
+    /// options come first. Lookup tables end where the array of their offsets begins.
+    pub(crate) fn regions(
+        reader: &Reader<'_>,
+        superblock: &Superblock,
+    ) -> Result<Vec<Region>, Problem> {
+        let lookups = lookups(superblock);
+        let directories = directories(reader, superblock, &lookups)?;
+        let mut regions = Vec::new();
+        if superblock.flags.compressor_options() {
+            let length = options_len(reader)?;
+            let end = SUPERBLOCK_END.saturating_add(length).min(superblock.inode_table);
+            regions.push(Region { part: Part::CompressorOptions, start: SUPERBLOCK_END, end });
+        }
+        let (start, end) = (superblock.inode_table, superblock.directory_table);
+        regions.push(Region { part: Part::Inodes, start, end });
+        regions.push(directories);
+        for lookup in &lookups {
+            if let Some(start) = lookup.first(reader, superblock.bytes_used)? {
+                regions.push(Region { part: lookup.part, start, end: lookup.index });
+            }
+        }
+        regions.extend(xattr_regions(reader, superblock)?);
+        Ok(regions)
+    }
+
     fn walk(&self, reader: &mut Reader<'_>, superblock: &Superblock) -> Result<(), Problem> {
         let plain = reader.walk(&self.inodes)?;
         if plain < u64::from(superblock.inodes) * MIN_INODE_LEN {
@@ -209,6 +235,25 @@ fn directories(
     Ok(Region { part: Part::Directories, start, end })
 }
 
+/// The bytes of the block of the compressor's options, with its header.
+fn options_len(reader: &Reader<'_>) -> Result<u64, Problem> {
+    let mut header = [0; 2];
+    reader.bytes(SUPERBLOCK_END, &mut header)?;
+    Ok(u64::from(u16::from_le_bytes(header) & 0x7fff) + 2)
+}
+
+/// The names and values, and the ids that refer to them.
+fn xattr_regions(reader: &Reader<'_>, superblock: &Superblock) -> Result<Vec<Region>, Problem> {
+    let Some((start, ids)) = xattrs(reader, superblock)? else { return Ok(Vec::new()) };
+    let Some(end) = ids.first(reader, superblock.bytes_used)? else { return Ok(Vec::new()) };
+    let header = ids.index - XATTR_HEADER_LEN;
+    let part = Part::Xattrs;
+    if start > end || end > header {
+        return Err(ids.damaged("ends before it begins"));
+    }
+    Ok(vec![Region { part, start, end }, Region { part, start: end, end: header }])
+}
+
 fn check_compressor_options(
     reader: &mut Reader<'_>,
     superblock: &Superblock,
@@ -222,24 +267,31 @@ fn check_compressor_options(
 }
 
 /// The xattr table stands last: names and values, then the ids that refer to them, then a header
-/// with the place of the former and the offsets of the latter's blocks.
+/// with the place of the former and the offsets of the latter's blocks. What comes back is where
+/// the names and values begin, and the ids.
+fn xattrs(reader: &Reader<'_>, superblock: &Superblock) -> Result<Option<(u64, Lookup)>, Problem> {
+    let Some(header) = superblock.xattr_table else { return Ok(None) };
+    let index = header.checked_add(XATTR_HEADER_LEN).filter(|end| *end <= superblock.bytes_used);
+    let fault = "reaches past the end of the image";
+    let index = index.ok_or(Problem::Damaged { part: Part::Xattrs, offset: header, fault })?;
+    let start = reader.u64(header)?;
+    // The upper half of the second number is unused.
+    let records = reader.u64(header + 8)? & u64::from(u32::MAX);
+    Ok(Some((start, Lookup { part: Part::Xattrs, index, records, record_len: XATTR_ID_LEN })))
+}
+
 fn check_xattrs(
     reader: &mut Reader<'_>,
     superblock: &Superblock,
     from: u64,
 ) -> Result<(), Problem> {
-    let Some(header) = superblock.xattr_table else { return Ok(()) };
     let limit = superblock.bytes_used;
-    let damaged = |fault| Problem::Damaged { part: Part::Xattrs, offset: header, fault };
-    let index = header.checked_add(XATTR_HEADER_LEN).filter(|end| *end <= limit);
-    let index = index.ok_or_else(|| damaged("reaches past the end of the image"))?;
-    let start = reader.u64(header)?;
-    // The upper half of the second number is unused.
-    let records = reader.u64(header + 8)? & u64::from(u32::MAX);
-    let ids = Lookup { part: Part::Xattrs, index, records, record_len: XATTR_ID_LEN };
+    let Some((start, ids)) = xattrs(reader, superblock)? else { return Ok(()) };
     let Some(end) = ids.first(reader, limit)? else { return Ok(()) };
+    let header = ids.index - XATTR_HEADER_LEN;
     if start < from || end < start || end > header {
-        return Err(damaged("ends before it begins"));
+        let fault = "ends before it begins";
+        return Err(Problem::Damaged { part: Part::Xattrs, offset: header, fault });
     }
     reader.walk(&Region { part: Part::Xattrs, start, end })?;
     ids.walk(reader, end, limit).map(|_| ())

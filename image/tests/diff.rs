@@ -255,6 +255,31 @@ fn what_costs_is_found_with_its_price() {
 }
 
 #[test]
+fn blocks_that_cant_be_made_again_are_found() {
+    let tree = before();
+    for number in 0..40 {
+        let text: Vec<u8> =
+            (0..40_000_u32).flat_map(|at| (at * number / 7).to_le_bytes()).collect();
+        tree.file(&format!("opt/text{number}"), &text);
+    }
+    // The level stands in the image, and is read from there.
+    for options in [&["-comp", "zstd"][..], &["-comp", "zstd", "-Xcompression-level", "3"]] {
+        let found = look(&image(&tree, "made", &[NEAT, options].concat()));
+        assert_eq!(found.findings, [], "{options:?}");
+    }
+    // Blocks of one level in an image that says another.
+    let path =
+        image(&tree, "other", &[NEAT, &["-comp", "zstd", "-Xcompression-level", "3"]].concat());
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes[96..102], [4, 0x80, 3, 0, 0, 0]);
+    bytes[98] = 19;
+    fs::write(&path, bytes).unwrap();
+    let found = look(&path);
+    assert_eq!(checks(&found), ["rebuild"]);
+    assert!(found.findings[0].bytes > Some(found.size / 2), "{found:?}");
+}
+
+#[test]
 fn times_of_the_making_are_found() {
     let tree = before();
     // Without fixed times: the files are of this moment, and so is the image.

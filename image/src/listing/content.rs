@@ -61,7 +61,7 @@ fn content(
         Some(_) => size / block_size,
         None => size.div_ceil(block_size),
     };
-    if count > super::MOST_BLOCKS {
+    if usize::try_from(count).map_or(true, |count| count > super::MOST_BLOCKS) {
         return Err(Problem::TooManyBlocks { limit: super::MOST_BLOCKS });
     }
     let (mut blocks, mut at) = (Vec::new(), start);

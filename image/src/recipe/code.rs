@@ -6,7 +6,7 @@ use super::RecipeError;
 const NUMBER_LEN: usize = 10;
 
 /// Appends a number in as few bytes as it needs, the low bits first (LEB128).
-pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     loop {
         let low = u8::try_from(number & 0x7f).expect("seven bits");
         number >>= 7;
@@ -18,42 +18,42 @@ pub(super) fn put(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Appends a length in memory.
-pub(super) fn put_len(out: &mut Vec<u8>, length: usize) {
+pub(crate) fn put_len(out: &mut Vec<u8>, length: usize) {
     put(out, u64::try_from(length).expect("no slice is longer than a u64 counts"));
 }
 
 /// Reads from a part of a recipe.
 #[derive(Debug)]
-pub(super) struct Input<'a> {
+pub(crate) struct Input<'a> {
     rest: &'a [u8],
     part: &'static str,
 }
 
 impl<'a> Input<'a> {
     /// Reads `bytes`, which errors call `part`.
-    pub(super) fn new(bytes: &'a [u8], part: &'static str) -> Self {
+    pub(crate) fn new(bytes: &'a [u8], part: &'static str) -> Self {
         Self { rest: bytes, part }
     }
 
     /// The next `count` bytes.
-    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], RecipeError> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], RecipeError> {
         let (taken, rest) =
             self.rest.split_at_checked(count).ok_or(RecipeError::Short { part: self.part })?;
         self.rest = rest;
         Ok(taken)
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], RecipeError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], RecipeError> {
         Ok(*self.bytes(N)?.first_chunk().expect("as many as were asked for"))
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, RecipeError> {
+    pub(crate) fn byte(&mut self) -> Result<u8, RecipeError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
     /// The next number. One that is spelled longer than it need be is refused: a recipe has one
     /// spelling, and so one id.
-    pub(super) fn number(&mut self) -> Result<u64, RecipeError> {
+    pub(crate) fn number(&mut self) -> Result<u64, RecipeError> {
         let mut number: u64 = 0;
         for place in 0..NUMBER_LEN {
             let byte = self.byte()?;
@@ -71,7 +71,7 @@ impl<'a> Input<'a> {
     }
 
     /// The next number, which may be at most `limit`.
-    pub(super) fn at_most(&mut self, what: &'static str, limit: u64) -> Result<u64, RecipeError> {
+    pub(crate) fn at_most(&mut self, what: &'static str, limit: u64) -> Result<u64, RecipeError> {
         let asked = self.number()?;
         if asked > limit {
             return Err(RecipeError::TooMuch { what, asked, limit });
@@ -80,25 +80,25 @@ impl<'a> Input<'a> {
     }
 
     /// The next number of bytes or things in memory, which may be at most `limit`.
-    pub(super) fn count(&mut self, what: &'static str, limit: usize) -> Result<usize, RecipeError> {
+    pub(crate) fn count(&mut self, what: &'static str, limit: usize) -> Result<usize, RecipeError> {
         let bound = u64::try_from(limit).unwrap_or(u64::MAX);
         let count = self.at_most(what, bound)?;
         Ok(usize::try_from(count).expect("at most a usize"))
     }
 
     /// The next number of bytes, in the width of a block's length.
-    pub(super) fn length(&mut self, what: &'static str, limit: u32) -> Result<u32, RecipeError> {
+    pub(crate) fn length(&mut self, what: &'static str, limit: u32) -> Result<u32, RecipeError> {
         let length = self.at_most(what, limit.into())?;
         Ok(u32::try_from(length).expect("at most a u32"))
     }
 
     /// What is left.
-    pub(super) fn rest(self) -> &'a [u8] {
+    pub(crate) fn rest(self) -> &'a [u8] {
         self.rest
     }
 
     /// That nothing is left.
-    pub(super) fn end(self) -> Result<(), RecipeError> {
+    pub(crate) fn end(self) -> Result<(), RecipeError> {
         if self.rest.is_empty() {
             Ok(())
         } else {

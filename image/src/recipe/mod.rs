@@ -12,7 +12,7 @@
 //! [`RecipeFile`] keeps one on disk. Everything is read with bounds, since it comes from outside:
 //! what a recipe can cost is stated in [`limits`], whatever is in it.
 
-mod code;
+pub(crate) mod code;
 mod file;
 mod head;
 pub mod limits;
@@ -40,7 +40,7 @@ pub enum RecipeError {
 }
 
 impl RecipeError {
-    fn damaged(fault: &'static str) -> Self {
+    pub(crate) fn damaged(fault: &'static str) -> Self {
         Self::Damaged { fault }
     }
 }

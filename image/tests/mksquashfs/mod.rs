@@ -1,6 +1,6 @@
 //! Real images for the tests, made by mksquashfs.
 
-#![allow(dead_code, reason = "each test uses some of it")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
