@@ -80,6 +80,8 @@ pub fn report(inputs: Inputs<'_>, before: &HostStatus, now: Timestamp) -> HostSt
         // Put in by whoever knows.
         agent: None,
         infra: infra(inputs),
+        transfers: vec![],
+        serves: vec![],
     }
 }
 

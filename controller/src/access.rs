@@ -81,10 +81,12 @@ enum Needs {
 /// Every RPC of the main port. `Enrol` is not here: it is served on the enrolment port alone.
 const RULES: &[(&str, Needs)] = &[
     ("/shoal.v1.AgentLink/Connect", Needs::Agent),
+    ("/shoal.v1.AgentLink/PlanTransfer", Needs::Agent),
     ("/shoal.v1.AgentLink/FetchImage", Needs::Agent),
     ("/shoal.v1.AgentLink/FetchAgent", Needs::Agent),
     ("/shoal.v1.AgentLink/Session", Needs::Agent),
     ("/shoal.v1.AgentLink/Renew", Needs::Agent),
+    ("/shoal.v1.Segments/Fetch", Needs::Agent),
     ("/shoal.v1.Controller/GetVersion", Needs::AtLeast(Role::Viewer)),
     ("/shoal.v1.Controller/ListAudit", Needs::AtLeast(Role::Admin)),
     ("/shoal.v1.Images/BeginPush", Needs::AtLeast(Role::Deployer)),

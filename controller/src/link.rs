@@ -12,7 +12,8 @@ use std::sync::Arc;
 use shoal_proto::v1::agent_link_server::AgentLink;
 use shoal_proto::v1::{
     AgentMessage, CertificateResponse, ControllerMessage, FetchAgentRequest, FetchImageRequest,
-    ImageChunk, RenewRequest, RenewResponse, SessionDown, SessionUp,
+    ImageChunk, PlanTransferRequest, PlanTransferResponse, RenewRequest, RenewResponse,
+    SessionDown, SessionUp,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -53,6 +54,7 @@ impl LinkApi {
 #[tonic::async_trait]
 impl AgentLink for LinkApi {
     type ConnectStream = ReceiverStream<Result<ControllerMessage, Status>>;
+    type PlanTransferStream = ReceiverStream<Result<PlanTransferResponse, Status>>;
     type FetchImageStream = ReceiverStream<Result<ImageChunk, Status>>;
     type FetchAgentStream = ReceiverStream<Result<ImageChunk, Status>>;
     type SessionStream = ReceiverStream<Result<SessionDown, Status>>;
@@ -66,6 +68,14 @@ impl AgentLink for LinkApi {
         let app = Arc::clone(&self.app);
         self.app.tasks.spawn(conversation::hold(app, host, request.into_inner(), outbox));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn plan_transfer(
+        &self,
+        request: Request<PlanTransferRequest>,
+    ) -> Result<Response<Self::PlanTransferStream>, Status> {
+        let host = caller(&request)?.host()?;
+        Err(Status::unimplemented(format!("no recipes for {host} yet")))
     }
 
     async fn fetch_image(

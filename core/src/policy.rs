@@ -1,12 +1,14 @@
 //! What a host's own root allows, whatever a controller asks for.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::host::HostFacts;
 use crate::spec::{
-    Capability, HostPath, InterfaceName, Mount, Network, Security, Settings, SystemCalls, TooMuch,
+    Capability, HostPath, InterfaceName, Memory, Mount, Network, Security, Settings, SystemCalls,
+    TooMuch,
 };
 
 /// The host's policy: `/etc/shoal/policy.toml`. The defaults are the safe ones.
@@ -29,6 +31,8 @@ pub struct Policy {
     pub bind: Vec<AllowedBind>,
     /// Whether the controller may bring another agent, which runs as root.
     pub agent_upgrade: bool,
+    /// Whether images are served to other hosts, and where; not where nothing is said.
+    pub peers: Option<PeerPolicy>,
 }
 
 impl Default for Policy {
@@ -42,8 +46,22 @@ impl Default for Policy {
             system_calls: BTreeSet::new(),
             bind: Vec::new(),
             agent_upgrade: true,
+            peers: None,
         }
     }
+}
+
+/// How images are served to other hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PeerPolicy {
+    /// Where the agent listens for the agents of other hosts. With an unspecified address, they
+    /// are told the one by which the host reaches its controller.
+    pub listen: SocketAddr,
+    /// Bytes in a second that go to all of them together; as many as there can be where nothing
+    /// is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Memory>,
 }
 
 /// A path of the host that instances may be shown, and everything in it.

@@ -10,6 +10,7 @@ use crate::image::{Digest, ImageRef};
 use crate::infra;
 use crate::name::{HostId, InstanceId, MachineName, VolumeName};
 use crate::time::Timestamp;
+use crate::transfer::{RecipeId, TransferStatus};
 
 /// What an agent reports of its host. Reflects one generation of desired state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct HostStatus {
     /// Its infra, where it has one or is to have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub infra: Option<infra::Status>,
+    /// Images that are on their way, and those that came last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transfers: Vec<TransferStatus>,
+    /// Recipes of which other hosts can get all from this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub serves: Vec<RecipeId>,
 }
 
 /// Data volumes that an instance left behind.

@@ -217,6 +217,8 @@ impl TryFrom<v1::Host> for HostView {
             problems,
             agent: told,
             infra,
+            transfers: _,
+            serves: _,
         } = status.unwrap_or_default();
         let infra = infra.map(Status::try_from).transpose()?;
         let images = images.iter().map(|image| Ok(digest("images", image)?.to_string()));

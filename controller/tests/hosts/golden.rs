@@ -89,6 +89,8 @@ fn of_hosts() -> [String; 6] {
         problems: vec!["p".into()],
         agent: None,
         infra: None,
+        transfers: vec![],
+        serves: vec![],
     };
     let used = TokenUse {
         key_sha256: vec![1].into(),
@@ -248,6 +250,7 @@ fn wider_host() -> HostRecord {
         system_calls: vec!["bpf".into()],
         bind: vec![v1::AllowedBind { path: "/srv".into(), writable: true, idmap: true }],
         no_agent_upgrade: false,
+        peers: None,
     };
     let facts = v1::HostFacts {
         address: Some("192.0.2.1".into()),

@@ -1,7 +1,8 @@
 //! What an agent found out about its host.
 
 use shoal_core::host::HostFacts;
-use shoal_core::policy::{AllowedBind, Policy, UserNamespace};
+use shoal_core::policy::{AllowedBind, PeerPolicy, Policy, UserNamespace};
+use shoal_core::spec::Memory;
 
 use super::{Invalid, parse};
 use crate::v1;
@@ -100,6 +101,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             system_calls,
             bind,
             no_agent_upgrade,
+            peers,
         } = wire;
         let bridges: Result<_, Invalid> = bridges.iter().map(|b| parse("bridges", b)).collect();
         let bridges = bridges?;
@@ -114,6 +116,7 @@ impl TryFrom<v1::HostPolicy> for Policy {
             system_calls: system_calls.collect::<Result<_, _>>()?,
             bind: bind.into_iter().map(AllowedBind::try_from).collect::<Result<_, _>>()?,
             agent_upgrade: !no_agent_upgrade,
+            peers: peers.map(PeerPolicy::try_from).transpose()?,
         })
     }
 }
@@ -129,6 +132,7 @@ impl From<Policy> for v1::HostPolicy {
             system_calls,
             bind,
             agent_upgrade,
+            peers,
         } = policy;
         let any_bridge = bridges.is_none();
         Self {
@@ -141,7 +145,24 @@ impl From<Policy> for v1::HostPolicy {
             system_calls: system_calls.into_iter().map(Into::into).collect(),
             bind: bind.into_iter().map(Into::into).collect(),
             no_agent_upgrade: !agent_upgrade,
+            peers: peers.map(Into::into),
         }
+    }
+}
+
+impl TryFrom<v1::PeerPolicy> for PeerPolicy {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PeerPolicy) -> Result<Self, Invalid> {
+        let v1::PeerPolicy { listen, rate } = wire;
+        Ok(Self { listen: parse("listen", &listen)?, rate: rate.map(Memory) })
+    }
+}
+
+impl From<PeerPolicy> for v1::PeerPolicy {
+    fn from(peers: PeerPolicy) -> Self {
+        let PeerPolicy { listen, rate } = peers;
+        Self { listen: listen.to_string(), rate: rate.map(|Memory(bytes)| bytes) }
     }
 }
 
@@ -193,6 +214,10 @@ mod tests {
             system_calls: ["@keyring".parse().unwrap()].into(),
             bind: vec![AllowedBind { path: "/srv".parse().unwrap(), writable: true, idmap: true }],
             agent_upgrade: false,
+            peers: Some(PeerPolicy {
+                listen: "0.0.0.0:7445".parse().unwrap(),
+                rate: Some(Memory(50 << 20)),
+            }),
             ..Policy::default()
         };
         let facts = HostFacts {

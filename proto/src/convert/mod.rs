@@ -9,9 +9,11 @@ mod rollout;
 mod settings;
 mod spec;
 mod status;
+mod transfer;
 
 pub use infra::infra_mode;
 pub use rollout::{offline_from, rollout_record, rollout_state};
+pub use transfer::{recipe_bytes, recipe_id};
 
 /// A message that does not say what it must.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

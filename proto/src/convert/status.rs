@@ -3,7 +3,7 @@
 use shoal_core::status::{Health, HostStatus, InstanceStatus, LastExit, RetainedData, State};
 use shoal_core::time::Timestamp;
 
-use super::{Invalid, digest, digest_bytes, parse};
+use super::{Invalid, digest, digest_bytes, parse, recipe_bytes, recipe_id};
 use crate::v1;
 
 impl TryFrom<v1::HostStatus> for HostStatus {
@@ -18,6 +18,8 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             problems,
             agent,
             infra,
+            transfers,
+            serves,
         } = wire;
         Ok(Self {
             observed_generation,
@@ -27,14 +29,25 @@ impl TryFrom<v1::HostStatus> for HostStatus {
             problems,
             agent: agent.map(TryInto::try_into).transpose()?,
             infra: infra.map(TryInto::try_into).transpose()?,
+            transfers: transfers.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            serves: serves.iter().map(|id| recipe_id("serves", id)).collect::<Result<_, _>>()?,
         })
     }
 }
 
 impl From<HostStatus> for v1::HostStatus {
     fn from(status: HostStatus) -> Self {
-        let HostStatus { observed_generation, instances, images, retained, problems, agent, infra } =
-            status;
+        let HostStatus {
+            observed_generation,
+            instances,
+            images,
+            retained,
+            problems,
+            agent,
+            infra,
+            transfers,
+            serves,
+        } = status;
         Self {
             observed_generation,
             instances: instances.into_iter().map(Into::into).collect(),
@@ -43,6 +56,8 @@ impl From<HostStatus> for v1::HostStatus {
             problems,
             agent: agent.map(Into::into),
             infra: infra.map(Into::into),
+            transfers: transfers.into_iter().map(Into::into).collect(),
+            serves: serves.iter().map(recipe_bytes).collect(),
         }
     }
 }
@@ -271,6 +286,8 @@ mod tests {
                 problems: vec!["disk".into()],
                 agent: None,
                 infra: None,
+                transfers: vec![],
+                serves: vec![[9; 32].into()],
             };
             assert_eq!(HostStatus::try_from(v1::HostStatus::from(status.clone())), Ok(status));
         }

@@ -754,6 +754,45 @@ pub struct HostStatus {
     pub agent: ::core::option::Option<AgentStatus>,
     #[prost(message, optional, tag = "11")]
     pub infra: ::core::option::Option<InfraStatus>,
+    /// going on, and the last that ended
+    #[prost(message, repeated, tag = "20")]
+    pub transfers: ::prost::alloc::vec::Vec<TransferStatus>,
+    /// ids of recipes of which other hosts can get all here
+    #[prost(bytes = "bytes", repeated, tag = "21")]
+    pub serves: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// How an image is coming to a host.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferStatus {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    #[prost(enumeration = "TransferPhase", tag = "3")]
+    pub phase: i32,
+    /// bytes of the image that are there
+    #[prost(uint64, tag = "4")]
+    pub received: u64,
+    #[prost(uint64, tag = "5")]
+    pub total: u64,
+    /// bytes that were sent for it
+    #[prost(uint64, tag = "6")]
+    pub wire: u64,
+    /// bytes that were not: of the image, less those that were sent
+    #[prost(uint64, tag = "7")]
+    pub saved: u64,
+    /// `controller`, or the name of the host that it comes from
+    #[prost(string, tag = "8")]
+    pub source: ::prost::alloc::string::String,
+    /// time until it is there, as it goes now
+    #[prost(uint64, optional, tag = "9")]
+    pub left_ms: ::core::option::Option<u64>,
+    /// empty before the phase RECEIVING
+    #[prost(bytes = "bytes", tag = "10")]
+    pub recipe: ::prost::bytes::Bytes,
+    /// bytes of the image for which the recipe is made, in MAKING
+    #[prost(uint64, tag = "11")]
+    pub made: u64,
 }
 /// How a host gets on with the agent that it should run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -852,6 +891,19 @@ pub struct HostPolicy {
     pub bind: ::prost::alloc::vec::Vec<AllowedBind>,
     #[prost(bool, tag = "9")]
     pub no_agent_upgrade: bool,
+    /// absent: images are not served to other hosts
+    #[prost(message, optional, tag = "30")]
+    pub peers: ::core::option::Option<PeerPolicy>,
+}
+/// That images are served to other hosts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerPolicy {
+    /// ADDRESS:PORT
+    #[prost(string, tag = "1")]
+    pub listen: ::prost::alloc::string::String,
+    /// bytes in a second, to all of them
+    #[prost(uint64, optional, tag = "2")]
+    pub rate: ::core::option::Option<u64>,
 }
 /// What an agent did or noticed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -950,6 +1002,43 @@ impl InstanceHealth {
             "INSTANCE_HEALTH_STARTING" => Some(Self::Starting),
             "INSTANCE_HEALTH_HEALTHY" => Some(Self::Healthy),
             "INSTANCE_HEALTH_UNHEALTHY" => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TransferPhase {
+    Unspecified = 0,
+    /// the controller is asked
+    Planning = 1,
+    /// the controller makes the recipe
+    Making = 2,
+    Receiving = 3,
+    Done = 4,
+}
+impl TransferPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TRANSFER_PHASE_UNSPECIFIED",
+            Self::Planning => "TRANSFER_PHASE_PLANNING",
+            Self::Making => "TRANSFER_PHASE_MAKING",
+            Self::Receiving => "TRANSFER_PHASE_RECEIVING",
+            Self::Done => "TRANSFER_PHASE_DONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TRANSFER_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TRANSFER_PHASE_PLANNING" => Some(Self::Planning),
+            "TRANSFER_PHASE_MAKING" => Some(Self::Making),
+            "TRANSFER_PHASE_RECEIVING" => Some(Self::Receiving),
+            "TRANSFER_PHASE_DONE" => Some(Self::Done),
             _ => None,
         }
     }
@@ -1343,6 +1432,88 @@ pub struct LogEntry {
     pub host: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanTransferRequest {
+    /// of the image
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    /// digests of images that are here and verified
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub have: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// the compression libraries here
+    #[prost(string, tag = "3")]
+    pub codecs: ::prost::alloc::string::String,
+    /// ids of hosts that sent wrong bytes or none
+    #[prost(string, repeated, tag = "4")]
+    pub failed_sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// no recipe that needs other images
+    #[prost(bool, tag = "5")]
+    pub whole: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanTransferResponse {
+    #[prost(oneof = "plan_transfer_response::Message", tags = "1, 2")]
+    pub message: ::core::option::Option<plan_transfer_response::Message>,
+}
+/// Nested message and enum types in `PlanTransferResponse`.
+pub mod plan_transfer_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Making(super::RecipeProgress),
+        #[prost(message, tag = "2")]
+        Plan(super::TransferPlan),
+    }
+}
+/// Bytes of the image for which a recipe is made, and all of them; 0 of 0 while others come first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecipeProgress {
+    #[prost(uint64, tag = "1")]
+    pub done: u64,
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TransferPlan {
+    /// of the recipe
+    #[prost(bytes = "bytes", tag = "1")]
+    pub head: ::prost::bytes::Bytes,
+    /// its id: the BLAKE3 of the head
+    #[prost(bytes = "bytes", tag = "2")]
+    pub recipe: ::prost::bytes::Bytes,
+    /// Hosts that have it, the best first. The controller has it, too, and is asked last.
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<PeerSource>,
+}
+/// An agent that serves segments.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerSource {
+    #[prost(string, tag = "1")]
+    pub host_id: ::prost::alloc::string::String,
+    /// its name
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+    /// SPIFFE id, which its certificate has to show
+    #[prost(string, tag = "5")]
+    pub identity: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FetchSegmentsRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub recipe: ::prost::bytes::Bytes,
+    /// number of the first segment, from 0
+    #[prost(uint32, tag = "2")]
+    pub first: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SegmentChunk {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FetchImageRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub digest: ::prost::bytes::Bytes,
@@ -1478,8 +1649,35 @@ pub mod agent_link_client {
                 .insert(GrpcMethod::new("shoal.v1.AgentLink", "Connect"));
             self.inner.streaming(req, path, codec).await
         }
-        /// The bytes of an image from an offset on. Only images that the host's desired state lists.
-        /// NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE.
+        /// How an image is brought to this host: the head of its recipe, and who has it. Only images that
+        /// the host's desired state lists. Idempotent. The last message is the plan; those before it tell
+        /// how far the making of the recipe is. NOT_FOUND, PERMISSION_DENIED.
+        pub async fn plan_transfer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanTransferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PlanTransferResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.AgentLink/PlanTransfer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("shoal.v1.AgentLink", "PlanTransfer"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The bytes of an image from an offset on, for agents that know no recipes. Only images that the
+        /// host's desired state lists. NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE.
         pub async fn fetch_image(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchImageRequest>,
@@ -1601,14 +1799,30 @@ pub mod agent_link_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::AgentMessage>>,
         ) -> std::result::Result<tonic::Response<Self::ConnectStream>, tonic::Status>;
+        /// Server streaming response type for the PlanTransfer method.
+        type PlanTransferStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PlanTransferResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// How an image is brought to this host: the head of its recipe, and who has it. Only images that
+        /// the host's desired state lists. Idempotent. The last message is the plan; those before it tell
+        /// how far the making of the recipe is. NOT_FOUND, PERMISSION_DENIED.
+        async fn plan_transfer(
+            &self,
+            request: tonic::Request<super::PlanTransferRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::PlanTransferStream>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the FetchImage method.
         type FetchImageStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ImageChunk, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
-        /// The bytes of an image from an offset on. Only images that the host's desired state lists.
-        /// NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE.
+        /// The bytes of an image from an offset on, for agents that know no recipes. Only images that the
+        /// host's desired state lists. NOT_FOUND, PERMISSION_DENIED, OUT_OF_RANGE.
         async fn fetch_image(
             &self,
             request: tonic::Request<super::FetchImageRequest>,
@@ -1763,6 +1977,52 @@ pub mod agent_link_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.AgentLink/PlanTransfer" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanTransferSvc<T: AgentLink>(pub Arc<T>);
+                    impl<
+                        T: AgentLink,
+                    > tonic::server::ServerStreamingService<super::PlanTransferRequest>
+                    for PlanTransferSvc<T> {
+                        type Response = super::PlanTransferResponse;
+                        type ResponseStream = T::PlanTransferStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanTransferRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentLink>::plan_transfer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanTransferSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -1983,6 +2243,305 @@ pub mod agent_link_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "shoal.v1.AgentLink";
     impl<T> tonic::server::NamedService for AgentLinkServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Generated client implementations.
+pub mod segments_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Served by the controller, and by agents for other agents.
+    #[derive(Debug, Clone)]
+    pub struct SegmentsClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> SegmentsClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SegmentsClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SegmentsClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The segments of a recipe from one on, one after the other, as their head has them; the
+        /// receiver knows their lengths from the head, and checks their hashes. An agent that is itself
+        /// receiving sends what it has, and then what comes in. NOT_FOUND: the recipe is not known (any
+        /// more); PERMISSION_DENIED, OUT_OF_RANGE, RESOURCE_EXHAUSTED: enough others are being served.
+        pub async fn fetch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FetchSegmentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::SegmentChunk>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Segments/Fetch");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Segments", "Fetch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod segments_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SegmentsServer.
+    #[async_trait]
+    pub trait Segments: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Fetch method.
+        type FetchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::SegmentChunk, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The segments of a recipe from one on, one after the other, as their head has them; the
+        /// receiver knows their lengths from the head, and checks their hashes. An agent that is itself
+        /// receiving sends what it has, and then what comes in. NOT_FOUND: the recipe is not known (any
+        /// more); PERMISSION_DENIED, OUT_OF_RANGE, RESOURCE_EXHAUSTED: enough others are being served.
+        async fn fetch(
+            &self,
+            request: tonic::Request<super::FetchSegmentsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
+    }
+    /// Served by the controller, and by agents for other agents.
+    #[derive(Debug)]
+    pub struct SegmentsServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SegmentsServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SegmentsServer<T>
+    where
+        T: Segments,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/shoal.v1.Segments/Fetch" => {
+                    #[allow(non_camel_case_types)]
+                    struct FetchSvc<T: Segments>(pub Arc<T>);
+                    impl<
+                        T: Segments,
+                    > tonic::server::ServerStreamingService<super::FetchSegmentsRequest>
+                    for FetchSvc<T> {
+                        type Response = super::SegmentChunk;
+                        type ResponseStream = T::FetchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FetchSegmentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Segments>::fetch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FetchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SegmentsServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "shoal.v1.Segments";
+    impl<T> tonic::server::NamedService for SegmentsServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
@@ -2270,9 +2829,12 @@ pub struct StagedImage {
     pub by: ::prost::alloc::string::String,
     #[prost(uint64, tag = "12")]
     pub since_ms: u64,
-    /// when it ends by itself
+    /// when it ends by itself; 0: it is in use there
     #[prost(uint64, tag = "13")]
     pub until_ms: u64,
+    /// time until it is there, as it goes now
+    #[prost(uint64, optional, tag = "14")]
+    pub left_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginPushRequest {
