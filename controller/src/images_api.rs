@@ -10,14 +10,18 @@
 //!
 //! Deliberately absent: sending images to agents, and deciding which host needs which.
 
+mod difference;
 mod name;
+mod nearest;
 mod push;
 mod removal;
+pub mod staging;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use shoal_core::image::{Digest, ImageRef};
@@ -25,10 +29,13 @@ use shoal_core::time::Timestamp;
 use shoal_proto::convert;
 use shoal_proto::v1::store::{ImageRecord, TagRecord};
 use shoal_proto::v1::{
-    BeginPushRequest, BeginPushResponse, GetImageRequest, GetImageResponse, ListImagesRequest,
-    ListImagesResponse, PushRequest, PushResponse, RemoveImageRequest, RemoveImageResponse,
-    SetTagRequest, SetTagResponse, images_server,
+    BeginPushRequest, BeginPushResponse, DiffImagesRequest, GetImageRequest, GetImageResponse,
+    ListImagesRequest, ListImagesResponse, ListStagedRequest, ListStagedResponse, NearestRequest,
+    PushRequest, PushResponse, RemoveImageRequest, RemoveImageResponse, SetTagRequest,
+    SetTagResponse, StageImageRequest, StageImageResponse, UnstageImageRequest,
+    UnstageImageResponse, images_server,
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -52,6 +59,10 @@ pub struct Images {
     records: Records,
     blobs: Blobs,
     live: Live,
+    /// Who reads images to tell what is in them: one at a time.
+    outlining: Arc<Semaphore>,
+    /// Who compares two images: one at a time.
+    comparing: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -60,7 +71,12 @@ impl Images {
     #[must_use]
     pub fn new(app: &App) -> Self {
         let (records, blobs) = (app.records.clone(), app.blobs.clone());
-        Self { records, blobs, live: app.live.clone(), shutdown: app.shutdown.clone() }
+        Self::over(records, blobs, app.live.clone(), app.shutdown.clone())
+    }
+
+    fn over(records: Records, blobs: Blobs, live: Live, shutdown: CancellationToken) -> Self {
+        let [outlining, comparing] = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
+        Self { records, blobs, live, outlining, comparing, shutdown }
     }
 
     pub(crate) async fn begin_push(
@@ -251,5 +267,48 @@ impl images_server::Images for Images {
         let who = access::caller(&request)?.to_string();
         let removed = Self::remove(self, request.into_inner(), &who, clock::now()).await?;
         Ok(Response::new(removed))
+    }
+
+    type NearestStream = nearest::Answers;
+
+    async fn nearest(
+        &self,
+        request: Request<NearestRequest>,
+    ) -> Result<Response<Self::NearestStream>, Status> {
+        Ok(Response::new(Self::nearest(self, request.into_inner()).await?))
+    }
+
+    type DiffStream = difference::Answers;
+
+    async fn diff(
+        &self,
+        request: Request<DiffImagesRequest>,
+    ) -> Result<Response<Self::DiffStream>, Status> {
+        Ok(Response::new(Self::diff(self, request.into_inner()).await?))
+    }
+
+    async fn stage(
+        &self,
+        request: Request<StageImageRequest>,
+    ) -> Result<Response<StageImageResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let staged = Self::stage(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(staged))
+    }
+
+    async fn unstage(
+        &self,
+        request: Request<UnstageImageRequest>,
+    ) -> Result<Response<UnstageImageResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let taken_back = Self::unstage(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(taken_back))
+    }
+
+    async fn list_staged(
+        &self,
+        request: Request<ListStagedRequest>,
+    ) -> Result<Response<ListStagedResponse>, Status> {
+        Ok(Response::new(Self::list_staged(self, request.into_inner()).await?))
     }
 }

@@ -23,7 +23,7 @@ impl Store {
         let lab = Lab::new().await;
         let blobs = Blobs::new(&lab.dir.path().join("images"));
         let (records, live) = (lab.records.clone(), lab.live.clone());
-        let images = Images { records, blobs, live, shutdown: CancellationToken::new() };
+        let images = Images::over(records, blobs, live, CancellationToken::new());
         let bytes = squashfs(lab.dir.path().join("tree"));
         Self { lab, images, bytes }
     }
@@ -105,7 +105,8 @@ fn length(bytes: &[u8]) -> u64 {
 
 fn header(bytes: &[u8], digest: Digest, offset: u64, reference: &str) -> PushHeader {
     let digest = convert::digest_bytes(&digest);
-    PushHeader { digest, size: length(bytes), offset, reference: reference.into() }
+    let (size, reference) = (length(bytes), reference.into());
+    PushHeader { digest, size, offset, reference, recipe: Bytes::new() }
 }
 
 fn messages(header: PushHeader, bytes: Bytes) -> impl Iterator<Item = PushRequest> + Unpin {
