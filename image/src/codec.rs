@@ -34,14 +34,8 @@ pub fn codecs() -> String {
     format!("zlib {}, xz {}, zstd {zstd}", env!("SHOAL_ZLIB"), env!("SHOAL_XZ"))
 }
 
-/// What a block is a part of; mksquashfs compresses the two kinds differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Of {
-    /// File data, fragments among it.
-    Data,
-    /// Tables.
-    Metadata,
-}
+/// The variant of the blocks of tables, which mksquashfs compresses differently from file data.
+pub(crate) const TABLE: u8 = 0x80;
 
 /// Compresses blocks as an image's own are compressed.
 pub(crate) struct Recompressor {
@@ -78,23 +72,21 @@ impl Recompressor {
     }
 
     /// The stored block of `plain` bytes; `None` where compression makes them no smaller, so that
-    /// the block would be stored as it is. `variant` is what [`variant_of`](Self::variant_of)
-    /// says of the block that is to come out, and 0 for tables.
-    pub(crate) fn compress(&mut self, plain: &[u8], of: Of, variant: u8) -> Option<Vec<u8>> {
+    /// the block would be stored as it is. `variant` is [`TABLE`], or what
+    /// [`variant_of`](Self::variant_of) says of the block that is to come out.
+    pub(crate) fn compress(&mut self, plain: &[u8], variant: u8) -> Option<Vec<u8>> {
         // As much room as mksquashfs gives: zstd decides by it.
-        let room = match of {
-            Of::Data => usize::try_from(self.block_size).ok()?,
-            Of::Metadata => BLOCK_LEN,
+        let room = match variant {
+            TABLE => BLOCK_LEN,
+            _ => usize::try_from(self.block_size).ok()?,
         };
         if plain.is_empty() || plain.len() > room {
             return None;
         }
         let stored = match &mut self.method {
             Method::Gzip(state) => deflate(state, plain, room),
-            Method::Xz { dictionary } => match of {
-                Of::Data => xz::encode(plain, *dictionary, variant),
-                Of::Metadata => xz::encode(plain, METADATA_DICTIONARY, variant),
-            },
+            Method::Xz { .. } if variant == TABLE => xz::encode(plain, TABLE_DICTIONARY, 0),
+            Method::Xz { dictionary } => xz::encode(plain, *dictionary, variant),
             Method::Zstd { context, level } => {
                 let mut stored = Vec::with_capacity(room);
                 context.compress(&mut stored, plain, *level).ok().map(|_| stored)
@@ -114,7 +106,7 @@ impl Recompressor {
 }
 
 /// Of xz's tables, whatever the options say.
-const METADATA_DICTIONARY: u32 = 8192;
+const TABLE_DICTIONARY: u32 = 8192;
 
 /// Level, window, and the strategies that were tried.
 fn gzip(options: &[u8]) -> Option<Method> {

@@ -13,6 +13,7 @@
 //! paths and holds a block or two, so that what a hostile image can cost has a bound that does not
 //! depend on the image.
 
+mod assemble;
 mod codec;
 mod compression;
 mod diff;
@@ -25,7 +26,9 @@ mod inode;
 mod inspect;
 mod lint;
 mod listing;
+mod make;
 mod metadata;
+mod normal;
 mod number;
 mod os_release;
 mod partial;
@@ -35,8 +38,15 @@ pub mod recipe;
 mod size;
 mod superblock;
 mod tables;
+#[cfg(test)]
+#[path = "../tests/mksquashfs/mod.rs"]
+mod testing;
 mod tree;
 
+#[cfg(test)]
+extern crate self as shoal_image;
+
+pub use assemble::{AssembleError, Assembler};
 pub use codec::codecs;
 pub use compression::Compressor;
 pub use diff::{Change, Diff, DiffError, Field, Side, diff};
@@ -48,6 +58,7 @@ pub use found::Found;
 pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
 pub use lint::{Finding, Lint, lint};
+pub use make::{MakeError, MakeOptions, Summary, Wire, make, make_from_indexes, whole};
 pub use partial::{Partial, PartialError, discard_partial};
 pub use platform::Platform;
 pub use problem::{ImageError, Part, Problem};

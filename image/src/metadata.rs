@@ -103,6 +103,12 @@ impl<'a> Reader<'a> {
     /// The block at `offset`, which must lie within the region.
     pub(crate) fn block(&mut self, region: &Region, offset: u64) -> Result<Block, Problem> {
         let place = self.place(region, offset)?;
+        self.block_at(region, place)
+    }
+
+    /// The block at a place.
+    pub(crate) fn block_at(&self, region: &Region, place: Place) -> Result<Block, Problem> {
+        let offset = place.offset;
         let mut stored = vec![0; usize::from(place.length)];
         self.bytes(offset + 2, &mut stored)?;
         let plain =

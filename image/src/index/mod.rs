@@ -21,7 +21,7 @@ use std::thread;
 use std::collections::HashSet;
 
 use crate::inspect;
-use crate::number::{count, short, wide};
+use crate::number::count;
 use crate::problem::{ImageError, Part, Problem};
 use crate::recipe::RecipeError;
 use crate::recipe::code::{Input, put, put_len};
@@ -128,7 +128,7 @@ impl Index {
         let (file, size) = inspect::open(path)?;
         let superblock = Superblock::parse(&inspect::head(&file)?, size)?;
         let found = places::find(&file, &superblock)?;
-        let mut blocks = cover(found, size)?;
+        let mut blocks = cover(found, superblock.bytes_used, size)?;
         hash_all(&file, &mut blocks)?;
         Ok(Self { superblock, size, blocks })
     }
@@ -237,8 +237,9 @@ impl FoundKind {
     }
 }
 
-/// Puts the blocks in order, leaves out those over others, and fills what is between them.
-fn cover(mut found: Vec<Found>, size: u64) -> Result<Vec<IndexBlock>, Problem> {
+/// Puts the blocks in order, leaves out those over others, and fills what is between them. A new run
+/// begins where the image ends and its padding begins.
+fn cover(mut found: Vec<Found>, bytes_used: u64, size: u64) -> Result<Vec<IndexBlock>, Problem> {
     found.sort_unstable();
     found.dedup();
     let mut blocks = Vec::with_capacity(found.len());
@@ -254,7 +255,8 @@ fn cover(mut found: Vec<Found>, size: u64) -> Result<Vec<IndexBlock>, Problem> {
         blocks.push(IndexBlock { offset, length, kind, compressed, hash: [0; 32] });
         at = offset + u64::from(length);
     }
-    fill(&mut blocks, at, size);
+    fill(&mut blocks, at, bytes_used);
+    fill(&mut blocks, at.max(bytes_used), size);
     if blocks.len() > MAX_BLOCKS {
         return Err(Problem::TooManyBlocks { limit: MAX_BLOCKS });
     }

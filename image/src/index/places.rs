@@ -4,7 +4,7 @@ use std::fs::File;
 
 use super::{Found, FoundKind, MAX_BLOCKS};
 use crate::metadata::{Reader, Region};
-use crate::number::{count, le16, le32, le64};
+use crate::number::{le16, le32, le64};
 use crate::problem::{Part, Problem};
 use crate::superblock::{SUPERBLOCK_END, Superblock};
 use crate::tables::{Tables, WALK_BUDGET};

@@ -22,6 +22,16 @@ pub(crate) fn put_len(out: &mut Vec<u8>, length: usize) {
     put(out, u64::try_from(length).expect("no slice is longer than a u64 counts"));
 }
 
+/// A difference as a number that is small where the difference is, whatever its sign.
+pub(crate) fn zigzag(difference: u64) -> u64 {
+    (difference << 1) ^ (difference >> 63).wrapping_neg()
+}
+
+/// The difference that [`zigzag`] made a number of.
+pub(crate) fn unzigzag(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
 /// Reads from a part of a recipe.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
@@ -90,6 +100,11 @@ impl<'a> Input<'a> {
     pub(crate) fn length(&mut self, what: &'static str, limit: u32) -> Result<u32, RecipeError> {
         let length = self.at_most(what, limit.into())?;
         Ok(u32::try_from(length).expect("at most a u32"))
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// What is left.

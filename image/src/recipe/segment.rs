@@ -4,7 +4,7 @@
 //! the receiver makes first. Its operations then put the image's bytes out, one after the other:
 //! copied, or taken from the window as they are, or taken from it and compressed again.
 
-use super::code::{Input, put, put_len};
+use super::code::{Input, put, put_len, unzigzag, zigzag};
 use super::{RecipeError, limits};
 
 const PART: &str = "segment";
@@ -118,11 +118,21 @@ impl Segment {
     /// It is cut short, damaged, or asks for more than [`limits`] allow. Whether offsets lie in
     /// the sources is for who reads there to see.
     pub fn decode(bytes: &[u8], sources: usize) -> Result<Self, RecipeError> {
+        let (segment, coded) = Self::decode_around(bytes, sources)?;
+        Ok(Self { coded: coded.to_vec(), ..segment })
+    }
+
+    /// Reads a segment but for its coded window, which is left where it is: a copy would take as
+    /// much memory again.
+    pub(crate) fn decode_around(
+        bytes: &[u8],
+        sources: usize,
+    ) -> Result<(Self, &[u8]), RecipeError> {
         let mut input = Input::new(bytes, PART);
         let length = input.count("bytes of operations", HEADER_LEN)?;
         let packed = input.count("bytes of coded operations", HEADER_LEN)?;
         let packed = input.bytes(packed)?;
-        let coded = input.rest().to_vec();
+        let coded = input.rest();
         let header = zstd::bulk::decompress(packed, length)
             .ok()
             .filter(|header| header.len() == length)
@@ -133,17 +143,17 @@ impl Segment {
         let prefix = references(&mut input, numbers)?;
         let ops = ops(&mut input, numbers)?;
         input.end()?;
-        let segment = Self { prefix, window, ops, coded };
-        segment.check()?;
-        Ok(segment)
+        let segment = Self { prefix, window, ops, coded: Vec::new() };
+        segment.check(coded)?;
+        Ok((segment, coded))
     }
 
-    fn check(&self) -> Result<(), RecipeError> {
+    fn check(&self, coded: &[u8]) -> Result<(), RecipeError> {
         let taken: u64 = self.ops.iter().map(|op| u64::from(op.taken())).sum();
         if u64::try_from(self.window) != Ok(taken) {
             return Err(RecipeError::damaged("its operations take more or less than its window"));
         }
-        if (self.window == 0) != self.coded.is_empty() {
+        if (self.window == 0) != coded.is_empty() {
             return Err(RecipeError::damaged(
                 "it has a window without bytes, or bytes without one",
             ));
@@ -187,15 +197,6 @@ impl Place {
         *self = Self { source, end };
         Ok((source, offset, length))
     }
-}
-
-/// A difference as a number that is small where the difference is, whatever its sign.
-fn zigzag(difference: u64) -> u64 {
-    (difference << 1) ^ (difference >> 63).wrapping_neg()
-}
-
-fn unzigzag(number: u64) -> u64 {
-    (number >> 1) ^ (number & 1).wrapping_neg()
 }
 
 fn put_reference(out: &mut Vec<u8>, reference: &Reference, last: &mut Place) {
