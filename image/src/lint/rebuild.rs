@@ -4,7 +4,7 @@
 //! in it.
 
 use super::Finding;
-use crate::codec::{Of, Recompressor, codecs};
+use crate::codec::{Recompressor, codecs};
 use crate::diff::DiffError;
 use crate::index::{BlockKind, Index, IndexBlock};
 use crate::listing::{Contents, Listing, Stored};
@@ -44,7 +44,7 @@ pub(super) fn findings(
         let plain = contents.plain(place).map_err(image)?;
         let again = codec.as_mut().and_then(|codec| {
             let variant = codec.variant_of(&stored);
-            codec.compress(&plain, Of::Data, variant)
+            codec.compress(&plain, variant)
         });
         failed += usize::from(again.as_ref() != Some(&stored));
     }
