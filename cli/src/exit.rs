@@ -119,7 +119,9 @@ impl Exit {
             Self::Usage => "usage, or a bad input file",
             Self::RolloutFailed => "the rollout failed",
             Self::RolledBack => "the rollout was rolled back: its hosts are as before",
-            Self::Partial => "partial: a rollout's or staging's hosts that failed or are offline are named",
+            Self::Partial => {
+                "partial: a rollout's or staging's hosts that failed or are offline are named"
+            }
             Self::TimedOut => "timed out",
             Self::Conflict => "conflict: superseded, or someone else was faster; plan again",
             Self::Unreachable => "the controller is unreachable",

@@ -17,7 +17,8 @@ use bytes::Bytes;
 use shoal_core::image::Digest;
 use shoal_image::recipe::Head;
 use shoal_image::{
-    AssembleError, Assembler, DirectoryError, ImageInfo, Index, Partial, PartialError, Problem, Sha256Sum,
+    AssembleError, Assembler, DirectoryError, ImageInfo, Index, Partial, PartialError, Problem,
+    Sha256Sum,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -201,9 +202,8 @@ impl Blobs {
     /// There is no room for the rest of it, it is complete already, or the disk says no.
     pub async fn receive(&self, claim: Claim, size: u64) -> Result<Upload, BlobError> {
         let dir = self.dir.clone();
-        let partial = move |sum: &Sha256Sum| {
-            Ok(Taking::Whole(Partial::open(&dir, *sum, size, RESERVE)?))
-        };
+        let partial =
+            move |sum: &Sha256Sum| Ok(Taking::Whole(Partial::open(&dir, *sum, size, RESERVE)?));
         self.take(claim, partial).await
     }
 
@@ -215,9 +215,8 @@ impl Blobs {
     /// As [`receive`](Self::receive); also where one of those images is not here.
     pub async fn assemble(&self, claim: Claim, head: Head) -> Result<Upload, BlobError> {
         let dir = self.dir.clone();
-        let assembler = move |_: &Sha256Sum| {
-            Ok(Taking::of_recipe(Assembler::open(head, &dir, &dir, RESERVE)?))
-        };
+        let assembler =
+            move |_: &Sha256Sum| Ok(Taking::of_recipe(Assembler::open(head, &dir, &dir, RESERVE)?));
         self.take(claim, assembler).await
     }
 

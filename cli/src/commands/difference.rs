@@ -61,9 +61,7 @@ pub(super) async fn run(shell: &Shell, old: &str, new: &str, all: bool) -> Resul
     let going = async {
         match pair(old, new)? {
             Pair::Files(before, after) => files(shell.console, before, after, all).await,
-            Pair::Named => {
-                named(shell.console, &shell.client().await?, [old, new], all).await
-            }
+            Pair::Named => named(shell.console, &shell.client().await?, [old, new], all).await,
         }
     };
     let view = tokio::select! {
@@ -212,8 +210,15 @@ fn view_of(
     changes: Vec<ChangeView>,
     sums: DiffSums,
 ) -> Result<DiffView, Invalid> {
-    let DiffSums { old: old_digest, new: new_digest, old_size, new_size, unchanged, times_only, cost } =
-        sums;
+    let DiffSums {
+        old: old_digest,
+        new: new_digest,
+        old_size,
+        new_size,
+        unchanged,
+        times_only,
+        cost,
+    } = sums;
     let of = |name: &str, size_bytes, bytes: &[u8]| {
         let digest = Some(digest("digest", bytes)?.to_string());
         Ok(NamedView { name: name.to_owned(), size_bytes, digest })

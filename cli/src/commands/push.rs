@@ -240,7 +240,9 @@ impl Pusher {
         let Prepared { path, size, reference, .. } = self.prepared.clone();
         let outgoing = match &self.way {
             Some(Way::Recipe(recipe)) => recipe.outgoing(offset),
-            Some(Way::Whole) | None => Outgoing { path, from: offset, to: size, recipe: Bytes::new() },
+            Some(Way::Whole) | None => {
+                Outgoing { path, from: offset, to: size, recipe: Bytes::new() }
+            }
         };
         let Outgoing { path, from, to, recipe } = outgoing;
         let head = u64::try_from(recipe.len()).unwrap_or(u64::MAX);

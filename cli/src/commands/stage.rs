@@ -31,9 +31,7 @@ pub(crate) enum StageError {
     TimedOut { image: String, hosts: Vec<String> },
     #[error("{image} is not staged {}; `shoal image staged` lists what is", .place)]
     NotStaged { image: String, place: &'static str },
-    #[error(
-        "interrupted; the hosts go on. `shoal image stage --cancel {image}` takes it back"
-    )]
+    #[error("interrupted; the hosts go on. `shoal image stage --cancel {image}` takes it back")]
     Interrupted { image: String },
 }
 

@@ -68,7 +68,7 @@ impl CostView {
 impl From<&Summary> for CostView {
     fn from(summary: &Summary) -> Self {
         let Summary { copied, rebuilt, rebuilt_blocks, literal, metadata, wire, wire_bytes } =
-            summary.clone();
+            *summary;
         let part = |bytes, wire_bytes| Part { bytes, wire_bytes };
         Self {
             copied: part(copied, wire.copied),

@@ -96,7 +96,12 @@ impl From<v1::ImageFile> for FileView {
 }
 
 impl ChangeView {
-    fn new(path: String, fields: Vec<String>, old: Option<FileView>, new: Option<FileView>) -> Self {
+    fn new(
+        path: String,
+        fields: Vec<String>,
+        old: Option<FileView>,
+        new: Option<FileView>,
+    ) -> Self {
         let change = match (&old, &new) {
             (None, _) => What::Added,
             (_, None) => What::Removed,

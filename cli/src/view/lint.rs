@@ -83,7 +83,8 @@ mod tests {
             remedy: "rm",
             paths: vec!["/var/log/a\u{1b}".into()],
         };
-        let view = LintView::new("a.squashfs".into(), Lint { size: 1 << 20, findings: vec![finding] });
+        let view =
+            LintView::new("a.squashfs".into(), Lint { size: 1 << 20, findings: vec![finding] });
         assert!(!view.is_clean());
         assert_eq!(
             view.text(),

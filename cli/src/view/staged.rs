@@ -150,9 +150,8 @@ impl StagedHost {
         match state {
             State::Waiting => "waiting".to_owned(),
             State::Going => {
-                let left = left_seconds.map(|left| {
-                    format!(", {} left", span(Duration::from_secs(left)))
-                });
+                let left =
+                    left_seconds.map(|left| format!(", {} left", span(Duration::from_secs(left))));
                 let done = percent(*received_bytes, *size_bytes);
                 format!("{done} % of {}{}", bytes(*size_bytes), left.unwrap_or_default())
             }

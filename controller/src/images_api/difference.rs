@@ -4,11 +4,11 @@
 //! seconds of all processors. So one comparison goes on at a time, and one that nobody waits for
 //! any more ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use shoal_core::cause::chain;
-use shoal_image::{Change, Diff, DiffError, Side};
+use shoal_image::{Change, Diff, DiffError, MakeError, MakeOptions, Side, Summary, make};
 use shoal_proto::convert;
 use shoal_proto::v1::{
     DiffImagesRequest, DiffImagesResponse, DiffProgress, DiffSums, ImageChange, ImageChanges,
@@ -31,6 +31,9 @@ const AHEAD: usize = 4;
 
 /// How often is told how far it is.
 const NEWS: Duration = Duration::from_millis(250);
+
+/// The file that the recipe is made in.
+const RECIPE: &str = "comparison.recipe";
 
 pub(super) type Answers = ReceiverStream<Result<DiffImagesResponse, Status>>;
 type Sender = mpsc::Sender<Result<DiffImagesResponse, Status>>;
@@ -152,10 +155,31 @@ fn file(side: &Side) -> ImageFile {
     }
 }
 
-fn cost(
-    _: &std::path::Path,
-    _: &std::path::Path,
-    _: &mut News<'_>,
-) -> Result<TransferCost, Refusal> {
-    Ok(TransferCost::default())
+/// What a recipe takes that makes the new image out of the old one.
+fn cost(old: &Path, new: &Path, news: &mut News<'_>) -> Result<TransferCost, Refusal> {
+    // Under the same name each time, since one goes on at a time: a crash leaves one at most.
+    let out = new.with_file_name(RECIPE);
+    let mut progress = |done, total| news.tell(done, total);
+    let made = make(new, &[old], &out, &MakeOptions::default(), &mut progress);
+    let _ = std::fs::remove_file(&out);
+    let (_, summary) = made.map_err(|error| match error {
+        MakeError::Cancelled => gone(),
+        error => {
+            tracing::error!(error = chain(&error), "cannot make a recipe to compare two images");
+            Refusal::Internal("what a push would send could not be worked out".into())
+        }
+    })?;
+    let Summary { copied, rebuilt, rebuilt_blocks, literal, metadata, wire, wire_bytes } = summary;
+    Ok(TransferCost {
+        copied,
+        rebuilt,
+        literal,
+        metadata,
+        rebuilt_blocks,
+        copied_wire: wire.copied,
+        rebuilt_wire: wire.rebuilt,
+        literal_wire: wire.literal,
+        metadata_wire: wire.metadata,
+        wire_bytes,
+    })
 }

@@ -1,12 +1,14 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use shoal_image::Sha256Sum;
 use shoal_proto::v1::store::AuditRecord;
 use shoal_proto::v1::{PushHeader, push_request};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+
+mod recipes;
 
 use super::*;
 use crate::fleets_api::tests_support::{ADA, Lab, NOON};

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use shoal_image::recipe::{Base, Head, RecipeFile};
 use shoal_image::{Index, MakeOptions, Summary, codecs, inspect, make, make_from_indexes};
 use tempfile::TempDir;
@@ -86,7 +85,7 @@ impl Pusher {
 
     async fn sources(&self) -> Result<Option<(Sources, Vec<String>)>, Failure> {
         if let Some(base) = &self.prepared.base
-            && let Some(sources) = self.from_file(base).await?
+            && let Some(sources) = self.of_file(base).await?
         {
             return Ok(Some((sources, vec![base.display().to_string()])));
         }
@@ -100,7 +99,7 @@ impl Pusher {
     }
 
     /// The image file at hand, where the controller has that image, too.
-    async fn from_file(&self, path: &Path) -> Result<Option<Sources>, Failure> {
+    async fn of_file(&self, path: &Path) -> Result<Option<Sources>, Failure> {
         let size = inspect(path).map_err(PushError::from)?.size;
         let sum = digest_of(self.console, path, size)?;
         let Self { client, prepared, .. } = self;

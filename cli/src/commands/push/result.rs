@@ -102,6 +102,9 @@ impl DryView {
             bases => format!("the rest is there in {}", bases.join(", ")),
         };
         let (sent, size) = (bytes(*wire_bytes), bytes(*size_bytes));
-        format!("{}\n\na push of {reference} would send {sent} of {size}; {from}", cost.table(color))
+        format!(
+            "{}\n\na push of {reference} would send {sent} of {size}; {from}",
+            cost.table(color)
+        )
     }
 }

@@ -123,9 +123,10 @@ async fn pusher(fake: &Fake, path: &Path, bytes: &[u8]) -> Pusher {
         size: u64::try_from(bytes.len()).unwrap(),
         digest: Sha256Sum::of(bytes),
         reference: "shop:1".parse().unwrap(),
+        base: None,
     };
     let client = Site::new().client(router).await;
-    Pusher { client, prepared, console: console(), sent: 0, reached: 0 }
+    Pusher::new(client, prepared, console())
 }
 
 #[tokio::test]
