@@ -12,7 +12,7 @@ use crate::tables::{Tables, WALK_BUDGET};
 use crate::tree::{LOOKUP_BUDGET, Tree};
 
 /// How much of a file tells what it is.
-const HEAD_LEN: usize = 2048;
+pub(crate) const HEAD_LEN: usize = 2048;
 
 /// The most zero bytes after an image that count as padding: mksquashfs pads to 4 KiB, and tools
 /// that write to block devices to up to 1 MiB.

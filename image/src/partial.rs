@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate};
@@ -176,6 +176,23 @@ impl Partial {
             self.unsynced = 0;
         }
         Ok(())
+    }
+
+    /// Fills `buffer` with bytes that were received, from byte `offset` on.
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// Where the bytes are until all have come.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Throws away what was received, which is known to be of no use, and begins again.
+    pub(crate) fn begin_again(&mut self) -> Result<(), PartialError> {
+        self.file.set_len(0).map_err(io_error("empty", &self.path))?;
+        (self.received, self.unsynced, self.hasher) = (0, 0, Sha256::new());
+        self.set_aside()
     }
 
     /// Ends the transfer: checks length and SHA-256, and gives the file the name of a complete

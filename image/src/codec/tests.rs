@@ -96,7 +96,7 @@ fn every_block_comes_out_again(table: &[&[&str]]) {
             .expect("mksquashfs can be run; install squashfs-tools");
         assert!(output.status.success(), "{options:?}: {output:?}");
         let count = recompress(&image);
-        assert!(count.data > 0 && count.tables > 5, "{options:?}: {count:?}");
+        assert!(count.data > 0 && count.tables > 3, "{options:?}: {count:?}");
         assert!(
             count.fragments > 0 || options.contains(&"-no-fragments"),
             "{options:?}: {count:?}"
