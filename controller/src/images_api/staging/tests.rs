@@ -90,7 +90,7 @@ async fn what_cant_be_meant_is_refused_and_changes_nothing() {
         ("app", &[], "", "name"),
         ("app:1", &["h9"], "", "h9"),
         ("app:1", &[], "role=none", "no host is meant"),
-        ("app:1", &[], "=", "selector"),
+        ("app:1", &[], "=", "is not a label"),
     ] {
         let error = world.stage(name, hosts, selector).await.unwrap_err().to_string();
         assert!(error.contains(wanted), "{name} {selector}: {error}");

@@ -195,7 +195,7 @@ async fn a_recipe_for_another_image_makes_none() {
         PushHeader { digest: convert::digest_bytes(&digest_of(b"another")), ..two.header(&lie, 0) };
     let refused = two.push(messages(announced, segments(&recipe, 0))).await.unwrap_err();
     assert!(matches!(refused, Refusal::DataLoss(_)), "{refused}");
-    let error = two.store.get("app:2").await.unwrap_err();
+    let error = two.store.get(&digest_of(b"another").to_string()).await.unwrap_err();
     assert!(matches!(error, Refusal::NotFound(_)), "{error}");
     let refused = two.push(messages(two.header(&lie, 0), Bytes::new())).await.unwrap_err();
     assert!(refused.to_string().contains("makes another image"), "{refused}");
