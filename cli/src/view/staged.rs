@@ -218,8 +218,8 @@ mod tests {
         let table = view.table(Timestamp(1000), false);
         assert_eq!(
             table,
-            "IMAGE    HOST   STATE    SENT      SAVED      BY    KEPT UNTIL\n\
-             shop:1   h1     staged   1.0 MiB   99.0 MiB   ann   in 1m"
+            "IMAGE    HOST   STATE    SENT      SAVED      BY         KEPT UNTIL\n\
+             shop:1   h1     staged   1.0 MiB   99.0 MiB   user/ann   in 1m"
         );
     }
 }
