@@ -47,16 +47,17 @@ const PLACES: &[Place] = &[
     },
     Place {
         check: "caches",
-        what: "files that the system makes anew by itself",
-        remedy: "rm -f var/cache/ldconfig/aux-cache var/cache/debconf/*-old var/lib/dpkg/*-old \
-                 var/cache/man -r",
+        what: "files that the system makes anew by itself, and its copies of older ones",
+        remedy: "rm -rf var/cache/man var/cache/fontconfig var/cache/ldconfig/aux-cache \
+                 var/cache/debconf/*-old var/lib/dpkg/*-old",
         prefixes: &[
             "var/cache/ldconfig/",
-            "var/cache/debconf/*",
             "var/cache/man/",
+            "var/cache/fontconfig/",
+            "var/cache/debconf/config.dat-old",
+            "var/cache/debconf/templates.dat-old",
             "var/lib/dpkg/status-old",
             "var/lib/dpkg/available-old",
-            "var/cache/fontconfig/",
         ],
     },
     Place {
