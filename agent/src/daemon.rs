@@ -22,7 +22,7 @@ use crate::policy;
 use crate::reconcile::{About, Reconciler};
 use crate::secrets::Secrets;
 use crate::sessions::Sessions;
-use crate::stage::Stager;
+use crate::stage::{self, Setup, Shelf, Stager, Wire};
 use crate::upgrade::Upgrade;
 use crate::version::version;
 
@@ -50,10 +50,24 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
     let (desired, wanted) = watch::channel(ledger.desired().cloned());
     let (status, reported) = watch::channel(HostStatus::default());
     let channel = Arc::new(watch::Sender::new(None));
-    let source = Arc::new(ControllerSource { channel: channel.subscribe() });
-    let stager = Stager::start(source, paths.images(), bell.clone(), stop.clone());
-    let (ready, ready_elsewhere) = watch::channel(None);
+    let controller = ControllerSource { channel: channel.subscribe() };
+    let shelf = match facts.policy.peers {
+        Some(_) => Shelf::open(paths.recipes(), paths.images()),
+        None => Shelf::none(),
+    };
     let events = Events::new();
+    let setup = Setup {
+        origin: Arc::new(Wire { controller: controller.clone(), identity: identity.clone() }),
+        dir: paths.images(),
+        shelf: shelf.clone(),
+        bell: bell.clone(),
+        events: events.clone(),
+    };
+    let stager = Stager::start(setup, stop.clone());
+    if let Some(peers) = facts.policy.peers {
+        tokio::spawn(stage::serve(peers, identity.clone(), shelf, stop.clone()));
+    }
+    let (ready, ready_elsewhere) = watch::channel(None);
     let name = identity.about.host_name.clone();
     let secrets = Arc::new(Secrets::open(sealed::vault(&paths), ledger.desired())?);
     let checked = secrets.clone();
@@ -68,7 +82,7 @@ pub async fn run(paths: Paths) -> anyhow::Result<()> {
         paths: paths.clone(),
         trials: Trials::new(paths.clone(), systemd.clone()),
         allowed: facts.policy.agent_upgrade,
-        source: Arc::new(AgentSource(ControllerSource { channel: channel.subscribe() })),
+        source: Arc::new(AgentSource(controller)),
         desired: wanted.clone(),
         reached: channel.subscribe(),
         reported: reported.clone(),

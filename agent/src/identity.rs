@@ -137,6 +137,18 @@ pub fn save_certificate(paths: &Paths, chain: &str, ca: &str) -> Result<(), Iden
 }
 
 impl Identity {
+    /// Of what was read or made.
+    #[must_use]
+    pub fn new(
+        about: About,
+        key: LeafKey,
+        certificate: ReloadableIdentity,
+        roots: Roots,
+        chain_pem: String,
+    ) -> Self {
+        Self { about, key, certificate, roots, chain_pem: Mutex::new(chain_pem) }
+    }
+
     /// Reads the identity of this host.
     ///
     /// # Errors
@@ -152,7 +164,7 @@ impl Identity {
             .map_err(|e| damaged(paths, "certificate.pem")(crate::chain(&e)))?;
         let roots = Roots::from_pem(&read(paths, "ca.pem")?)
             .map_err(|e| damaged(paths, "ca.pem")(crate::chain(&e)))?;
-        Ok(Self { about, key, certificate, roots, chain_pem: Mutex::new(chain_pem) })
+        Ok(Self::new(about, key, certificate, roots, chain_pem))
     }
 
     /// Takes a renewed certificate into use, after keeping it.

@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use shoal_core::host::{HostFacts, HostSpec};
 use shoal_core::image::Digest;
 use shoal_core::name::InstanceId;
@@ -35,7 +33,7 @@ use crate::paths::Paths;
 use crate::renew;
 use crate::secrets::Secrets;
 use crate::sessions::Sessions;
-use crate::stage::Source;
+use crate::stage::{Bytestream, Source};
 
 /// Pauses between attempts, before jitter: from the first to the longest, doubling.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -402,27 +400,30 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause * u32::from(dice[0]) / 255
 }
 
-/// Images by plain streaming from the controller.
-#[derive(Debug)]
+/// The way to the controller, for those that fetch from it.
+#[derive(Debug, Clone)]
 pub struct ControllerSource {
     /// The channel in use.
     pub channel: watch::Receiver<Option<Channel>>,
 }
 
 impl ControllerSource {
-    async fn client(&self) -> Result<AgentLinkClient<Channel>, String> {
+    /// The channel in use, as soon as there is one.
+    ///
+    /// # Errors
+    /// The agent stops.
+    pub async fn channel(&self) -> Result<Channel, String> {
         let mut channel = self.channel.clone();
         let current = channel.wait_for(Option::is_some).await.map(|c| c.clone());
-        Ok(client(current.ok().flatten().ok_or("the agent stops")?))
+        Ok(current.ok().flatten().ok_or("the agent stops")?)
     }
-}
 
-#[async_trait]
-impl Source for ControllerSource {
-    async fn fetch(&self, digest: &Digest, offset: u64) -> Result<Bytestream, String> {
-        let digest = shoal_proto::convert::digest_bytes(digest);
-        let request = v1::FetchImageRequest { digest, offset };
-        chunks(self.client().await?.fetch_image(request).await)
+    /// As [`Self::channel`], for calls.
+    ///
+    /// # Errors
+    /// The agent stops.
+    pub async fn client(&self) -> Result<AgentLinkClient<Channel>, String> {
+        Ok(client(self.channel().await?))
     }
 }
 
@@ -435,20 +436,13 @@ impl Source for AgentSource {
     async fn fetch(&self, digest: &Digest, offset: u64) -> Result<Bytestream, String> {
         let digest = shoal_proto::convert::digest_bytes(digest);
         let request = v1::FetchAgentRequest { digest, offset };
-        chunks(self.0.client().await?.fetch_agent(request).await)
+        let answer = self.0.client().await?.fetch_agent(request).await;
+        let stream = answer.map_err(|status| reason(&status))?.into_inner();
+        let bytes = |chunk: Result<v1::ImageChunk, tonic::Status>| {
+            chunk.map(|c| c.data).map_err(|status| reason(&status))
+        };
+        Ok(stream.map(bytes).boxed())
     }
-}
-
-type Bytestream = BoxStream<'static, Result<Bytes, String>>;
-
-fn chunks(
-    response: Result<tonic::Response<tonic::Streaming<v1::ImageChunk>>, tonic::Status>,
-) -> Result<Bytestream, String> {
-    let stream = response.map_err(|status| reason(&status))?.into_inner();
-    let bytes = |chunk: Result<v1::ImageChunk, tonic::Status>| {
-        chunk.map(|c| c.data).map_err(|status| reason(&status))
-    };
-    Ok(stream.map(bytes).boxed())
 }
 
 #[cfg(test)]

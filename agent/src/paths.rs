@@ -41,6 +41,7 @@ impl Paths {
             self.secrets(),
             self.fallback(),
             self.images(),
+            self.recipes(),
             self.agents(),
             self.instances(),
             self.snapshots(),
@@ -77,6 +78,12 @@ impl Paths {
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.state.join("images")
+    }
+
+    /// What is kept of recipes, to pass images on to other hosts.
+    #[must_use]
+    pub fn recipes(&self) -> PathBuf {
+        self.state.join("recipes")
     }
 
     /// Programs of the agent that are fetched or tried.

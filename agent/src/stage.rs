@@ -1,29 +1,46 @@
 //! Bringing images onto the host: verified, resumable, without disturbing anything.
 //!
 //! One task owns the transfers, one at a time, so that an agent never takes more than one image's
-//! share of memory and link. [`Source`] is the seam behind which images come from: the
-//! controller's plain stream for now.
+//! share of memory and link. [`Origin`] is the seam behind which images come from: for real the
+//! [`Wire`]. A [`transfer`] asks the controller for a plan, carries the recipe out as its segments
+//! come, from another host or from the controller, and can be cut off anywhere. What came can be
+//! passed on to other hosts ([`shelf`], [`serve`]).
+
+mod door;
+mod origin;
+mod progress;
+mod serve;
+mod shelf;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
 use shoal_core::image::{Digest, PinnedImage};
 use shoal_core::plan::{Action, Step};
-use shoal_image::{Partial, PartialError, Sha256Sum};
+use shoal_core::transfer::{RecipeId, TransferStatus};
+use shoal_image::PartialError;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
+pub use self::origin::{Bytestream, Origin, Peer, Plan, Progress as PlanProgress, Sender, Wish};
+pub use self::serve::serve;
+pub use self::shelf::Shelf;
+pub use self::wire::Wire;
+
+use self::progress::Progress;
+use self::transfer::{Attempt, Brought, Note};
+use crate::events::Events;
 use crate::host::facts::disk;
 use crate::status::Transfer;
-use crate::verified::Standing;
-use crate::{clock, verified};
+use crate::verified::{self, Images, Standing};
 
 /// Bytes of disk that transfers leave free, so that images alone never fill the disk on which
 /// instances and the agent write: a twentieth of it, within these bounds.
@@ -34,46 +51,58 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 const SILENCE: Duration = Duration::from_secs(60);
 /// How often is looked for the verdict on a file that is being read again.
 const VERDICT: Duration = Duration::from_millis(250);
-/// How often news of a transfer's progress are given.
-const NEWS: Duration = Duration::from_secs(1);
 
-/// Where images come from.
+/// Where other files come from, as plain bytes.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// The bytes of an image from `offset` on.
-    async fn fetch(
-        &self,
-        digest: &Digest,
-        offset: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String>;
+    /// The bytes of a file from `offset` on.
+    async fn fetch(&self, digest: &Digest, offset: u64) -> Result<Bytestream, String>;
+}
+
+/// What a [`Stager`] works with.
+pub struct Setup {
+    /// Where images come from.
+    pub origin: Arc<dyn Origin>,
+    /// Where they are kept.
+    pub dir: PathBuf,
+    /// What is passed on to other hosts.
+    pub shelf: Shelf,
+    /// Rung when there is news.
+    pub bell: Arc<Notify>,
+    /// For what people should know.
+    pub events: Events,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 /// A handle to the task that brings images. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Stager {
     wanted: Arc<watch::Sender<Vec<PinnedImage>>>,
-    transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>>,
+    progress: Progress,
+    shelf: Shelf,
 }
 
 impl Stager {
-    /// Starts the task, which keeps images in `dir` and rings `bell` when it has news.
+    /// Starts the task.
     #[must_use]
-    pub fn start(
-        source: Arc<dyn Source>,
-        dir: PathBuf,
-        bell: Arc<Notify>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn start(setup: Setup, stop: CancellationToken) -> Self {
         let (wanted, receiver) = watch::channel(Vec::new());
-        let transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>> = Arc::default();
-        let task = Task { source, dir, bell, transfers: transfers.clone() };
+        let Setup { origin, dir, shelf, bell, events } = setup;
+        let progress = Progress::new(bell.clone(), events);
+        let (shared, kept) = (progress.clone(), shelf.clone());
+        let task = Task { origin, dir, shelf, bell, progress };
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {},
                 () = task.run(receiver) => {},
             }
         });
-        Self { wanted: Arc::new(wanted), transfers }
+        Self { wanted: Arc::new(wanted), progress: shared, shelf: kept }
     }
 
     /// Brings just these images from now on, in this order.
@@ -90,10 +119,22 @@ impl Stager {
         });
     }
 
-    /// How each transfer stands.
+    /// How each image that is not here stands.
     #[must_use]
     pub fn transfers(&self) -> BTreeMap<Digest, Transfer> {
-        self.transfers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.progress.transfers()
+    }
+
+    /// What is going on, and what ended last, for the host's status.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<TransferStatus> {
+        self.progress.statuses()
+    }
+
+    /// The recipes of which other hosts can get all here.
+    #[must_use]
+    pub fn serves(&self) -> Vec<RecipeId> {
+        self.shelf.serves()
     }
 }
 
@@ -148,25 +189,29 @@ impl From<Stopped> for Transfer {
 }
 
 struct Task {
-    source: Arc<dyn Source>,
+    origin: Arc<dyn Origin>,
     dir: PathBuf,
+    shelf: Shelf,
     bell: Arc<Notify>,
-    transfers: Arc<Mutex<BTreeMap<Digest, Transfer>>>,
+    progress: Progress,
 }
 
 impl Task {
     async fn run(self, mut wanted: Wanted) {
         let mut pause = PAUSES.0;
+        let mut notes: BTreeMap<Digest, Note> = BTreeMap::new();
         loop {
             let images = wanted.borrow_and_update().clone();
             let mut failed = false;
             for image in &images {
-                failed |= !self.bring(image, &wanted).await;
+                let note = notes.entry(image.digest).or_default();
+                failed |= !self.bring(image, &wanted, note).await;
                 if wanted.has_changed().unwrap_or(false) {
                     break;
                 }
             }
-            self.forget_others(&images);
+            self.progress.keep_only(&images);
+            notes.retain(|digest, _| images.iter().any(|image| image.digest == *digest));
             let wait = async {
                 if failed { tokio::time::sleep(pause).await } else { std::future::pending().await }
             };
@@ -181,26 +226,16 @@ impl Task {
         }
     }
 
-    fn forget_others(&self, images: &[PinnedImage]) {
-        self.lock().retain(|digest, transfer| {
-            !matches!(transfer, Transfer::Going { .. })
-                && images.iter().any(|i| i.digest == *digest)
-        });
-    }
-
     /// Brings one image; `false` where that failed.
-    async fn bring(&self, image: &PinnedImage, wanted: &Wanted) -> bool {
-        let result = self.transfer(image, wanted).await;
+    async fn bring(&self, image: &PinnedImage, wanted: &Wanted, note: &mut Note) -> bool {
+        let result = self.transfer(image, wanted, note).await;
         match &result {
-            Ok(()) => {
-                info!(image = %image.reference, digest = %image.digest, "an image is staged");
-                self.lock().remove(&image.digest);
-            }
+            Ok(()) => self.progress.forget(image),
             Err(stopped) => {
                 let (Stopped::Failed(error) | Stopped::NoRoom(error)) = stopped;
                 let failed = Transfer::from(stopped.clone());
                 // Tried again for as long as it is wanted, which may be until a disk is replaced.
-                if self.lock().insert(image.digest, failed.clone()) != Some(failed) {
+                if self.progress.failed(image, failed) {
                     warn!(image = %image.reference, digest = %image.digest, error, "cannot stage an image");
                 }
             }
@@ -209,42 +244,31 @@ impl Task {
         result.is_ok()
     }
 
-    async fn transfer(&self, image: &PinnedImage, wanted: &Wanted) -> Result<(), Stopped> {
-        let (dir, size) = (self.dir.clone(), image.size);
-        let sum = Sha256Sum::new(*image.digest.as_bytes());
-        let open = move || Partial::open(&dir, sum, size, reserve(disk(&dir).0));
-        let mut partial = match blocking(open).await {
-            Err(PartialError::AlreadyComplete { .. }) => {
-                return Ok(self.verified_again(image).await?);
-            }
-            opened => opened?,
+    async fn transfer(
+        &self,
+        image: &PinnedImage,
+        wanted: &Wanted,
+        note: &mut Note,
+    ) -> Result<(), Stopped> {
+        let dir = self.dir.clone();
+        let looked = blocking(move || (Images::new(dir.clone()).staged(), disk(&dir).0)).await;
+        // Without knowing what is here, it comes whole.
+        let have = looked.0.map(|staged| staged.into_keys().collect()).unwrap_or_default();
+        let is_wanted = || !wanted.has_changed().unwrap_or(true) || is_wanted(wanted, image);
+        let attempt = Attempt {
+            image,
+            origin: &*self.origin,
+            shelf: &self.shelf,
+            progress: &self.progress,
+            have,
+            dir: &self.dir,
+            reserve: reserve(looked.1),
+            wanted: &is_wanted,
         };
-        let fetch = self.source.fetch(&image.digest, partial.received());
-        let mut stream = in_time(fetch).await??;
-        let mut told = tokio::time::Instant::now();
-        self.tell(image, partial.received());
-        while let Some(bytes) = in_time(stream.next()).await? {
-            let bytes = bytes?;
-            if wanted.has_changed().unwrap_or(true) && !is_wanted(wanted, image) {
-                return Err(Stopped::Failed("it is no longer wanted".into()));
-            }
-            let append = move || (partial.append(&bytes), partial);
-            let (result, back) = blocking(append).await;
-            result?;
-            partial = back;
-            if told.elapsed() >= NEWS {
-                told = tokio::time::Instant::now();
-                self.tell(image, partial.received());
-                self.bell.notify_one();
-            }
+        match attempt.run(note).await? {
+            Brought::Now => Ok(()),
+            Brought::Before => Ok(self.verified_again(image).await?),
         }
-        let (dir, digest) = (self.dir.clone(), image.digest);
-        let finish = move || {
-            partial.finish()?;
-            let noted = verified::note_arrival(&dir, &digest, clock::now());
-            noted.map_err(|e| Stopped::Failed(crate::chain(&e)))
-        };
-        blocking(finish).await
     }
 
     /// Waits for the verdict on a file that is there and wanted all the same: something about it
@@ -264,81 +288,9 @@ impl Task {
             }
         }
     }
-
-    fn tell(&self, image: &PinnedImage, received: u64) {
-        self.lock().insert(image.digest, Transfer::Going { received, total: image.size });
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Transfer>> {
-        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Runs what would hold up the runtime on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("file work does not panic")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// Counts those that ask, and has nothing for them.
-    #[derive(Default)]
-    struct Asked(AtomicUsize);
-
-    #[async_trait]
-    impl Source for Asked {
-        async fn fetch(
-            &self,
-            _: &Digest,
-            _: u64,
-        ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            Err("nothing here".into())
-        }
-    }
-
-    fn wanted(size: u64) -> [Step; 1] {
-        let (reference, digest) = ("app:1".parse().unwrap(), Digest::from([7; 32]));
-        let image = PinnedImage { reference, digest, size };
-        [Step { action: Action::Stage(image), reason: "shop/main needs it".into() }]
-    }
-
-    async fn told(stager: &Stager, bell: &Notify) -> Transfer {
-        loop {
-            bell.notified().await;
-            if let Some(transfer) = stager.transfers().into_values().next() {
-                return transfer;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_has_no_room_is_said_and_not_asked_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let (source, bell) = (Arc::new(Asked::default()), Arc::new(Notify::new()));
-        let (images, stop) = (dir.path().to_owned(), CancellationToken::new());
-        let stager = Stager::start(source.clone(), images, bell.clone(), stop.clone());
-        stager.want(&wanted(1 << 60));
-        let transfer = told(&stager, &bell).await;
-        let Transfer::NoRoom(why) = &transfer else { panic!("{transfer:?}") };
-        assert!(why.contains("not enough space"), "{why}");
-        assert_eq!(source.0.load(Ordering::SeqCst), 0);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-
-        stager.want(&wanted(1));
-        while told(&stager, &bell).await != Transfer::Failed("nothing here".into()) {}
-        assert_eq!(source.0.load(Ordering::SeqCst), 1);
-        stop.cancel();
-    }
-
-    #[test]
-    fn a_twentieth_of_a_disk_stays_free_within_bounds() {
-        let gib = 1 << 30;
-        assert_eq!(reserve(0), 64 << 20);
-        assert_eq!(reserve(10 * gib), gib / 2);
-        assert_eq!(reserve(4096 * gib), gib);
-    }
 }

@@ -11,6 +11,7 @@ use shoal_core::plan::{Attempts, Machine, Plan, Unit};
 use shoal_core::spec::{InstanceSpec, RunState, Start};
 use shoal_core::status::{Health, HostStatus, InstanceStatus, RetainedData, State};
 use shoal_core::time::Timestamp;
+use shoal_core::transfer::{Phase, TransferStatus};
 
 use crate::host::{Details, Hook, Observation};
 
@@ -18,12 +19,7 @@ use crate::host::{Details, Hook, Observation};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transfer {
     /// On its way.
-    Going {
-        /// Bytes that are here.
-        received: u64,
-        /// Bytes in all.
-        total: u64,
-    },
+    Going(TransferStatus),
     /// Tried again later.
     Failed(String),
     /// There is no room for it on the disk. Tried again too, but time alone makes none.
@@ -117,7 +113,7 @@ fn unstaged(inputs: Inputs<'_>, image: &PinnedImage) -> Option<String> {
         Transfer::Failed(why) | Transfer::NoRoom(why) => {
             Some(format!("image {}, which a revision to come needs: {why}", image.reference))
         }
-        Transfer::Going { .. } => None,
+        Transfer::Going(_) => None,
     }
 }
 
@@ -358,7 +354,7 @@ fn no_room(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
     let image = &spec.config.image;
     match inputs.transfers.get(&image.digest)? {
         Transfer::NoRoom(why) => Some(format!("image {}: {why}", image.reference)),
-        Transfer::Going { .. } | Transfer::Failed(_) => None,
+        Transfer::Going(_) | Transfer::Failed(_) => None,
     }
 }
 
@@ -369,9 +365,17 @@ fn transfer(inputs: Inputs<'_>, spec: &InstanceSpec) -> Option<String> {
         return None;
     }
     Some(match inputs.transfers.get(&image.digest) {
-        Some(Transfer::Going { received, total }) => {
-            let percent = received.saturating_mul(100).checked_div(*total).unwrap_or(0);
-            format!("image {} is {percent}% here", image.reference)
+        Some(Transfer::Going(status)) => {
+            let percent =
+                |done: u64| done.saturating_mul(100).checked_div(status.total).unwrap_or(0);
+            match status.phase {
+                Phase::Making { made } => format!(
+                    "the controller works out what to send of image {}: {}% done",
+                    image.reference,
+                    percent(made)
+                ),
+                _ => format!("image {} is {}% here", image.reference, percent(status.received)),
+            }
         }
         Some(Transfer::Failed(why)) => format!("image {}: {why}", image.reference),
         // No way of coming, but an error: `no_room`.
@@ -485,7 +489,21 @@ mod tests {
     fn each_situation_has_its_state() {
         let stopped = || spec("stopped");
         let full = Some(Transfer::NoRoom("too full".into()));
-        let half = Some(Transfer::Going { received: 50, total: 100 });
+        let going = |phase| {
+            Some(Transfer::Going(TransferStatus {
+                digest: [7; 32].into(),
+                image: "app:1".parse().unwrap(),
+                phase,
+                received: 50,
+                total: 100,
+                wire: 0,
+                saved: 0,
+                source: "controller".into(),
+                left: None,
+                recipe: None,
+            }))
+        };
+        let (half, made) = (going(Phase::Receiving), going(Phase::Making { made: 7 }));
         let cases = [
             (Case::default(), State::Running, None),
             (Case { unit: Unit::Activating, ..Case::default() }, State::Starting, None),
@@ -499,6 +517,11 @@ mod tests {
                 Case { unit: Unit::Inactive, staged: false, transfer: half, ..Case::default() },
                 State::Staging,
                 Some("image app:1 is 50% here"),
+            ),
+            (
+                Case { unit: Unit::Inactive, staged: false, transfer: made, ..Case::default() },
+                State::Staging,
+                Some("the controller works out what to send of image app:1: 7% done"),
             ),
             (
                 Case { unit: Unit::Inactive, staged: false, transfer: full, ..Case::default() },

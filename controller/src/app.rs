@@ -25,6 +25,7 @@ use crate::listener::Connections;
 use crate::live::Live;
 use crate::secrets::{Vault, VaultError};
 use crate::store::{Batch, CommitError, OpenError, RecordError, Records, SqliteStore};
+use crate::transfers::{Parts, Transfers, TransfersError};
 
 /// The store's file in the controller's directory.
 pub const STORE: &str = "store.db";
@@ -32,6 +33,8 @@ pub const STORE: &str = "store.db";
 pub const IMAGES: &str = "images";
 /// Where the files of the agent's programs are, in the controller's directory.
 pub const AGENTS: &str = "agents";
+/// Where the recipes are, in the controller's directory.
+pub const RECIPES: &str = "recipes";
 /// The id of the one epoch record.
 pub const EPOCH: &str = "current";
 
@@ -50,6 +53,8 @@ pub enum AppError {
     Epoch(#[from] CommitError),
     #[error("the store in {dir} has no epoch record: it is not a controller's, or not whole")]
     NoEpoch { dir: PathBuf },
+    #[error(transparent)]
+    Transfers(#[from] TransfersError),
     #[error("cannot look at the secrets")]
     Secrets(#[from] VaultError),
     #[error("cannot open the store in the background")]
@@ -75,6 +80,8 @@ pub struct App {
     pub connections: OnceLock<Connections>,
     /// The image files.
     pub blobs: Blobs,
+    /// How they come to hosts.
+    pub transfers: Transfers,
     /// The files of the agent's programs.
     pub programs: Programs,
     /// The secrets.
@@ -107,6 +114,16 @@ impl App {
         }
         let live = Live::load(records.clone(), config.limits.sessions_per_host).await?;
         let events = Events::load(records.clone(), clock::now()).await?;
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let parts = Parts {
+            records: records.clone(),
+            live: live.clone(),
+            trust_domain: authority.trust_domain().clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let (images, recipes) = (dir.join(IMAGES), dir.join(RECIPES));
+        let transfers = Transfers::open(&recipes, &images, config.transfers, parts).await?;
         Ok(Arc::new(Self {
             dir: dir.into(),
             records,
@@ -115,14 +132,15 @@ impl App {
             events,
             applying: Applying::default(),
             connections: OnceLock::new(),
-            blobs: Blobs::new(&dir.join(IMAGES)),
+            blobs: Blobs::new(&images),
+            transfers,
             programs: Programs::new(&dir.join(AGENTS)),
             secrets: Arc::new(secrets),
             authority,
             config,
             epoch,
-            shutdown: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            shutdown,
+            tasks,
         }))
     }
 }

@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shoal_core::spec::Memory;
 
 /// The file's name in the controller's directory.
 pub const FILE: &str = "controller.toml";
+
+/// The slowest rate of transfers that can be set, in bytes a second.
+const SLOWEST: Memory = Memory(1 << 10);
 
 /// Why the configuration is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,29 @@ pub struct Config {
     /// How much of everything there may be.
     #[serde(default)]
     pub limits: Limits,
+    /// How images go to hosts.
+    #[serde(default)]
+    pub transfers: Transfers,
+}
+
+/// How images go to hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Transfers {
+    /// Bytes in a second to all hosts together; as many as there can be where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Memory>,
+    /// Bytes in a second to each host; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_host: Option<Memory>,
+    /// Bytes of recipes that are kept on the disk; the oldest go first.
+    pub keep: Memory,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self { rate: None, rate_per_host: None, keep: Memory(4 << 30) }
+    }
 }
 
 /// How much of everything there may be at a time.
@@ -107,6 +134,7 @@ impl Config {
             heartbeat_ms: heartbeat_ms(),
             agent_certificate_seconds: agent_certificate_seconds(),
             limits: Limits::default(),
+            transfers: Transfers::default(),
         }
     }
 
@@ -138,6 +166,12 @@ impl Config {
         if !(5..=31_536_000).contains(&self.agent_certificate_seconds) {
             let (key, found) = ("agent-certificate-seconds", self.agent_certificate_seconds);
             return out(key, found, "5 to 31536000, a year");
+        }
+        let Transfers { rate, rate_per_host, keep: _ } = self.transfers;
+        for (key, rate) in [("rate", rate), ("rate-per-host", rate_per_host)] {
+            if let Some(Memory(rate)) = rate.filter(|rate| *rate < SLOWEST) {
+                return out(key, rate, "1K and more, in bytes a second");
+            }
         }
         Ok(self)
     }
@@ -195,6 +229,8 @@ mod tests {
             ("id = 'c1'\naddresses = []", "addresses is empty"),
             ("id = 'c1'", "addresses"),
             ("id = 'c1'\naddresses = ['h']\nlisten = 'here'", "listen"),
+            ("id = 'c1'\naddresses = ['h']\n[transfers]\nrate = '12'", "rate = 12"),
+            ("id = 'c1'\naddresses = ['h']\n[transfers]\nrate = '1MB'", "rate"),
             (
                 "id = 'c1'\naddresses = ['h']\nagent-certificate-seconds = 1",
                 "agent-certificate-seconds = 1",

@@ -48,6 +48,7 @@ use crate::live::Live;
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
 use crate::store::{Batch, CommitError, Records, Stored};
+use crate::transfers::Transfers;
 use crate::{access, audit, clock};
 
 /// How often it is tried again where others change the same records.
@@ -59,6 +60,7 @@ pub struct Images {
     records: Records,
     blobs: Blobs,
     live: Live,
+    transfers: Transfers,
     /// Who reads images to tell what is in them: one at a time.
     outlining: Arc<Semaphore>,
     /// Who compares two images: one at a time.
@@ -71,12 +73,19 @@ impl Images {
     #[must_use]
     pub fn new(app: &App) -> Self {
         let (records, blobs) = (app.records.clone(), app.blobs.clone());
-        Self::over(records, blobs, app.live.clone(), app.shutdown.clone())
+        let (live, transfers) = (app.live.clone(), app.transfers.clone());
+        Self::over(records, blobs, live, transfers, app.shutdown.clone())
     }
 
-    fn over(records: Records, blobs: Blobs, live: Live, shutdown: CancellationToken) -> Self {
+    fn over(
+        records: Records,
+        blobs: Blobs,
+        live: Live,
+        transfers: Transfers,
+        shutdown: CancellationToken,
+    ) -> Self {
         let [outlining, comparing] = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
-        Self { records, blobs, live, outlining, comparing, shutdown }
+        Self { records, blobs, live, transfers, outlining, comparing, shutdown }
     }
 
     pub(crate) async fn begin_push(

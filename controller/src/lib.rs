@@ -42,3 +42,4 @@ pub mod sessions;
 #[cfg(test)]
 mod simulation;
 pub mod store;
+pub mod transfers;

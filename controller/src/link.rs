@@ -75,7 +75,7 @@ impl AgentLink for LinkApi {
         request: Request<PlanTransferRequest>,
     ) -> Result<Response<Self::PlanTransferStream>, Status> {
         let host = caller(&request)?.host()?;
-        Err(Status::unimplemented(format!("no recipes for {host} yet")))
+        Ok(Response::new(self.app.transfers.plan(host, request.into_inner()).await?))
     }
 
     async fn fetch_image(

@@ -19,6 +19,7 @@ use shoal_proto::v1::images_server::ImagesServer;
 use shoal_proto::v1::instances_server::InstancesServer;
 use shoal_proto::v1::rollouts_server::RolloutsServer;
 use shoal_proto::v1::secrets_server::SecretsServer;
+use shoal_proto::v1::segments_server::SegmentsServer;
 use shoal_proto::{DESCRIPTORS, LARGEST_MESSAGE};
 use shoal_tls::ReloadableIdentity;
 use tokio::signal::unix::{SignalKind, signal};
@@ -227,6 +228,7 @@ fn routes(app: &Arc<App>) -> Result<Routes, ServeError> {
     let mut routes = Routes::builder();
     routes
         .add_service(sized!(AgentLinkServer, LinkApi::new(Arc::clone(app))))
+        .add_service(sized!(SegmentsServer, app.transfers.clone()))
         .add_service(sized!(ControllerServer, ControllerApi::new(Arc::clone(app))))
         .add_service(sized!(HostsServer, HostsApi::new(Arc::clone(app))))
         .add_service(sized!(AgentsServer, AgentsApi::new(app)))

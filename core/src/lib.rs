@@ -23,6 +23,7 @@ pub mod infra;
 pub mod label;
 pub mod name;
 pub mod nspawn;
+pub mod pace;
 pub mod peers;
 pub mod placement;
 pub mod plan;

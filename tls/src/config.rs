@@ -12,10 +12,13 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ConfigBuilder, ServerConfig, WantsVerifier};
 
+use crate::identity::Identity;
+use crate::peer::PeerVerifier;
 use crate::pin::PinnedCaVerifier;
 use crate::reload::ReloadableIdentity;
 use crate::roots::Roots;
@@ -30,11 +33,8 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// For the port of agents, users and pipelines: a client must show a certificate signed by one
 /// of `client_roots`.
 pub fn server_config(identity: &ReloadableIdentity, client_roots: &Roots) -> Arc<ServerConfig> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(client_roots.store(), provider())
-        .build()
-        .expect("there is at least one root, and no revocation list");
     let config = server_builder()
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(client_verifier(client_roots))
         .with_cert_resolver(Arc::new(identity.clone()));
     finish_server(config)
 }
@@ -50,6 +50,23 @@ pub fn enrol_server_config(identity: &ReloadableIdentity) -> Arc<ServerConfig> {
 pub fn client_config(roots: &Roots, identity: &ReloadableIdentity) -> Arc<ClientConfig> {
     let config = client_builder()
         .with_root_certificates(roots.store())
+        .with_client_cert_resolver(Arc::new(identity.clone()));
+    finish_client(config)
+}
+
+/// For an agent that calls another one, which has to be `expected`.
+pub fn peer_client_config(
+    roots: &Roots,
+    identity: &ReloadableIdentity,
+    expected: &Identity,
+) -> Arc<ClientConfig> {
+    let chain = client_verifier(roots);
+    let verifier: Arc<dyn ServerCertVerifier> =
+        Arc::new(PeerVerifier::new(chain, expected.clone()));
+    // "Dangerous" is rustls' word for any verifier but its own; this one asks rustls' own first.
+    let config = client_builder()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(identity.clone()));
     finish_client(config)
 }
@@ -73,6 +90,12 @@ pub fn join_client_config(ca_spki_sha256: [u8; 32]) -> Arc<ClientConfig> {
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     finish_client(config)
+}
+
+fn client_verifier(roots: &Roots) -> Arc<dyn ClientCertVerifier> {
+    WebPkiClientVerifier::builder_with_provider(roots.store(), provider())
+        .build()
+        .expect("there is at least one root, and no revocation list")
 }
 
 fn server_builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {

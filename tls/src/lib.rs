@@ -14,6 +14,7 @@ mod csr;
 mod fingerprint;
 mod identity;
 mod key;
+mod peer;
 mod pin;
 mod private_file;
 mod problem;
@@ -26,8 +27,8 @@ mod watched;
 pub use ca::{Ca, CaError, IssuedCertificate, IssuedServer};
 pub use certificate::{CertificateInfo, CertificateInfoError};
 pub use config::{
-    anonymous_client_config, client_config, enrol_server_config, join_client_config, provider,
-    server_config,
+    anonymous_client_config, client_config, enrol_server_config, join_client_config,
+    peer_client_config, provider, server_config,
 };
 pub use csr::{Csr, CsrError};
 pub use fingerprint::{Fingerprint, constant_time_eq, sha256};

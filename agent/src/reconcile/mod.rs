@@ -383,6 +383,7 @@ impl<H: Host + 'static> Reconciler<H> {
         let (before, now) = (self.report.borrow().clone(), clock::now());
         let mut after = report(inputs, &before, now);
         after.agent = self.agent(desired);
+        (after.transfers, after.serves) = (self.stager.statuses(), self.stager.serves());
         after.problems.extend(after.agent.as_ref().and_then(AgentStatus::problem));
         let restore = spec.infra.as_ref().and_then(|infra| infra.restore.as_ref());
         for event in news::of_reports(&before, &after, restore, now) {

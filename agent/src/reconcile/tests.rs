@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
 use shoal_core::drift::Drift;
 use shoal_core::image::Digest;
 use shoal_core::plan::{Applied, Machine, Observed};
 use shoal_core::secret::PinnedSecret;
 use shoal_core::spec::InstanceSpec;
 use shoal_core::status::InstanceStatus;
+use shoal_core::transfer::RecipeId;
 use shoal_proto::v1;
 
 use super::*;
 use crate::host::{Details, HostError};
 use crate::paths::Paths;
+use crate::stage::{Bytestream, Origin, PlanProgress, Sender, Setup, Shelf, Wish};
 
 #[derive(Debug, Default)]
 struct State_ {
@@ -163,12 +163,12 @@ impl Host for FakeHost {
 struct NoSource;
 
 #[async_trait]
-impl crate::stage::Source for NoSource {
-    async fn fetch(
-        &self,
-        _: &Digest,
-        _: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+impl Origin for NoSource {
+    async fn plan(&self, _: Wish, _: PlanProgress<'_>) -> Result<crate::stage::Plan, String> {
+        Err("the controller has no such image".into())
+    }
+
+    async fn segments(&self, _: &Sender, _: RecipeId, _: usize) -> Result<Bytestream, String> {
         Err("the controller has no such image".into())
     }
 }
@@ -198,14 +198,20 @@ fn bench() -> Bench {
 fn bench_on(host: Arc<FakeHost>, dir: Arc<tempfile::TempDir>) -> Bench {
     let bell = Arc::new(Notify::new());
     let stop = CancellationToken::new();
-    let stager =
-        Stager::start(Arc::new(NoSource), dir.path().join("images"), bell.clone(), stop.clone());
+    let events = Events::default();
+    let setup = Setup {
+        origin: Arc::new(NoSource),
+        dir: dir.path().join("images"),
+        shelf: Shelf::none(),
+        bell: bell.clone(),
+        events: events.clone(),
+    };
+    let stager = Stager::start(setup, stop.clone());
     let facts = HostFacts { idmapped_squashfs: true, ..HostFacts::default() };
     let (ready, ready_elsewhere) = watch::channel(None);
     let (_, agent) = watch::channel(None);
     let about = About { name: "h1".parse().unwrap(), facts, ready_elsewhere, agent };
     let (report, status) = watch::channel(HostStatus::default());
-    let events = Events::default();
     let paths = Paths { state: dir.path().into(), run: dir.path().join("run"), ..Paths::default() };
     paths.prepare().unwrap();
     let fallback = Fallback::open(&paths).unwrap();

@@ -20,15 +20,19 @@ use shoal_proto::v1::store::{HostRecord, HostSpecRecord, ImageRecord, RolloutRec
 use shoal_proto::v1::{self, ApplyRequest, ApplyResponse};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Fleets;
 use super::world::tag_id;
+use crate::config;
 use crate::inventory;
 use crate::live::{Attached, Live};
 use crate::records::revision_id;
 use crate::refusal::Refusal;
 use crate::rollout_driver::Driver;
 use crate::store::{Batch, Records, SqliteStore, Stored};
+use crate::transfers::{Parts, Transfers};
 
 /// Who does everything in tests.
 pub(crate) const ADA: &str = "spiffe://test/user/ada";
@@ -59,6 +63,19 @@ impl Lab {
             lab.image(&format!("app:{number}"), number).await;
         }
         lab
+    }
+
+    /// Transfers of its images, below its directory.
+    pub(crate) async fn transfers(&self) -> Transfers {
+        let parts = Parts {
+            records: self.records.clone(),
+            live: self.live.clone(),
+            trust_domain: "shoal.test".parse().unwrap(),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+        };
+        let (recipes, images) = (self.dir.path().join("recipes"), self.dir.path().join("images"));
+        Transfers::open(&recipes, &images, config::Transfers::default(), parts).await.unwrap()
     }
 
     /// Enrols another host, named `name`.

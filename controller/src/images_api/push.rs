@@ -91,6 +91,7 @@ impl Images {
             Presence::Partial(_) => self.take(claim, &announced, messages).await?,
         };
         self.record(&claim, &announced, who).await?;
+        self.transfers.make_ahead(announced.digest);
         Ok(announced.digest)
     }
 

@@ -54,6 +54,7 @@ impl Images {
             // The record went first: a file without one is nobody's, and goes at the next start.
             if file_removed {
                 self.blobs.remove(&claim).await?;
+                self.transfers.forget(digest).await;
             }
             return Ok(RemoveImageResponse { file_removed });
         }

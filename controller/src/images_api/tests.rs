@@ -25,7 +25,8 @@ impl Store {
         let lab = Lab::new().await;
         let blobs = Blobs::new(&lab.dir.path().join("images"));
         let (records, live) = (lab.records.clone(), lab.live.clone());
-        let images = Images::over(records, blobs, live, CancellationToken::new());
+        let transfers = lab.transfers().await;
+        let images = Images::over(records, blobs, live, transfers, CancellationToken::new());
         let bytes = squashfs(lab.dir.path().join("tree"));
         Self { lab, images, bytes }
     }

@@ -19,7 +19,8 @@ impl World {
         }
         let blobs = Blobs::new(&lab.dir.path().join("images"));
         let (records, live) = (lab.records.clone(), lab.live.clone());
-        let images = Images::over(records, blobs, live, CancellationToken::new());
+        let transfers = lab.transfers().await;
+        let images = Images::over(records, blobs, live, transfers, CancellationToken::new());
         Self { lab, images }
     }
 
