@@ -4740,9 +4740,12 @@ pub mod images_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "BeginPush"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes an image's bytes from an offset on, verifies them, reads their platform, and sets the
-        /// tag. What arrived of a broken-off push stays for the next. DATA_LOSS: the bytes are not those
-        /// of the digest. ABORTED: someone else pushes the same image. INVALID_ARGUMENT: no squashfs.
+        /// Takes an image's bytes from an offset on, or the segments of a recipe that makes it out of
+        /// images that are here; verifies them, reads their platform, and sets the tag. What arrived of a
+        /// broken-off push stays for the next. DATA_LOSS: the bytes are not those of the digest. ABORTED:
+        /// someone else pushes the same image. INVALID_ARGUMENT: no squashfs. FAILED_PRECONDITION: the
+        /// recipe can't be carried out here, so that the whole image has to be sent; or the offset is not
+        /// where a push goes on.
         pub async fn push(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::PushRequest>,
@@ -4987,9 +4990,12 @@ pub mod images_server {
             tonic::Response<super::BeginPushResponse>,
             tonic::Status,
         >;
-        /// Takes an image's bytes from an offset on, verifies them, reads their platform, and sets the
-        /// tag. What arrived of a broken-off push stays for the next. DATA_LOSS: the bytes are not those
-        /// of the digest. ABORTED: someone else pushes the same image. INVALID_ARGUMENT: no squashfs.
+        /// Takes an image's bytes from an offset on, or the segments of a recipe that makes it out of
+        /// images that are here; verifies them, reads their platform, and sets the tag. What arrived of a
+        /// broken-off push stays for the next. DATA_LOSS: the bytes are not those of the digest. ABORTED:
+        /// someone else pushes the same image. INVALID_ARGUMENT: no squashfs. FAILED_PRECONDITION: the
+        /// recipe can't be carried out here, so that the whole image has to be sent; or the offset is not
+        /// where a push goes on.
         async fn push(
             &self,
             request: tonic::Request<tonic::Streaming<super::PushRequest>>,
