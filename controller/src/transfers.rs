@@ -36,6 +36,7 @@ use self::chunks::Chunks;
 use self::holders::Holders;
 use self::indexes::Indexes;
 use self::making::Maker;
+pub(crate) use self::rates::Lane;
 use self::rates::Rates;
 use self::recipes::{Recipes, RecipesError};
 use crate::config;
@@ -92,12 +93,15 @@ impl Transfers {
     ) -> Result<Self, TransfersError> {
         let Parts { records, live, trust_domain, tasks, shutdown } = parts;
         let config::Transfers { rate, rate_per_host, keep: Memory(keep) } = limits;
-        let indexes = Arc::new(Indexes::new(images.to_owned()));
         let (opened, images) = (dir.to_owned(), images.to_owned());
-        let opening = spawn_blocking(move || Recipes::open(opened, images, keep));
+        let opening = spawn_blocking(move || {
+            let indexes = Indexes::open(images.clone());
+            Recipes::open(opened, images, keep).map(|recipes| (recipes, indexes))
+        });
         let failed = |source| TransfersError { dir: dir.to_owned(), source };
         let opened = opening.await.map_err(|error| failed(error.into()))?;
-        let recipes = Arc::new(opened.map_err(|error| failed(error.into()))?);
+        let (recipes, indexes) = opened.map_err(|error| failed(error.into()))?;
+        let (recipes, indexes) = (Arc::new(recipes), Arc::new(indexes));
         let maker = Maker::new(Arc::clone(&recipes), tasks.clone(), shutdown.clone());
         Ok(Self {
             records,
@@ -124,6 +128,11 @@ impl Transfers {
         if let Err(error) = forgetting.await {
             tracing::error!(%error, "cannot remove the recipes of an image");
         }
+    }
+
+    /// What a transfer of an image to `host` has to keep to.
+    pub(crate) fn lane(&self, host: &HostId) -> Lane {
+        self.rates.lane(host)
     }
 
     async fn read(&self, id: RecipeId) -> Result<Arc<RecipeFile>, Refusal> {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::exec;
 
-/// What the lab runs on the machine itself.
+/// What the lab, and the tests beside it, run on the machine itself. `g++` builds the fuzz targets.
 pub const PACKAGES: &[&str] = &[
     "systemd-container",
     "squashfs-tools",
@@ -14,6 +14,8 @@ pub const PACKAGES: &[&str] = &[
     "debian-archive-keyring",
     "iproute2",
     "util-linux",
+    "e2fsprogs",
+    "g++",
     "mount",
     "procps",
     "busybox-static",

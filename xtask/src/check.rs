@@ -68,6 +68,7 @@ const MARKED: &[(&str, &[&str])] = &[
 /// Runs every check; stops at the first kind that fails.
 pub(crate) fn check(root: &Path) -> Result<()> {
     cargo(root, &["fmt", "--all", "--check"])?;
+    cargo(&root.join("fuzz"), &["fmt", "--check"])?;
     codegen::check(root)?;
     dependencies(root)?;
     marks(root)?;

@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask demo | test | bench | check | codegen`.
+//! The project's own tasks: `cargo xtask demo | test | fuzz | bench | check | codegen`.
 //!
 //! Each does all of its set-up itself. Runs commands, so the ban on that is lifted here.
 #![allow(clippy::disallowed_methods, reason = "running commands is what xtask is for")]
@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod codegen;
 mod demo;
+mod fuzz;
 mod run;
 mod test;
 
@@ -36,6 +37,12 @@ enum Task {
     },
     /// Run everything that CI runs: the checks, the unit tests, the tests on real hosts
     Test,
+    /// Try inputs on the readers of images and recipes, from the corpus in fuzz/
+    Fuzz {
+        /// How long each target runs
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u64,
+    },
     /// Measure how fast Shoal is beside its peers, on real test hosts, into docs/benchmarks.md
     Bench {
         /// Only these [default: all]
@@ -75,6 +82,7 @@ fn carry_out(task: Task) -> Result<()> {
         Task::Demo { verb: Some(DemoVerb::Down), .. } => demo::down(),
         Task::Demo { keep, verb: None } => demo::demo(&root, keep),
         Task::Test => test::test(&root),
+        Task::Fuzz { seconds } => fuzz::fuzz(&root, seconds),
         Task::Bench { names, programs, print } => bench::bench(&root, &names, programs, print),
         Task::Check => check::check(&root),
         Task::Codegen => codegen::write(&root),

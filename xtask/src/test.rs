@@ -6,15 +6,17 @@ use anyhow::{Context, Result, ensure};
 use shoal_lab::packages;
 
 use crate::check;
+use crate::fuzz;
 use crate::run::{cargo, run};
 
-/// Installs what is needed, checks, builds, and runs every test. The last lines are the test
-/// runner's own summary.
+/// Installs what is needed, checks, builds, tries inputs for a minute, and runs every test. The last
+/// lines are the test runner's own summary.
 pub(crate) fn test(root: &Path) -> Result<()> {
     packages::ensure()?;
     let before = leftovers()?;
     check::check(root)?;
     cargo(root, &["build", "--workspace", "--all-targets", "--locked"])?;
+    fuzz::fuzz(root, fuzz::SECONDS)?;
     // One process at a time on the hosts: each of their tests boots hosts of its own.
     let result = match runner(root) {
         Runner::Nextest => {

@@ -7,7 +7,7 @@ use shoal_proto::v1::{
     GetImageRequest, Image, ListImagesRequest, RemoveImageRequest, SetTagRequest,
 };
 
-use super::{Shell, push};
+use super::{Shell, difference, lint, push, stage};
 use crate::args::image::ImageCommand;
 use crate::client::{Client, ReplyError};
 use crate::clock;
@@ -16,7 +16,11 @@ use crate::view::image::{ImageView, ImagesView};
 
 pub(super) async fn run(shell: &Shell, command: ImageCommand) -> Result<Exit, Failure> {
     match command {
-        ImageCommand::Push { file, reference } => push::run(shell, &file, &reference).await?,
+        ImageCommand::Push(args) => push::run(shell, args).await?,
+        ImageCommand::Diff { old, new, all } => difference::run(shell, &old, &new, all).await?,
+        ImageCommand::Lint { file } => return lint::run(shell, file).await,
+        ImageCommand::Stage(args) => stage::run(shell, args).await?,
+        ImageCommand::Staged { name } => stage::list(shell, name).await?,
         ImageCommand::List => list(shell, &shell.client().await?).await?,
         ImageCommand::Show { name } => show(shell, &shell.client().await?, &name).await?,
         ImageCommand::Tag { source, reference } => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod drain;
 pub(crate) mod token;
+mod transfer;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use shoal_core::time::Timestamp;
 use shoal_proto::convert::{Invalid, digest};
 use shoal_proto::v1;
 
+use self::transfer::TransferView;
 use super::infra::HostStateView;
 use crate::output::size::bytes;
 use crate::output::table::{Cell, Table, Tone, details};
@@ -42,6 +44,8 @@ pub(crate) struct HostView {
     instances: usize,
     /// Digests of the images that are staged.
     images: Vec<String>,
+    /// Images on their way, and those that came last.
+    transfers: Vec<TransferView>,
     retained: Vec<RetainedView>,
     problems: Vec<String>,
     /// Absent where the host has none and is to have none.
@@ -217,7 +221,7 @@ impl TryFrom<v1::Host> for HostView {
             problems,
             agent: told,
             infra,
-            transfers: _,
+            transfers,
             serves: _,
         } = status.unwrap_or_default();
         let infra = infra.map(Status::try_from).transpose()?;
@@ -235,6 +239,7 @@ impl TryFrom<v1::Host> for HostView {
             observed_generation,
             instances: instances.len(),
             images: images.collect::<Result<_, Invalid>>()?,
+            transfers: transfers.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             retained: retained.into_iter().map(Into::into).collect(),
             problems,
             infra: infra.map(Into::into),
@@ -332,8 +337,12 @@ impl HostView {
             ("Instances", self.instances.to_string()),
         ]);
         fields.extend(self.infra.as_ref().map(|infra| ("Infra", infra.text(now))));
+        fields.extend([("Images staged", self.images.len().to_string())]);
+        let coming: Vec<String> = self.transfers.iter().filter_map(TransferView::text).collect();
+        if !coming.is_empty() {
+            fields.push(("Images coming", coming.join("\n")));
+        }
         fields.extend([
-            ("Images staged", self.images.len().to_string()),
             ("Retained data", self.retained()),
             ("Problems", self.problems.iter().map(|p| printable(p)).collect::<Vec<_>>().join("\n")),
         ]);

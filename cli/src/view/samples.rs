@@ -63,6 +63,8 @@ pub(crate) fn host(name: &str, online: bool) -> v1::Host {
             problems: if online { vec![] } else { vec!["disk is 97 % full".into()] },
             agent: None,
             infra: None,
+            transfers: vec![],
+            serves: vec![],
         }),
         cordon: None,
         agent: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use shoal_core::image::{Digest, ImageRef};
 use shoal_image::ImageInfo;
+use shoal_image::recipe::Head;
 use shoal_proto::convert;
 use shoal_proto::v1::store::ImageRecord;
 use shoal_proto::v1::{PushHeader, PushRequest, push_request};
@@ -29,21 +30,34 @@ struct Announced {
     size: u64,
     offset: u64,
     reference: ImageRef,
+    /// The head of the recipe whose segments come instead of the image's own bytes.
+    recipe: Option<Head>,
 }
 
 impl TryFrom<PushHeader> for Announced {
     type Error = Refusal;
 
     fn try_from(wire: PushHeader) -> Result<Self, Refusal> {
-        let PushHeader { digest, size, offset, reference } = wire;
+        let PushHeader { digest, size, offset, reference, recipe } = wire;
         check_size(size)?;
-        Ok(Self {
-            digest: convert::digest("digest", &digest)?,
-            size,
-            offset,
-            reference: convert::parse("reference", &reference)?,
-        })
+        let digest = convert::digest("digest", &digest)?;
+        let reference = convert::parse("reference", &reference)?;
+        let recipe = match recipe.is_empty() {
+            true => None,
+            false => Some(head(&recipe, &digest, size)?),
+        };
+        Ok(Self { digest, size, offset, reference, recipe })
     }
+}
+
+/// The head of a recipe, which has to make just what is announced.
+fn head(bytes: &[u8], digest: &Digest, size: u64) -> Result<Head, Refusal> {
+    let invalid = |why: String| Refusal::Invalid(format!("the recipe can't be used: {why}"));
+    let head = Head::decode(bytes).map_err(|error| invalid(error.to_string()))?;
+    if head.target.as_bytes() != digest.as_bytes() || head.size != size {
+        return Err(invalid("it makes another image than the one that is announced".into()));
+    }
+    Ok(head)
 }
 
 /// Whether an image may have this size.
@@ -88,7 +102,10 @@ impl Images {
         announced: &Announced,
         messages: impl Stream<Item = Result<PushRequest, Status>> + Unpin,
     ) -> Result<Claim, Refusal> {
-        let mut upload = self.blobs.receive(claim, announced.size).await?;
+        let mut upload = match &announced.recipe {
+            None => self.blobs.receive(claim, announced.size).await?,
+            Some(head) => self.blobs.assemble(claim, head.clone()).await?,
+        };
         let taken = match check_offset(announced, upload.received()) {
             Ok(()) => copy(messages, &mut upload).await,
             Err(refusal) => Err(refusal),

@@ -43,6 +43,7 @@ impl Images {
             let file_removed = matches!(going, Going::Image(_));
             if file_removed {
                 self.check_unused(&digest).await?;
+                self.check_unstaged(&digest).await?;
             }
             let batch = batch(&found, going, &name, who, now)?;
             match self.records.commit(batch).await {

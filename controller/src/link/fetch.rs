@@ -1,4 +1,5 @@
-//! The bytes of an image, or of a program of the agent, for a host that is to run it.
+//! The bytes of an image, for an agent that knows no recipes, or of a program of the agent, for a
+//! host that is to run it.
 //!
 //! Plain bytes from an offset on. Memory is bounded by a few chunks for each transfer, whatever
 //! the size of the image; reading waits for the agent.
@@ -22,7 +23,7 @@ use tonic::Status;
 use crate::app::App;
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
-use crate::transfers::permitted;
+use crate::transfers::{Lane, permitted};
 
 /// Chunks that are read ahead of the network: one on its way, one ready.
 const READ_AHEAD: usize = 2;
@@ -39,7 +40,8 @@ pub(super) async fn start(
     let digest = digest("digest", &bytes).map_err(Refusal::from)?;
     permitted(&app.records, host, &digest).await?;
     let opened = app.blobs.open(&digest).await.map_err(Refusal::from)?;
-    stream_from(app, opened, offset, &format!("image {}", digest.short()))
+    let lane = app.transfers.lane(host);
+    stream_from(app, opened, offset, &format!("image {}", digest.short()), Some(lane))
 }
 
 /// The same of the program of the agent that the host is to run.
@@ -55,7 +57,7 @@ pub(super) async fn start_agent(
         return Err(not_wanted(&format!("program {}", digest.short())).into());
     }
     let opened = app.programs.open(&digest).await.map_err(Refusal::from)?;
-    stream_from(app, opened, offset, &format!("program {}", digest.short()))
+    stream_from(app, opened, offset, &format!("program {}", digest.short()), None)
 }
 
 fn stream_from(
@@ -63,6 +65,7 @@ fn stream_from(
     (file, length): (File, u64),
     offset: u64,
     what: &str,
+    lane: Option<Lane>,
 ) -> Result<ReceiverStream<Result<ImageChunk, Status>>, Status> {
     if offset > length {
         return Err(Status::out_of_range(format!(
@@ -72,7 +75,7 @@ fn stream_from(
     let (chunks, stream) = mpsc::channel(READ_AHEAD);
     let shutdown = app.shutdown.clone();
     app.tasks.spawn(async move {
-        let sending = send(Arc::new(file), offset, length, &chunks);
+        let sending = send(Arc::new(file), offset, length, &chunks, lane.as_ref());
         if shutdown.run_until_cancelled(sending).await.is_none() {
             // Where the agent does not read, its stream just ends early.
             let _ = chunks.try_send(Err(Status::unavailable(SHUTTING_DOWN)));
@@ -92,8 +95,10 @@ fn not_wanted(what: &str) -> Refusal {
     ))
 }
 
-async fn send(file: Arc<File>, mut offset: u64, length: u64, chunks: &Chunks) {
+async fn send(file: Arc<File>, mut offset: u64, length: u64, chunks: &Chunks, lane: Option<&Lane>) {
     while offset < length {
+        // Only who can take a chunk asks for a turn.
+        let Ok(place) = chunks.reserve().await else { return };
         let source = Arc::clone(&file);
         let read = spawn_blocking(move || read(&source, offset, length)).await;
         let chunk = match read {
@@ -104,8 +109,12 @@ async fn send(file: Arc<File>, mut offset: u64, length: u64, chunks: &Chunks) {
             Ok(Err(error)) => Err(failed(&error)),
             Err(error) => Err(failed(&error.into())),
         };
+        if let (Ok(ImageChunk { data }), Some(lane)) = (&chunk, lane) {
+            lane.pass(data.len()).await;
+        }
         let is_last = chunk.is_err();
-        if chunks.send(chunk).await.is_err() || is_last {
+        place.send(chunk);
+        if is_last {
             return;
         }
     }

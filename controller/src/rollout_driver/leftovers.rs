@@ -1,5 +1,5 @@
 //! Images that hosts were asked for ahead of a change, and that no unfinished rollout needs any
-//! more: it went back, was ended, or a newer one took its place.
+//! more: it went back, was ended, or a newer one took its place. Those that people asked for stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +8,7 @@ use shoal_core::image::Digest;
 use shoal_core::name::HostId;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
 
+use crate::images_api::staging;
 use crate::inventory;
 use crate::live::Live;
 use crate::records::revision_id;
@@ -19,7 +20,7 @@ use crate::store::{Batch, CommitError, Records};
 ///
 /// # Errors
 /// The store fails, or a record in it is damaged.
-pub(super) async fn remove(records: &Records, live: &Live) -> Result<bool, Refusal> {
+pub(crate) async fn remove(records: &Records, live: &Live) -> Result<bool, Refusal> {
     let listed = records.list::<HostSpecRecord>().await?.records.into_iter();
     let staged = listed.filter(|stored| stored.record.spec.iter().any(|s| !s.stage.is_empty()));
     let staged: Vec<_> = staged.collect();
@@ -54,9 +55,12 @@ pub(super) async fn remove(records: &Records, live: &Live) -> Result<bool, Refus
     Ok(all)
 }
 
-/// What unfinished rollouts have asked hosts for, and have yet to use.
+/// What people and unfinished rollouts have asked hosts for, and have yet to use.
 async fn needed(records: &Records) -> Result<BTreeMap<HostId, BTreeSet<Digest>>, Refusal> {
     let mut needed: BTreeMap<HostId, BTreeSet<Digest>> = BTreeMap::new();
+    for (host, images) in staging::asked(records).await? {
+        needed.insert(inventory::host_id(&host)?, images);
+    }
     for fleet in records.list::<FleetRecord>().await?.records {
         let number = fleet.record.revision;
         // No other rollout of a fleet than its newest is unfinished.

@@ -3,13 +3,16 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_core::image::Digest;
 use shoal_image::{ImageError, Index};
 
 use super::recipes::sum_of;
+
+/// Their extension.
+const INDEX: &str = "index";
 
 /// Indexes that are kept in memory; each takes some hundred kilobytes for an image of one GiB.
 const KEPT: usize = 8;
@@ -34,7 +37,15 @@ pub(crate) struct Indexes {
 }
 
 impl Indexes {
-    pub(crate) fn new(images: PathBuf) -> Self {
+    /// Those beside the images in `images`. Removes those of images that are gone.
+    pub(crate) fn open(images: PathBuf) -> Self {
+        for entry in fs::read_dir(&images).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_index = path.extension().is_some_and(|extension| extension == INDEX);
+            if is_index && !path.with_extension("squashfs").exists() {
+                remove(&path);
+            }
+        }
         Self { images, recent: Mutex::default() }
     }
 
@@ -65,7 +76,7 @@ impl Indexes {
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.images.join(format!("{digest}.index"))
+        self.images.join(format!("{digest}.{INDEX}"))
     }
 
     /// What is on the disk. One that can't be read is made again.
@@ -93,12 +104,16 @@ impl Indexes {
     pub(crate) fn forget(&self, digest: &Digest) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.retain(|(other, _)| other != digest);
-        match fs::remove_file(self.path(digest)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(image = %digest, %error, "cannot remove the index of an image");
-            }
-            _ => {}
+        remove(&self.path(digest));
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the index of an image");
         }
+        _ => {}
     }
 }
 

@@ -17,6 +17,7 @@ use shoal_proto::v1::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -33,6 +34,9 @@ const OUTBOX: usize = 2;
 
 /// How often an agent hears how far the making of its recipe is, at most.
 const NEWS: Duration = Duration::from_millis(500);
+
+/// How often it hears something at least: it gives a controller up that is silent for a minute.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// A recipe is used where it is smaller than this part of the image, in percent.
 const WORTH: u64 = 95;
@@ -236,7 +240,7 @@ impl Transfers {
         self.tasks.spawn(self.shutdown.clone().run_until_cancelled_owned(making));
     }
 
-    async fn ahead(&self, target: Digest) -> Result<(), Refusal> {
+    pub(super) async fn ahead(&self, target: Digest) -> Result<(), Refusal> {
         self.maker.get(&Job::Whole(target));
         let mut jobs = HashSet::new();
         for host in inventory::hosts(&self.records).await? {
@@ -257,14 +261,18 @@ impl Transfers {
     }
 }
 
-/// Waits for the next news; `None` where whoever makes it has broken off.
+/// Waits for the next news, or until the agent should hear that all is well; `None` where whoever
+/// makes it has broken off.
 async fn wait(making: &mut watch::Receiver<Making>) -> Option<()> {
     let seen = making.borrow().clone();
-    making.changed().await.ok()?;
+    match timeout(SIGN_OF_LIFE, making.changed()).await {
+        Ok(changed) => changed.ok()?,
+        Err(_) => return Some(()),
+    }
     // How far it is changes all the time; how it ended must not wait.
     if matches!(seen, Making::Going { .. }) {
         let ended = making.wait_for(|now| matches!(now, Making::Made(_) | Making::Failed));
-        if let Ok(Err(_)) = tokio::time::timeout(NEWS, ended).await {
+        if let Ok(Err(_)) = timeout(NEWS, ended).await {
             return None;
         }
         making.mark_changed();

@@ -22,7 +22,7 @@ pub(super) struct Rates {
 
 /// What one transfer has to keep to.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     begin: Instant,
     paces: Vec<Arc<Mutex<Pace>>>,
 }
@@ -52,7 +52,7 @@ impl Rates {
 
 impl Lane {
     /// Waits until so many bytes may go.
-    pub(super) async fn pass(&self, bytes: usize) {
+    pub(crate) async fn pass(&self, bytes: usize) {
         for pace in &self.paces {
             let turn = {
                 let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,8 +5,9 @@
 //! images that are gone, is just removed; and the oldest, where there is too much.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
@@ -120,7 +121,9 @@ impl Recipes {
     pub(crate) fn open(dir: PathBuf, images: PathBuf, keep: u64) -> Result<Self, RecipesError> {
         let path = &dir;
         let failed = |action| move |source| RecipesError::Io { action, path: path.clone(), source };
-        fs::create_dir_all(&dir).map_err(failed("make"))?;
+        // They hold what is in images, which is nobody's but the controller's.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(failed("make"))?;
         let mut paths = Vec::new();
         for entry in fs::read_dir(&dir).map_err(failed("read"))? {
             paths.push(entry.map_err(failed("read"))?.path());
@@ -262,9 +265,14 @@ impl Recipes {
         going.for_each(|(_, known)| remove(&known.path));
     }
 
-    /// Removes the oldest recipes but `newest` until no more than enough is kept.
+    /// Removes recipes of images that are gone, and the oldest ones but `newest` until no more
+    /// than enough is kept.
     fn make_room(&self, newest: &RecipeId) {
         let mut known = self.known();
+        let is_gone = |digest: &Digest| self.image(digest).is_err();
+        let useless = |job: &Job| is_gone(&job.target()) || job.sources().iter().any(is_gone);
+        let going = known.extract_if(|id, known| id != newest && useless(&known.job));
+        going.for_each(|(_, known)| remove(&known.path));
         let mut kept: u64 = known.values().map(|known| known.bytes).sum();
         let mut ages: BTreeSet<(SystemTime, RecipeId)> =
             known.iter().map(|(id, known)| (known.made, *id)).collect();

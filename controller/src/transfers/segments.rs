@@ -17,8 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::rates::Lane;
-use super::{Transfers, permitted};
+use super::{Lane, Transfers, permitted};
 use crate::access::caller;
 use crate::refusal::Refusal;
 use crate::sessions::SHUTTING_DOWN;
@@ -54,7 +53,7 @@ struct Sending {
 }
 
 impl Transfers {
-    async fn send(
+    pub(super) async fn send(
         &self,
         host: &HostId,
         id: RecipeId,
@@ -67,7 +66,7 @@ impl Transfers {
         let (offset, _) = recipe.place(number).ok_or_else(|| no_segment(id, first))?;
         let end = recipe.head().encoded();
         let (chunks, stream) = mpsc::channel(READ_AHEAD);
-        let (transfers, lane) = (self.clone(), self.rates.lane(host));
+        let (transfers, lane) = (self.clone(), self.lane(host));
         let sending = Sending { transfers, lane, id, recipe, offset, end };
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {

@@ -6,7 +6,7 @@ use shoal_proto::v1::store::{
     AgentProgramRecord, AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord,
     HostProgress, HostRecord, HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord,
     PlacedHost, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord,
-    TagRecord, TokenRecord, TokenUse, UserRecord,
+    StagedRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.
@@ -506,6 +506,43 @@ fn of_recreations() -> [String; 2] {
     [written("h6", &HostSpecRecord { spec: Some(spec) }), written("f/6", &revision)]
 }
 
+/// What transfers by recipe added.
+fn of_transfers() -> [String; 2] {
+    let peers = v1::PeerPolicy { listen: "l".into(), rate: Some(5) };
+    let policy = v1::HostPolicy { peers: Some(peers), ..v1::HostPolicy::default() };
+    let facts = v1::HostFacts { policy: Some(policy), ..v1::HostFacts::default() };
+    let host = HostRecord { facts: Some(facts), ..HostRecord::default() };
+    let transfer = v1::TransferStatus {
+        digest: vec![1; 2].into(),
+        image: "a:1".into(),
+        phase: v1::TransferPhase::Receiving.into(),
+        received: 4,
+        total: 5,
+        wire: 6,
+        saved: 7,
+        source: "c".into(),
+        left_ms: Some(8),
+        recipe: vec![2].into(),
+        made: 9,
+    };
+    let serves = vec![vec![3].into()];
+    let status = v1::HostStatus { transfers: vec![transfer], serves, ..v1::HostStatus::default() };
+    [written("h8", &host), written("h8", &HostStatusRecord { status: Some(status) })]
+}
+
+/// What staging by people added.
+fn of_staging() -> String {
+    let record = StagedRecord {
+        reference: "a:1".into(),
+        digest: vec![1, 2].into(),
+        size: 3,
+        by: "ann".into(),
+        since_ms: 4,
+        until_ms: 5,
+    };
+    written("0102/h1", &record)
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -519,6 +556,8 @@ fn records_are_written_as_ever() {
         .chain(of_agents())
         .chain(of_recreations())
         .chain(of_an_infra())
+        .chain(of_transfers())
+        .chain([of_staging()])
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

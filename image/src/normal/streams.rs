@@ -35,11 +35,6 @@ impl Stream {
         Self { plain: Vec::new(), headers, starts }
     }
 
-    /// Stored bytes.
-    fn stored_len(&self) -> u64 {
-        self.starts.last().copied().unwrap_or(0)
-    }
-
     /// The block and the byte in it that a plain byte is in.
     pub(super) fn place(&self, at: usize) -> Option<(u64, u16)> {
         let block = *self.starts.get(at / BLOCK_LEN)?;

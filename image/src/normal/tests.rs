@@ -56,6 +56,10 @@ fn tables_of_all_kinds_come_back() {
     tree.file("sparse", &sparse);
     fs::hard_link(tree.root().join("large"), tree.root().join("usr/share/link")).unwrap();
     fs::hard_link(tree.root().join("usr/share/doc/7/readme"), tree.root().join("a")).unwrap();
+    // Two names in one directory.
+    tree.file("twice/one", b"one");
+    fs::hard_link(tree.root().join("twice/one"), tree.root().join("twice/two")).unwrap();
+    tree.file("twice/zoo", b"zoo");
     for name in 0..3000 {
         tree.file(&format!("many/{name}-{}", "x".repeat(name % 90)), b"");
     }

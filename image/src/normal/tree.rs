@@ -72,40 +72,32 @@ impl Tree {
     ) -> Option<()> {
         let entries = coder.value(ENTRIES, 0, wide(actual.len()))?;
         let named = self.named(directory, loose, actual);
-        // Which entries are named, and how far before the directory their inodes stand.
+        let mut actual = actual.iter().zip(named).map(|(child, named)| {
+            let back = zigzag(u64::from(directory).wrapping_sub(u64::from(*child)));
+            if named { back.wrapping_add(1) } else { 0 }
+        });
+        // How far before the directory the inode of each entry stands, and one; none where it is
+        // taken off the stack.
         let mut links = Vec::new();
-        for place in 0..usize::try_from(entries).ok()? {
-            let difference = match actual.get(place) {
-                Some(child) if named[place] => {
-                    zigzag(u64::from(directory).wrapping_sub(u64::from(*child))).wrapping_add(1)
-                }
-                _ => 0,
-            };
-            let link = coder.value(CHILD, 0, difference)?;
+        for _ in 0..entries {
+            let link = coder.value(CHILD, 0, actual.next().unwrap_or(0))?;
             links.push(link);
-            // A reader learns the number of entries from somebody else.
+            // Only what a reader reads can ask for more than there are.
             if links.len() > self.kinds.len() && link == 0 {
                 return None;
             }
-        }
-        for link in links.iter().filter_map(|link| link.checked_sub(1)) {
-            let child = u64::from(directory).wrapping_sub(unzigzag(link));
-            let child = u32::try_from(child).ok().filter(|child| *child < directory)?;
-            self.claim(child, directory);
         }
         let unnamed = links.iter().filter(|link| **link == 0).count();
         let mut taken = self.take(loose, unnamed)?.into_iter();
         for link in links {
             let child = match link.checked_sub(1) {
-                None => {
-                    let child = taken.next()?;
-                    self.claim(child, directory);
-                    child
-                }
+                None => taken.next()?,
                 Some(link) => {
-                    u32::try_from(u64::from(directory).wrapping_sub(unzigzag(link))).ok()?
+                    let child = u64::from(directory).wrapping_sub(unzigzag(link));
+                    u32::try_from(child).ok().filter(|child| *child < directory)?
                 }
             };
+            self.claim(child, directory);
             self.children.push(child);
         }
         Some(())

@@ -111,7 +111,7 @@ async fn fetch(
 async fn an_image_is_passed_on_while_it_comes_in() {
     let ca = ca();
     let host = host(&ca, None).await;
-    let image: Vec<u8> = (0..3).flat_map(|number| [number; SEGMENT]).collect();
+    let image: Vec<u8> = (0..3).flat_map(|number| vec![number; SEGMENT]).collect();
     let head = head(&image);
     let who = identity(&ca, "agent/h2");
     // Asked for before this host knows of it, which it does in a moment.
@@ -135,7 +135,7 @@ async fn an_image_is_passed_on_while_it_comes_in() {
 async fn what_does_not_come_any_more_is_said() {
     let ca = ca();
     let host = host(&ca, None).await;
-    let head = head(&[5; SEGMENT]);
+    let head = head(&vec![5; SEGMENT]);
     let shelved = host.shelf.begin(&head, Some(0)).await.unwrap();
     let who = identity(&ca, "agent/h2");
     let (peer, recipe) = (host.peer.clone(), id(&head));
