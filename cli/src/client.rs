@@ -68,6 +68,12 @@ impl RemoteError {
         matches!(self, Self::Refused { code: Code::NotFound, .. })
     }
 
+    /// Whether what was sent could not be made into what it should be.
+    pub(crate) fn needs_other_bytes(&self) -> bool {
+        let codes = [Code::FailedPrecondition, Code::DataLoss];
+        matches!(self, Self::Refused { code, .. } if codes.contains(code))
+    }
+
     /// Whether someone else was faster.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused { code: Code::Aborted, .. })

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use crate::client::{RemoteError, ReplyError};
 use crate::commands::agent::AgentError;
 use crate::commands::chosen::ChoiceError;
+use crate::commands::difference::CompareError;
 use crate::commands::exec::NoTerminal;
 use crate::commands::fleet_file::FleetFileError;
 use crate::commands::host::HostError;
@@ -22,6 +23,7 @@ use crate::commands::push::PushError;
 use crate::commands::run::RunError;
 use crate::commands::secret::ValueError;
 use crate::commands::signature::SignatureFailure;
+use crate::commands::stage::StageError;
 use crate::commands::watch::WatchError;
 use crate::connect::ConnectError;
 use crate::context::ContextError;
@@ -32,6 +34,7 @@ use crate::output::OutputError;
 pub(crate) enum Exit {
     Done,
     /// `plan`, `fmt --check`: something would change. `status`: something is not as wanted.
+    /// `image lint`: something costs.
     Differs,
     Usage,
     RolloutFailed,
@@ -112,12 +115,14 @@ impl Exit {
         match self {
             Self::Done => "done; plan: nothing would change; status: all is as wanted",
             Self::Differs => {
-                "plan, fmt --check: something would change; status: not all is as wanted"
+                "plan, fmt --check: something would change; status: not all is as wanted; image lint: something costs"
             }
             Self::Usage => "usage, or a bad input file",
             Self::RolloutFailed => "the rollout failed",
             Self::RolledBack => "the rollout was rolled back: its hosts are as before",
-            Self::Partial => "the rollout is partial: hosts that failed or are offline are named",
+            Self::Partial => {
+                "partial: a rollout's or staging's hosts that failed or are offline are named"
+            }
             Self::TimedOut => "timed out",
             Self::Conflict => "conflict: superseded, or someone else was faster; plan again",
             Self::Unreachable => "the controller is unreachable",
@@ -167,6 +172,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Signature(#[from] SignatureFailure),
     #[error(transparent)]
+    Compare(#[from] CompareError),
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
     Watch(#[from] WatchError),
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -210,6 +219,8 @@ impl Failure {
             Self::Reply(_) => Exit::Internal,
             Self::Push(error) => push(error),
             Self::Signature(_) => Exit::Usage,
+            Self::Compare(error) => compare(error),
+            Self::Stage(error) => stage(error),
             Self::Watch(error) => watch(error),
             Self::Lock(LockError::Interrupted { .. }) => Exit::Interrupted,
             Self::Host(HostError::NoMatch { .. }) => Exit::NotFound,
@@ -296,7 +307,29 @@ fn status(code: tonic::Code) -> Exit {
 fn push(error: &PushError) -> Exit {
     match error {
         PushError::Image(_) | PushError::Digest(_) | PushError::Read { .. } => Exit::Usage,
+        PushError::Make(_) => Exit::Internal,
+        PushError::Temporary(_) => Exit::Precondition,
         PushError::Interrupted { .. } => Exit::Interrupted,
+    }
+}
+
+fn compare(error: &CompareError) -> Exit {
+    match error {
+        CompareError::Mixed { .. } | CompareError::NoFile { .. } | CompareError::Image(_) => {
+            Exit::Usage
+        }
+        CompareError::Make(_) => Exit::Internal,
+        CompareError::Temporary(_) => Exit::Precondition,
+        CompareError::Interrupted => Exit::Interrupted,
+    }
+}
+
+fn stage(error: &StageError) -> Exit {
+    match error {
+        StageError::Partial { .. } => Exit::Partial,
+        StageError::TimedOut { .. } => Exit::TimedOut,
+        StageError::NotStaged { .. } => Exit::NotFound,
+        StageError::Interrupted { .. } => Exit::Interrupted,
     }
 }
 

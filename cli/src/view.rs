@@ -5,6 +5,8 @@
 //! Deliberately absent: the network, the terminal, and the time, which is handed in.
 
 pub(crate) mod audit;
+pub(crate) mod cost;
+pub(crate) mod difference;
 pub(crate) mod event;
 pub(crate) mod fleet;
 pub(crate) mod host;
@@ -12,11 +14,13 @@ pub(crate) mod image;
 pub(crate) mod image_prune;
 pub(crate) mod infra;
 pub(crate) mod instance;
+pub(crate) mod lint;
 pub(crate) mod lock;
 pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod rollout;
 pub(crate) mod secret;
+pub(crate) mod staged;
 
 #[cfg(test)]
 pub(crate) mod samples;

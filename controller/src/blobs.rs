@@ -7,6 +7,8 @@
 //! Deliberately absent: records, tags, and who uses what. A file that is whole may have no record
 //! yet; one without a record is nobody's, see [`Blobs::remove_orphans`].
 
+mod taking;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +16,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use shoal_core::image::Digest;
 use shoal_core::time::Timestamp;
-use shoal_image::{DirectoryError, ImageInfo, Partial, PartialError, Problem, Sha256Sum};
+use shoal_image::recipe::Head;
+use shoal_image::{
+    AssembleError, Assembler, DirectoryError, ImageInfo, Index, Partial, PartialError, Problem,
+    Sha256Sum,
+};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use self::taking::Taking;
 use crate::refusal::Refusal;
 use shoal_core::cause::chain;
 
@@ -87,6 +94,8 @@ pub enum BlobError {
     #[error(transparent)]
     Transfer(#[from] PartialError),
     #[error(transparent)]
+    Assembly(#[from] AssembleError),
+    #[error(transparent)]
     Directory(#[from] DirectoryError),
     #[error("image {} {}", digest.short(), chain(problem))]
     Image { digest: Digest, problem: Problem },
@@ -100,7 +109,11 @@ impl BlobError {
     /// Whether only the room on the disk is missing.
     #[must_use]
     pub fn is_for_room(&self) -> bool {
-        matches!(self, Self::Transfer(PartialError::NoSpace { .. }))
+        matches!(
+            self,
+            Self::Transfer(PartialError::NoSpace { .. })
+                | Self::Assembly(AssembleError::Partial(PartialError::NoSpace { .. }))
+        )
     }
 }
 
@@ -114,20 +127,40 @@ impl From<BlobError> for Refusal {
                 Problem::Open { .. } | Problem::Read { .. } => Self::Internal(text),
                 _ => Self::Invalid(text),
             },
-            BlobError::Transfer(error) => match error {
-                PartialError::Busy { .. } => Self::Conflict(text),
-                PartialError::AlreadyComplete { .. } => Self::AlreadyExists(text),
-                PartialError::NoSpace { .. } => Self::Exhausted(text),
-                PartialError::TooLong { .. } | PartialError::Incomplete { .. } => {
-                    Self::Invalid(text)
-                }
-                PartialError::WrongDigest { .. } => Self::DataLoss(text),
-                PartialError::NotKept { .. } | PartialError::Io { .. } => Self::Internal(text),
-            },
+            BlobError::Transfer(error) => of_transfer(&error, text),
+            BlobError::Assembly(error) => of_assembly(&error, text),
             BlobError::Directory(_) | BlobError::Open { .. } | BlobError::Ended => {
                 Self::Internal(text)
             }
         }
+    }
+}
+
+fn of_transfer(error: &PartialError, text: String) -> Refusal {
+    match error {
+        PartialError::Busy { .. } => Refusal::Conflict(text),
+        PartialError::AlreadyComplete { .. } => Refusal::AlreadyExists(text),
+        PartialError::NoSpace { .. } => Refusal::Exhausted(text),
+        PartialError::TooLong { .. } | PartialError::Incomplete { .. } => Refusal::Invalid(text),
+        PartialError::WrongDigest { .. } => Refusal::DataLoss(text),
+        PartialError::NotKept { .. } | PartialError::Io { .. } => Refusal::Internal(text),
+    }
+}
+
+/// A precondition that fails says to the sender that it has to send the whole image.
+fn of_assembly(error: &AssembleError, text: String) -> Refusal {
+    match error {
+        AssembleError::Partial(error) => of_transfer(error, text),
+        AssembleError::MissingSource { .. }
+        | AssembleError::SourceSize { .. }
+        | AssembleError::SourceImage(_)
+        | AssembleError::SourceDamaged { .. }
+        | AssembleError::SourceIo { .. }
+        | AssembleError::Codecs { .. } => Refusal::Precondition(text),
+        AssembleError::WrongSegment { .. }
+        | AssembleError::Rebuild { .. }
+        | AssembleError::WrongImage { .. } => Refusal::DataLoss(text),
+        AssembleError::NotNext { .. } | AssembleError::Recipe(_) => Refusal::Invalid(text),
     }
 }
 
@@ -192,14 +225,37 @@ impl Blobs {
     /// There is no room for the rest of it, it is complete already, or the disk says no.
     pub async fn receive(&self, claim: Claim, size: u64) -> Result<Upload, BlobError> {
         let dir = self.dir.clone();
-        let (claim, partial) = blocking(move || {
-            let partial = Partial::open(&dir, sum_of(&claim.digest), size, RESERVE)?;
-            Ok((claim, partial))
+        let partial =
+            move |sum: &Sha256Sum| Ok(Taking::Whole(Partial::open(&dir, *sum, size, RESERVE)?));
+        self.take(claim, partial).await
+    }
+
+    /// Begins or resumes making the image that `claim` is for by a recipe: what is written then are
+    /// its segments, from the one on that has the image's byte
+    /// [`received`](Upload::received). What it is made of are images that are here.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive); also where one of those images is not here.
+    pub async fn assemble(&self, claim: Claim, head: Head) -> Result<Upload, BlobError> {
+        let dir = self.dir.clone();
+        let assembler =
+            move |_: &Sha256Sum| Ok(Taking::of_recipe(Assembler::open(head, &dir, &dir, RESERVE)?));
+        self.take(claim, assembler).await
+    }
+
+    async fn take(
+        &self,
+        claim: Claim,
+        open: impl FnOnce(&Sha256Sum) -> Result<Taking, BlobError> + Send + 'static,
+    ) -> Result<Upload, BlobError> {
+        let (claim, taking) = blocking(move || {
+            let taking = open(&sum_of(&claim.digest))?;
+            Ok((claim, taking))
         })
         .await?;
         let (pieces, queue) = mpsc::channel(QUEUED_CHUNKS);
-        let received = partial.received();
-        let writer = spawn_blocking(move || write(claim, partial, queue));
+        let received = taking.received();
+        let writer = spawn_blocking(move || write(claim, taking, queue));
         Ok(Upload { received, pieces, writer })
     }
 
@@ -210,12 +266,33 @@ impl Blobs {
     pub async fn inspect(&self, digest: &Digest) -> Result<ImageInfo, BlobError> {
         let (dir, digest) = (self.dir.clone(), *digest);
         blocking(move || {
-            let path = shoal_image::complete(&dir, &sum_of(&digest))?
-                .ok_or(BlobError::Missing { digest })?;
-            shoal_image::inspect(&path)
+            shoal_image::inspect(&complete_path(&dir, &digest)?)
                 .map_err(|error| BlobError::Image { digest, problem: error.problem })
         })
         .await
+    }
+
+    /// The outline of a complete image; see [`shoal_image::Index::outline`]. Reads it once.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`] or [`BlobError::Image`].
+    pub async fn outline(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        let (dir, digest) = (self.dir.clone(), *digest);
+        blocking(move || {
+            let index = Index::read(&complete_path(&dir, &digest)?)
+                .map_err(|error| BlobError::Image { digest, problem: error.problem })?;
+            Ok(index.outline().into())
+        })
+        .await
+    }
+
+    /// Where a complete image's file is, for what reads it at leisure. It may go meanwhile.
+    ///
+    /// # Errors
+    /// [`BlobError::Missing`].
+    pub async fn path(&self, digest: &Digest) -> Result<PathBuf, BlobError> {
+        let (dir, digest) = (self.dir.clone(), *digest);
+        blocking(move || complete_path(&dir, &digest)).await
     }
 
     /// Removes the complete file that `claim` is for. Whether it was there.
@@ -341,19 +418,24 @@ impl Upload {
 /// Writes what comes until the end is said, or the sender is gone.
 fn write(
     claim: Claim,
-    mut partial: Partial,
+    mut taking: Taking,
     mut queue: mpsc::Receiver<Piece>,
 ) -> Result<Option<Claim>, BlobError> {
     while let Some(piece) = queue.blocking_recv() {
         match piece {
-            Piece::Bytes(bytes) => partial.append(&bytes)?,
+            Piece::Bytes(bytes) => taking.take(&bytes)?,
             Piece::End => {
-                partial.finish()?;
+                taking.finish()?;
                 return Ok(Some(claim));
             }
         }
     }
     Ok(None)
+}
+
+fn complete_path(dir: &Path, digest: &Digest) -> Result<PathBuf, BlobError> {
+    let path = shoal_image::complete(dir, &sum_of(digest))?;
+    path.ok_or(BlobError::Missing { digest: *digest })
 }
 
 fn sum_of(digest: &Digest) -> Sha256Sum {

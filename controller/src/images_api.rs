@@ -12,17 +12,21 @@
 //!
 //! Deliberately absent: sending images to agents, and deciding which host needs which.
 
+mod difference;
 mod name;
+mod nearest;
 mod pin;
 pub mod prune;
 mod push;
 mod removal;
 mod signed;
+pub mod staging;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use shoal_core::image::{Digest, ImageRef, SignedManifest};
@@ -31,11 +35,14 @@ use shoal_proto::convert;
 use shoal_proto::v1;
 use shoal_proto::v1::store::{ImageRecord, TagRecord};
 use shoal_proto::v1::{
-    BeginPushRequest, BeginPushResponse, GetImageRequest, GetImageResponse, ListImagesRequest,
-    ListImagesResponse, PruneImagesRequest, PruneImagesResponse, PushRequest, PushResponse,
-    RemoveImageRequest, RemoveImageResponse, SetImagePinRequest, SetImagePinResponse,
-    SetTagRequest, SetTagResponse, images_server,
+    BeginPushRequest, BeginPushResponse, DiffImagesRequest, GetImageRequest, GetImageResponse,
+    ListImagesRequest, ListImagesResponse, ListStagedRequest, ListStagedResponse, NearestRequest,
+    PruneImagesRequest, PruneImagesResponse, PushRequest, PushResponse, RemoveImageRequest,
+    RemoveImageResponse, SetImagePinRequest, SetImagePinResponse, SetTagRequest, SetTagResponse,
+    StageImageRequest, StageImageResponse, UnstageImageRequest, UnstageImageResponse,
+    images_server,
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -61,6 +68,10 @@ pub struct Images {
     blobs: Blobs,
     live: Live,
     transfers: Transfers,
+    /// Who reads images to tell what is in them: one at a time.
+    outlining: Arc<Semaphore>,
+    /// Who compares two images: one at a time.
+    comparing: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -70,7 +81,18 @@ impl Images {
     pub fn new(app: &App) -> Self {
         let (records, blobs) = (app.records.clone(), app.blobs.clone());
         let (live, transfers) = (app.live.clone(), app.transfers.clone());
-        Self { records, blobs, live, transfers, shutdown: app.shutdown.clone() }
+        Self::over(records, blobs, live, transfers, app.shutdown.clone())
+    }
+
+    fn over(
+        records: Records,
+        blobs: Blobs,
+        live: Live,
+        transfers: Transfers,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let [outlining, comparing] = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
+        Self { records, blobs, live, transfers, outlining, comparing, shutdown }
     }
 
     pub(crate) async fn begin_push(
@@ -293,5 +315,48 @@ impl images_server::Images for Images {
         let who = access::caller(&request)?.to_string();
         let pruned = Self::prune(self, request.into_inner(), &who, clock::now()).await?;
         Ok(Response::new(pruned))
+    }
+
+    type NearestStream = nearest::Answers;
+
+    async fn nearest(
+        &self,
+        request: Request<NearestRequest>,
+    ) -> Result<Response<Self::NearestStream>, Status> {
+        Ok(Response::new(Self::nearest(self, request.into_inner()).await?))
+    }
+
+    type DiffStream = difference::Answers;
+
+    async fn diff(
+        &self,
+        request: Request<DiffImagesRequest>,
+    ) -> Result<Response<Self::DiffStream>, Status> {
+        Ok(Response::new(Self::diff(self, request.into_inner()).await?))
+    }
+
+    async fn stage(
+        &self,
+        request: Request<StageImageRequest>,
+    ) -> Result<Response<StageImageResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let staged = Self::stage(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(staged))
+    }
+
+    async fn unstage(
+        &self,
+        request: Request<UnstageImageRequest>,
+    ) -> Result<Response<UnstageImageResponse>, Status> {
+        let who = access::caller(&request)?.to_string();
+        let taken_back = Self::unstage(self, request.into_inner(), &who, clock::now()).await?;
+        Ok(Response::new(taken_back))
+    }
+
+    async fn list_staged(
+        &self,
+        request: Request<ListStagedRequest>,
+    ) -> Result<Response<ListStagedResponse>, Status> {
+        Ok(Response::new(Self::list_staged(self, request.into_inner()).await?))
     }
 }

@@ -10,6 +10,7 @@
 //! | `tokens/<token id>` | [`TokenRecord`] |
 //! | `images/<digest>` | [`ImageRecord`] |
 //! | `tags/<name>/<tag>` | [`TagRecord`] |
+//! | `staged/<digest>/<host id>` | [`StagedRecord`]: someone asked the host to have the image ahead |
 //! | `fleets/<fleet>` | [`FleetRecord`]: the newest revision |
 //! | `revisions/<fleet>/<number>` | [`RevisionRecord`], never changed |
 //! | `rollouts/<fleet>/<number>` | [`RolloutRecord`] |
@@ -26,8 +27,8 @@
 use shoal_proto::v1::store::{
     AgentProgramRecord, AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord,
     HostRecord, HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord, PresenceRecord,
-    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, TagRecord, TokenRecord,
-    UserRecord,
+    RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord, StagedRecord, TagRecord,
+    TokenRecord, UserRecord,
 };
 
 use crate::store::Record;
@@ -49,6 +50,7 @@ records! {
     TokenRecord under "tokens/",
     ImageRecord under "images/",
     TagRecord under "tags/",
+    StagedRecord under "staged/",
     FleetRecord under "fleets/",
     RevisionRecord under "revisions/",
     RolloutRecord under "rollouts/",

@@ -16,6 +16,8 @@
 mod leftovers;
 mod pass;
 
+pub(crate) use self::leftovers::remove as remove_leftovers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;

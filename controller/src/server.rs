@@ -259,6 +259,7 @@ fn spawn_tasks(app: &Arc<App>, server: ReloadableIdentity) {
     app.tasks.spawn(desired::follow(Arc::clone(app)));
     let (records, live) = (app.records.clone(), app.live.clone());
     app.tasks.spawn(rollout_driver::run(records.clone(), live.clone(), app.shutdown.clone()));
+    app.tasks.spawn(images_api::staging::keep(records.clone(), live.clone(), app.shutdown.clone()));
     app.tasks.spawn(peers::run(records, live, app.shutdown.clone()));
     app.tasks.spawn(prune::run(Arc::clone(app)));
     app.tasks.spawn(renew_server(Arc::clone(app), server));

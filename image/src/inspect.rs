@@ -51,6 +51,14 @@ fn check(path: &Path) -> Result<ImageInfo, Problem> {
     Ok(ImageInfo { size, superblock, platform })
 }
 
+/// A file whose superblock and length are those of an image. Its tables are yet to be checked.
+pub(crate) fn open_checked(path: &Path) -> Result<(File, Superblock), Problem> {
+    let (file, size) = open(path)?;
+    let superblock = Superblock::parse(&head(&file)?, size)?;
+    check_padding(&file, superblock.bytes_used, size)?;
+    Ok((file, superblock))
+}
+
 /// Opens a regular file. The kind is looked at first, because opening a pipe would wait.
 pub(crate) fn open(path: &Path) -> Result<(File, u64), Problem> {
     let metadata = fs::metadata(path).map_err(|source| Problem::Open { source })?;

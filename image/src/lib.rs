@@ -18,6 +18,7 @@
 mod assemble;
 mod codec;
 mod compression;
+mod diff;
 mod digest;
 mod directory;
 mod elf;
@@ -25,6 +26,8 @@ mod found;
 mod index;
 mod inode;
 mod inspect;
+mod lint;
+mod listing;
 mod make;
 mod manifest;
 mod metadata;
@@ -50,6 +53,7 @@ extern crate self as shoal_image;
 pub use assemble::{AssembleError, Assembler};
 pub use codec::codecs;
 pub use compression::Compressor;
+pub use diff::{Change, Diff, DiffError, Field, Side, diff};
 pub use digest::{DigestError, ParseSumError, Sha256Sum, sha256_of};
 pub use directory::{
     CompleteFile, DirectoryError, Listing, PartialFile, complete, free_space, list, remove,
@@ -57,6 +61,7 @@ pub use directory::{
 pub use found::Found;
 pub use index::{BlockKind, Index, IndexBlock, MAX_BLOCKS};
 pub use inspect::{ImageInfo, inspect};
+pub use lint::{Finding, Lint, lint};
 pub use make::{MakeError, MakeOptions, Summary, Wire, make, make_from_indexes, whole};
 pub use manifest::{LONGEST_MANIFEST, Manifest, ManifestError, UnverifiedError};
 pub use partial::{Partial, PartialError, discard_partial};

@@ -87,6 +87,8 @@ pub enum Problem {
         Size(*.limit)
     )]
     TooMuchMetadata { limit: u64 },
+    #[error("holds more than {limit} paths, which is more than can be listed")]
+    TooManyPaths { limit: usize },
     #[error(
         "is made of more than {limit} blocks; make it anew with a larger block size \
          (`mksquashfs ... -b 131072`)"

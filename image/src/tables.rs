@@ -84,6 +84,26 @@ impl Lookup {
         found.map(<[u8]>::to_vec).ok_or_else(|| self.damaged("has a block that is too short"))
     }
 
+    /// The plain bytes of all records, one after the other.
+    pub(crate) fn all(&self, reader: &mut Reader<'_>) -> Result<Vec<u8>, Problem> {
+        let mut records = Vec::new();
+        for slot in 0..self.blocks() {
+            let at = reader.u64(self.index + slot * 8)?;
+            records.extend(reader.block(&self.region(), at)?.plain);
+        }
+        Ok(records)
+    }
+
+    /// Bytes that the table takes in the file, its array of offsets included.
+    pub(crate) fn stored(&self, reader: &mut Reader<'_>) -> Result<u64, Problem> {
+        let mut bytes = self.blocks() * 8;
+        for slot in 0..self.blocks() {
+            let at = reader.u64(self.index + slot * 8)?;
+            bytes += reader.block(&self.region(), at)?.next - at;
+        }
+        Ok(bytes)
+    }
+
     fn region(&self) -> Region {
         Region { part: self.part, start: SUPERBLOCK_END, end: self.index }
     }
@@ -122,6 +142,16 @@ impl Tables {
         }
         check_xattrs(reader, superblock, end)?;
         Ok(tables)
+    }
+
+    /// The table for export over NFS.
+    pub(crate) fn export(superblock: &Superblock) -> Lookup {
+        lookups(superblock)[1]
+    }
+
+    /// The table of user and group ids.
+    pub(crate) fn ids(superblock: &Superblock) -> Lookup {
+        lookups(superblock)[2]
     }
 
     /// Where the metadata blocks of every table stand, in the order of the file; the compressor's

@@ -12,13 +12,18 @@ use anyhow::{Context as _, Result};
 const DIR_VARIABLE: &str = "SHOAL_LAB_CACHE";
 const DEFAULT_DIR: &str = "/var/cache/shoal-lab";
 
+/// The directory of what is kept, `SHOAL_LAB_CACHE` or /var/cache/shoal-lab.
 #[derive(Debug)]
-pub(crate) struct Cache {
+pub struct Cache {
     dir: PathBuf,
 }
 
 impl Cache {
-    pub(crate) fn open() -> Result<Self> {
+    /// Opens it, and makes it where it is not there.
+    ///
+    /// # Errors
+    /// Where it can't be made.
+    pub fn open() -> Result<Self> {
         let dir = std::env::var_os(DIR_VARIABLE).unwrap_or_else(|| DEFAULT_DIR.into());
         Self::at(Path::new(&dir))
     }
@@ -34,7 +39,10 @@ impl Cache {
     ///
     /// `suffix` ends the entry's file name (`.squashfs`), and may be empty. Two makers of the same
     /// entry, also in two processes, wait for one another.
-    pub(crate) fn entry(
+    ///
+    /// # Errors
+    /// Where `make` fails; nothing is kept of what it made.
+    pub fn entry(
         &self,
         kind: &str,
         recipe: &str,

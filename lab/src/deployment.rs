@@ -196,6 +196,11 @@ impl Deployment {
         wait_until("the controller serves", PATIENCE, || Ok(self.shoal(&["version"])?.success()))
     }
 
+    /// The controller's process, as the machine numbers it.
+    pub fn controller_pid(&self) -> Result<u32> {
+        Ok(self.controller.as_ref().context("the controller is not running")?.id())
+    }
+
     /// Kills the controller with SIGKILL.
     pub fn kill_controller(&mut self) -> Result<()> {
         let mut child = self.controller.take().context("the controller is not running")?;

@@ -31,6 +31,7 @@ mod wait;
 
 pub use background::Background;
 pub use base::Suite;
+pub use cache::Cache;
 pub use deployment::Deployment;
 pub use host::Host;
 pub use lab::Lab;

@@ -24,7 +24,15 @@ pub const PACKAGES: &[&str] = &[
 
 /// Installs whichever of [`PACKAGES`] are missing; asks no registry when none is.
 pub fn ensure() -> Result<()> {
-    let missing = missing()?;
+    ensure_these(PACKAGES)
+}
+
+/// Installs whichever of these packages are missing; asks no registry when none is.
+///
+/// # Errors
+/// Where one can't be installed.
+pub fn ensure_these(packages: &[&str]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -32,18 +40,18 @@ pub fn ensure() -> Result<()> {
     apt_get(&["update"])?;
     let install = ["install", "-y", "--no-install-recommends"];
     apt_get(&[&install[..], &missing].concat())
-        .with_context(|| format!("the lab needs these packages: {}", missing.join(" ")))
+        .with_context(|| format!("these packages are needed: {}", missing.join(" ")))
 }
 
-fn missing() -> Result<Vec<&'static str>> {
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     // It exits with 1 when it does not know one of them, so only its output counts.
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${db:Status-Status} ${Package}\\n"])
-        .args(PACKAGES)
+        .args(packages)
         .output()
         .context("could not run dpkg-query: the lab needs a Debian machine, or one of its kin")?;
     let known = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(PACKAGES.iter().copied().filter(|package| !is_installed(&known, package)).collect())
+    Ok(packages.iter().copied().filter(|package| !is_installed(&known, package)).collect())
 }
 
 fn is_installed(known: &str, package: &str) -> bool {

@@ -115,7 +115,8 @@ fn an_image_is_pushed_named_used_and_removed() {
     }
     let after = fs::metadata(&file).unwrap();
     assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
-    assert_eq!(push(&site, &two, "busybox:2")["sent_bytes"], size(&two));
+    let sent = push(&site, &two, "busybox:2")["sent_bytes"].as_u64().unwrap();
+    assert!((1..=size(&two)).contains(&sent), "{sent}");
     assert_eq!(complete_files_are_whole(&store).len(), 2);
 
     assert_eq!(images(&site).len(), 2);

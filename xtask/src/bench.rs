@@ -16,6 +16,7 @@ mod rollout;
 mod stand;
 mod start;
 mod stats;
+mod transfer;
 mod usage;
 
 use std::fs;
@@ -48,11 +49,34 @@ pub(crate) enum Name {
     Hundred,
     /// A rollout over two hundred simulated agents
     Rollout,
+    /// Transfers of images: the four that follow
+    Transfer,
+    /// Bytes from one image to the next
+    TransferBytes,
+    /// A whole image to many hosts
+    TransferThroughput,
+    /// Memory of agent and controller in a transfer
+    TransferMemory,
+    /// Hosts behind a slow link that pass an image on
+    TransferFanout,
 }
 
 impl Name {
     fn text(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// The benchmarks that it stands for, each with a table of its own.
+    fn parts(&self) -> &[Self] {
+        match self {
+            Self::Transfer => &[
+                Self::TransferBytes,
+                Self::TransferThroughput,
+                Self::TransferMemory,
+                Self::TransferFanout,
+            ],
+            one => std::slice::from_ref(one),
+        }
     }
 
     fn measure(self, run: &mut Run<'_>) -> Result<Vec<Row>> {
@@ -63,6 +87,11 @@ impl Name {
             Self::Ps => ps::measure(run),
             Self::Hundred => hundred::measure(run),
             Self::Rollout => rollout::measure(run),
+            Self::Transfer => bail!("it is measured in parts"),
+            Self::TransferBytes => transfer::bytes(run),
+            Self::TransferThroughput => transfer::throughput(run),
+            Self::TransferMemory => transfer::memory(run),
+            Self::TransferFanout => transfer::fanout(run),
         }
     }
 }
@@ -76,6 +105,8 @@ struct Run<'a> {
     programs: Programs,
     /// Versions of what was measured beside Shoal.
     others: Vec<String>,
+    /// What is to be told below the table of results.
+    tables: Vec<String>,
 }
 
 impl Run<'_> {
@@ -101,10 +132,12 @@ pub(crate) fn bench(
     let source = if built.is_none() { about::commit(root) } else { "built before".to_owned() };
     let built = built.map_or_else(|| release(root), Ok)?;
     let programs = Programs::built_at(&built)?;
-    let run = Run { root, source, programs, others: Vec::new() };
-    let names = if names.is_empty() { Name::value_variants() } else { names };
+    let run = Run { root, source, programs, others: Vec::new(), tables: Vec::new() };
+    let usual = [Name::Apply, Name::Start, Name::Agent, Name::Ps, Name::Hundred, Name::Rollout];
+    let all = [&usual[..], Name::Transfer.parts()].concat();
+    let names = if names.is_empty() { &all[..] } else { names };
     let (mut missed, mut failed) = (Vec::new(), Vec::new());
-    for name in names {
+    for name in names.iter().flat_map(Name::parts) {
         match one(run.clone(), *name, print) {
             Ok(rows) => missed.extend(report::missed(&rows)),
             Err(error) => {
@@ -130,7 +163,10 @@ fn one(mut run: Run<'_>, name: Name, print: bool) -> Result<Vec<Row>> {
     let began = Instant::now();
     let rows = name.measure(&mut run)?;
     let about = about::line(&run.source, &run.programs, &run.others)?;
-    let table = report::table(&rows);
+    let mut table = report::table(&rows);
+    for further in &run.tables {
+        table += &format!("\n{further}");
+    }
     println!("{}: {about}\n\n{table}", name.text());
     eprintln!("bench: {} took {:.0} s", name.text(), began.elapsed().as_secs_f64());
     if !print {

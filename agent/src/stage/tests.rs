@@ -366,11 +366,12 @@ async fn what_failed_is_tried_at_once_when_there_is_room() {
     for tries in 1..6 {
         let tried = || bench.origin.stage().wishes.len() >= tries;
         let began = tokio::time::Instant::now();
-        bench.until(|stager| {
-            stager.retry();
-            tried().then_some(())
-        })
-        .await;
+        bench
+            .until(|stager| {
+                stager.retry();
+                tried().then_some(())
+            })
+            .await;
         assert!(began.elapsed() < Duration::from_secs(1), "{tries}: {:?}", began.elapsed());
     }
 }

@@ -5,22 +5,54 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use shoal_core::image::ImageRef;
+use shoal_core::label::Selector;
+use shoal_core::name::HostName;
 
 use crate::completion::values::Values;
 use crate::expiry::Expiry;
-use crate::target::parse_age;
+use crate::target::{parse_age, parse_duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Send an image to the controller; goes on where a broken-off push ended
-    Push {
+    ///
+    /// Only what the controller lacks is sent: it says which blocks its images of the same name
+    /// have, and gets the others. With the file of an image that it has at hand (`--base`), far
+    /// less still: then the differences within blocks are sent.
+    Push(PushArgs),
+    /// Show what changed from one image to another, and how many bytes a push would send
+    ///
+    /// Of two local files, without a controller; or of two images of the controller, by NAME:TAG or
+    /// digest.
+    Diff {
+        /// The image before: a squashfs file, NAME:TAG, or the first digits of a digest
+        #[arg(value_name = "OLD", add = Values::Images)]
+        old: String,
+        /// The image after
+        #[arg(value_name = "NEW", add = Values::Images)]
+        new: String,
+        /// Also list what differs in nothing but its time
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Look into an image file for what makes it, or its updates, larger than need be
+    ///
+    /// It exits 0 where nothing was found, and 1 where something was.
+    Lint {
         /// A squashfs file
         file: PathBuf,
-        /// The name to give it, such as shop:1.0
-        #[arg(value_name = "NAME:TAG")]
-        reference: ImageRef,
-        #[command(flatten)]
-        signing: Signing,
+    },
+    /// Have hosts fetch an image ahead of its use
+    ///
+    /// They keep it until a revision that uses it has come to them, or for as long as asked. It
+    /// exits 0 where every host has it, 5 where some failed or are offline, and 6 where the time
+    /// was up; hosts that do not have it go on trying.
+    Stage(StageArgs),
+    /// List where images are staged or being staged
+    Staged {
+        /// Only this image: NAME:TAG, or the first digits of a digest
+        #[arg(value_name = "IMAGE", add = Values::Images)]
+        name: Option<String>,
     },
     /// Make a key that signs images, and the public key that hosts pin
     Keygen(KeygenArgs),
@@ -144,4 +176,48 @@ pub(crate) struct VerifyArgs {
     /// The manifest, where it is not FILE.manifest
     #[arg(long, value_name = "FILE", add = Values::Files)]
     pub(crate) manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// A squashfs file
+    pub(crate) file: PathBuf,
+    /// The name to give it, such as shop:1.0
+    #[arg(value_name = "NAME:TAG")]
+    pub(crate) reference: ImageRef,
+    /// The file of an image that the controller has, to send the differences to
+    #[arg(long, value_name = "OLD.squashfs")]
+    pub(crate) base: Option<PathBuf>,
+    /// Say what would be sent, and send nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) signing: Signing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs {
+    /// The image
+    #[arg(value_name = "NAME:TAG", add = Values::Images)]
+    pub(crate) image: String,
+    /// The hosts
+    #[arg(value_name = "HOST", required_unless_present_any = ["selector", "cancel"])]
+    pub(crate) hosts: Vec<HostName>,
+    /// All hosts with these labels, such as role=web,!old
+    #[arg(short = 'l', long, conflicts_with = "hosts")]
+    pub(crate) selector: Option<Selector>,
+    /// Take it back: on these hosts, or everywhere
+    #[arg(long)]
+    pub(crate) cancel: bool,
+    /// How long hosts keep it where nothing uses it
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "168h")]
+    #[arg(conflicts_with = "cancel")]
+    pub(crate) keep: Duration,
+    /// Do not wait until the hosts have it
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) no_wait: bool,
+    /// How long to wait for the hosts
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
+    #[arg(conflicts_with = "cancel")]
+    pub(crate) timeout: Duration,
 }

@@ -8,7 +8,7 @@ use shoal_proto::v1::{
     SetImagePinRequest, SetTagRequest,
 };
 
-use super::{Shell, push, signature};
+use super::{Shell, difference, lint, push, signature, stage};
 use crate::args::image::ImageCommand;
 use crate::client::{Client, ReplyError};
 use crate::clock;
@@ -18,9 +18,11 @@ use crate::view::image_prune::PrunedView;
 
 pub(super) async fn run(shell: &Shell, command: ImageCommand) -> Result<Exit, Failure> {
     match command {
-        ImageCommand::Push { file, reference, signing } => {
-            push::run(shell, &file, &reference, &signing).await?;
-        }
+        ImageCommand::Push(args) => push::run(shell, args).await?,
+        ImageCommand::Diff { old, new, all } => difference::run(shell, &old, &new, all).await?,
+        ImageCommand::Lint { file } => return lint::run(shell, file).await,
+        ImageCommand::Stage(args) => stage::run(shell, args).await?,
+        ImageCommand::Staged { name } => stage::list(shell, name).await?,
         ImageCommand::Keygen(args) => signature::keygen(shell, args).await?,
         ImageCommand::Sign(args) => signature::sign(shell, args).await?,
         ImageCommand::Verify(args) => signature::verify(shell, args)?,

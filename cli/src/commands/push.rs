@@ -1,8 +1,13 @@
 //! `shoal image push`.
 //!
-//! The file is checked and its digest made before anyone is called. What arrives of a broken-off
-//! push stays with the controller, so that the next one sends only the rest; a connection that
-//! breaks is made anew a few times.
+//! The file is checked and its digest made before anyone is called. What the controller has of it
+//! in other images need not be sent ([`recipe`]). What arrives of a broken-off push stays with the
+//! controller, so that the next one sends only the rest; a connection that breaks is made anew a
+//! few times.
+
+mod near;
+mod recipe;
+mod result;
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -10,23 +15,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
 use shoal_core::image::{ImageRef, SignedManifest};
-use shoal_image::{DigestError, ImageError, Platform, Sha256Sum, inspect, sha256_of};
+use shoal_image::{DigestError, ImageError, MakeError, Platform, Sha256Sum, inspect, sha256_of};
 use shoal_proto::CHUNK;
 use shoal_proto::v1::push_request::Message;
-use shoal_proto::v1::{self, BeginPushRequest, Image, PushHeader, PushRequest, SetTagRequest};
+use shoal_proto::v1::{
+    self, BeginPushRequest, BeginPushResponse, Image, PushHeader, PushRequest, SetTagRequest,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
+use self::recipe::Way;
+use self::result::{DryView, PushView};
 use super::{Shell, image, signature};
-use crate::args::image::Signing;
+use crate::args::image::PushArgs;
 use crate::client::Client;
 use crate::exit::Failure;
 use crate::output::Console;
 use crate::output::progress::Transfer;
 use crate::output::size::bytes as size_text;
-use crate::view::image::ImageView;
 
 /// Chunks that are read ahead of the network: a MiB, whatever the image's size.
 const AHEAD: usize = 4;
@@ -40,6 +47,10 @@ pub(crate) enum PushError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Digest(#[from] DigestError),
+    #[error("what has to be sent of the image could not be worked out")]
+    Make(#[from] MakeError),
+    #[error("no temporary directory for what is to be sent; set TMPDIR to one with room")]
+    Temporary(#[source] io::Error),
     #[error("{path} could not be read while it was being sent; did it change?")]
     Read {
         path: PathBuf,
@@ -61,26 +72,17 @@ pub(super) struct Prepared {
     pub(super) digest: Sha256Sum,
     pub(super) reference: ImageRef,
     pub(super) platform: Platform,
+    /// An image file at hand that the controller may have.
+    base: Option<PathBuf>,
     /// What is sent along, for the hosts.
     pub(super) signed: Option<SignedManifest>,
 }
 
-#[derive(Debug, Serialize)]
-struct PushView {
-    reference: String,
-    /// Bytes that were sent by this command.
-    sent_bytes: u64,
-    image: ImageView,
-}
-
-pub(super) async fn run(
-    shell: &Shell,
-    file: &Path,
-    reference: &ImageRef,
-    signing: &Signing,
-) -> Result<(), Failure> {
-    let begun = signature::begin(signing, reference).await?;
-    let mut prepared = prepare(shell.console, file, reference)?;
+pub(super) async fn run(shell: &Shell, args: PushArgs) -> Result<(), Failure> {
+    let PushArgs { file, reference, base, dry_run, signing } = args;
+    let begun = signature::begin(&signing, &reference).await?;
+    let prepared = prepare(shell.console, &file, &reference)?;
+    let mut prepared = Prepared { base, ..prepared };
     let by = match begun {
         Some(begun) => {
             let (_, signed, by) = begun.sign(&prepared)?;
@@ -91,7 +93,11 @@ pub(super) async fn run(
     };
     note_unsent(shell.console, &prepared);
     let client = shell.client().await?;
-    let mut pusher = Pusher { client, prepared, console: shell.console, sent: 0, reached: 0 };
+    let mut pusher = Pusher::new(client, prepared, shell.console);
+    if dry_run {
+        let view = pusher.dry_run().await?;
+        return Ok(shell.console.result(view.text(shell.console.color()), &view)?);
+    }
     let pushed = tokio::select! {
         // First: while it sends, it knows better how far it was.
         biased;
@@ -99,13 +105,10 @@ pub(super) async fn run(
         _ = tokio::signal::ctrl_c() => Err(pusher.interrupted()),
     }?;
     let image = image::read(&reference.to_string(), pushed)?;
-    let how = match pusher.sent {
-        0 => "already there, nothing sent".to_owned(),
-        sent => format!("{} sent", size_text(sent)),
-    };
-    let said = format!("{reference} is {} ({how}){by}", image.short());
-    let view = PushView { reference: reference.to_string(), sent_bytes: pusher.sent, image };
-    Ok(shell.console.result(said, &view)?)
+    let (sent, size) = (pusher.sent, pusher.prepared.size);
+    let saved = size.saturating_sub(pusher.found).saturating_sub(sent);
+    let view = PushView::new(&reference, sent, saved, size, image);
+    Ok(shell.console.result(format!("{}{by}", view.text()), &view)?)
 }
 
 /// Checks the file and makes its digest. Blocks: nothing else runs yet.
@@ -115,8 +118,16 @@ pub(super) fn prepare(
     reference: &ImageRef,
 ) -> Result<Prepared, PushError> {
     let info = inspect(file)?;
+    let digest = digest_of(console, file, info.size)?;
+    let (path, reference) = (file.to_owned(), reference.clone());
+    let (size, platform) = (info.size, info.platform);
+    Ok(Prepared { path, size, digest, reference, platform, base: None, signed: None })
+}
+
+/// The digest of a file of `size` bytes. Blocks.
+fn digest_of(console: Console, file: &Path, size: u64) -> Result<Sha256Sum, PushError> {
     // A second for each GiB: worth a bar, but not the lines of a CI job's log.
-    let mut progress = console.is_live().then(|| Transfer::start(console, "checking", info.size));
+    let mut progress = console.is_live().then(|| Transfer::start(console, "checking", size));
     let digest = sha256_of(file, |read| {
         if let Some(progress) = &mut progress {
             progress.at(read);
@@ -125,9 +136,7 @@ pub(super) fn prepare(
     if let Some(progress) = progress {
         progress.end();
     }
-    let (path, reference) = (file.to_owned(), reference.clone());
-    let (size, platform) = (info.size, info.platform);
-    Ok(Prepared { path, size, digest: digest?, reference, platform, signed: None })
+    Ok(digest?)
 }
 
 /// Who has signed the file wants that to be known.
@@ -145,20 +154,34 @@ struct Pusher {
     client: Client,
     prepared: Prepared,
     console: Console,
+    /// How it is sent; `None` before that is known.
+    way: Option<Way>,
     /// Bytes that were sent.
     sent: u64,
-    /// How far into the image that was.
-    reached: u64,
+    /// How far into what is sent that was, and how much that is.
+    reached: (u64, u64),
+    /// Bytes of the image that were there of a broken-off push before this one.
+    found: u64,
 }
 
 impl Pusher {
+    fn new(client: Client, prepared: Prepared, console: Console) -> Self {
+        let reached = (0, prepared.size);
+        Self { client, prepared, console, way: None, sent: 0, reached, found: 0 }
+    }
+
     async fn push(&mut self) -> Result<Image, Failure> {
         let mut failures = 0;
         loop {
-            let failure = match self.attempt().await {
+            let failure = match self.attempt(failures == 0).await {
                 Ok(image) => return Ok(image),
                 Err(failure) => failure,
             };
+            if self.is_better_whole(&failure) {
+                self.console.note(format!("{failure}; sending the whole image"));
+                self.way = Some(Way::Whole);
+                continue;
+            }
             // Our own broken stream may still hold the image when we come again.
             let transient = match &failure {
                 Failure::Remote(error) => error.is_lost() || (failures > 0 && error.is_conflict()),
@@ -173,23 +196,52 @@ impl Pusher {
         }
     }
 
-    async fn attempt(&mut self) -> Result<Image, Failure> {
-        let Prepared { size, reference, .. } = self.prepared.clone();
-        let request = BeginPushRequest { digest: self.digest(), size };
-        let begun = self.client.images().begin_push(self.client.ask(request)).await;
-        let begun = begun.map_err(self.client.refused(format!("push {reference}")))?.into_inner();
+    /// Whether the controller could not make the image out of those that it has.
+    fn is_better_whole(&self, failure: &Failure) -> bool {
+        let by_recipe = self.way.as_ref().is_some_and(|way| !matches!(way, Way::Whole));
+        by_recipe && matches!(failure, Failure::Remote(error) if error.needs_other_bytes())
+    }
+
+    async fn attempt(&mut self, first: bool) -> Result<Image, Failure> {
+        let begun = self.begin().await?;
+        if first {
+            self.found = begun.received;
+        }
         if begun.present {
             return self.tag().await;
         }
         if begun.received > 0 {
-            let there = size_text(begun.received);
-            self.console.note(format!("{there} of {} are there already", size_text(size)));
+            let [there, all] = [begun.received, self.prepared.size].map(size_text);
+            self.console.note(format!("{there} of {all} are there already"));
+        }
+        if self.way.is_none() {
+            self.way = Some(self.choose(begun.received).await?);
         }
         self.send(begun.received).await
     }
 
+    async fn begin(&self) -> Result<BeginPushResponse, Failure> {
+        let Prepared { size, reference, .. } = &self.prepared;
+        let request = BeginPushRequest { digest: self.digest(), size: *size };
+        let begun = self.client.images().begin_push(self.client.ask(request)).await;
+        Ok(begun.map_err(self.client.refused(format!("push {reference}")))?.into_inner())
+    }
+
+    /// What a push would send now.
+    async fn dry_run(&mut self) -> Result<DryView, Failure> {
+        let begun = self.begin().await?;
+        let Prepared { size, reference, .. } = &self.prepared;
+        if begun.present {
+            return Ok(DryView::present(reference, *size));
+        }
+        let (reference, size) = (reference.clone(), *size);
+        let way = self.choose(begun.received).await?;
+        Ok(DryView::new(&reference, size, begun.received, &way))
+    }
+
     fn interrupted(&self) -> Failure {
-        PushError::Interrupted { sent: self.reached, size: self.prepared.size }.into()
+        let (sent, size) = self.reached;
+        PushError::Interrupted { sent, size }.into()
     }
 
     fn digest(&self) -> Bytes {
@@ -214,25 +266,29 @@ impl Pusher {
         image::require(&reference, reply.image)
     }
 
-    /// Sends the bytes from `offset` on.
+    /// Sends what makes the image's bytes from `offset` on.
     async fn send(&mut self, offset: u64) -> Result<Image, Failure> {
         let Prepared { path, size, reference, .. } = self.prepared.clone();
-        let header = PushHeader {
-            digest: self.digest(),
-            size,
-            offset,
-            reference: reference.to_string(),
-            signed: self.signed(),
+        let outgoing = match &self.way {
+            Some(Way::Recipe(recipe)) => recipe.outgoing(offset),
+            Some(Way::Whole) | None => {
+                Outgoing { path, from: offset, to: size, recipe: Bytes::new() }
+            }
         };
+        let Outgoing { path, from, to, recipe } = outgoing;
+        let head = u64::try_from(recipe.len()).unwrap_or(u64::MAX);
+        let (digest, name) = (self.digest(), reference.to_string());
+        let header =
+            PushHeader { digest, size, offset, reference: name, recipe, signed: self.signed() };
         let (requests, outgoing) = mpsc::channel(AHEAD);
-        let (position, mut at) = watch::channel(offset);
-        let from = path.clone();
-        let reader =
-            tokio::task::spawn_blocking(move || read_into(&from, header, &requests, &position));
+        let (position, mut at) = watch::channel(from);
+        let source = path.clone();
+        let reading = move || read_into(&source, header, (from, to), &requests, &position);
+        let reader = tokio::task::spawn_blocking(reading);
         let mut images = self.client.images();
         let call = images.push(ReceiverStream::new(outgoing));
         tokio::pin!(call);
-        let mut progress = Transfer::start(self.console, "sending", size);
+        let mut progress = Transfer::start(self.console, "sending", to);
         let replied = loop {
             tokio::select! {
                 replied = &mut call => break Some(replied),
@@ -242,8 +298,8 @@ impl Pusher {
         };
         progress.end();
         let sent = *at.borrow();
-        self.sent += sent - offset;
-        self.reached = sent;
+        self.sent += head + sent - from;
+        self.reached = (sent, to);
         let Some(replied) = replied else { return Err(self.interrupted()) };
         let doing = format!("push {reference}");
         let replied = replied.map_err(self.client.refused(doing));
@@ -254,15 +310,25 @@ impl Pusher {
     }
 }
 
-/// Reads the file from the header's offset to its end into a channel.
+/// The part of a file that is sent.
+#[derive(Debug)]
+struct Outgoing {
+    path: PathBuf,
+    from: u64,
+    to: u64,
+    /// The head of the recipe whose segments these are; empty where it is the image itself.
+    recipe: Bytes,
+}
+
+/// Reads a part of a file into a channel, after the header.
 fn read_into(
     path: &Path,
     header: PushHeader,
+    part: (u64, u64),
     requests: &mpsc::Sender<PushRequest>,
     position: &watch::Sender<u64>,
 ) -> io::Result<()> {
     let send = |message| requests.blocking_send(PushRequest { message: Some(message) }).is_ok();
-    let part = (header.offset, header.size);
     if !send(Message::Header(header)) {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use shoal_core::image::{Digest, ImageRef, SignedManifest};
 use shoal_image::ImageInfo;
+use shoal_image::recipe::Head;
 use shoal_proto::convert;
 use shoal_proto::v1::store::ImageRecord;
 use shoal_proto::v1::{PushHeader, PushRequest, push_request};
@@ -30,19 +31,35 @@ struct Announced {
     offset: u64,
     reference: ImageRef,
     signed: Option<SignedManifest>,
+    /// The head of the recipe whose segments come instead of the image's own bytes.
+    recipe: Option<Head>,
 }
 
 impl TryFrom<PushHeader> for Announced {
     type Error = Refusal;
 
     fn try_from(wire: PushHeader) -> Result<Self, Refusal> {
-        let PushHeader { digest, size, offset, reference, signed } = wire;
+        let PushHeader { digest, size, offset, reference, recipe, signed } = wire;
         check_size(size)?;
         let digest = convert::digest("digest", &digest)?;
         let reference = convert::parse("reference", &reference)?;
+        let recipe = match recipe.is_empty() {
+            true => None,
+            false => Some(head(&recipe, &digest, size)?),
+        };
         let signed = signed::checked(signed, &reference, &digest, size)?;
-        Ok(Self { digest, size, offset, reference, signed })
+        Ok(Self { digest, size, offset, reference, recipe, signed })
     }
+}
+
+/// The head of a recipe, which has to make just what is announced.
+fn head(bytes: &[u8], digest: &Digest, size: u64) -> Result<Head, Refusal> {
+    let invalid = |why: String| Refusal::Invalid(format!("the recipe can't be used: {why}"));
+    let head = Head::decode(bytes).map_err(|error| invalid(error.to_string()))?;
+    if head.target.as_bytes() != digest.as_bytes() || head.size != size {
+        return Err(invalid("it makes another image than the one that is announced".into()));
+    }
+    Ok(head)
 }
 
 /// Whether an image may have this size.
@@ -87,9 +104,13 @@ impl Images {
         announced: &Announced,
         messages: impl Stream<Item = Result<PushRequest, Status>> + Unpin,
     ) -> Result<Claim, Refusal> {
-        let mut upload = match self.blobs.receive(claim, announced.size).await {
+        let begun = match &announced.recipe {
+            None => self.blobs.receive(claim, announced.size).await,
+            Some(head) => self.blobs.assemble(claim, head.clone()).await,
+        };
+        let mut upload = match begun {
             Err(error) if error.is_for_room() => return Err(self.no_room(error).await),
-            received => received?,
+            begun => begun?,
         };
         let taken = match check_offset(announced, upload.received()) {
             Ok(()) => copy(messages, &mut upload).await,

@@ -45,6 +45,7 @@ impl Images {
             if file_removed {
                 check_unpinned(&found.image)?;
                 self.check_unused(&digest).await?;
+                self.check_unstaged(&digest).await?;
             }
             let batch = batch(&found, going, &name, who, now)?;
             match self.records.commit(batch).await {

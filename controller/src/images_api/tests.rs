@@ -1,12 +1,14 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use shoal_image::Sha256Sum;
 use shoal_proto::v1::store::AuditRecord;
 use shoal_proto::v1::{ImageSignature, PushHeader, SignedManifest, push_request};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+
+mod recipes;
 
 use super::*;
 use crate::fleets_api::tests_support::{ADA, Lab, NOON};
@@ -27,8 +29,7 @@ impl Store {
         let blobs = Blobs::new(&lab.dir.path().join("images"));
         let (records, live) = (lab.records.clone(), lab.live.clone());
         let transfers = lab.transfers().await;
-        let shutdown = CancellationToken::new();
-        let images = Images { records, blobs, live, transfers, shutdown };
+        let images = Images::over(records, blobs, live, transfers, CancellationToken::new());
         let bytes = squashfs(lab.dir.path().join("tree"));
         Self { lab, images, bytes }
     }
@@ -110,7 +111,8 @@ fn length(bytes: &[u8]) -> u64 {
 
 fn header(bytes: &[u8], digest: Digest, offset: u64, reference: &str) -> PushHeader {
     let digest = convert::digest_bytes(&digest);
-    PushHeader { digest, size: length(bytes), offset, reference: reference.into(), signed: None }
+    let (size, reference) = (length(bytes), reference.into());
+    PushHeader { digest, size, offset, reference, recipe: Bytes::new(), signed: None }
 }
 
 fn messages(header: PushHeader, bytes: Bytes) -> impl Iterator<Item = PushRequest> + Unpin {

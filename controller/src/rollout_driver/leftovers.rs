@@ -1,6 +1,7 @@
 //! Images that hosts were asked for ahead of a change, and that no unfinished rollout needs any
-//! more: it went back, was ended, or a newer one took its place. Images, too, that hosts keep for
-//! fleets whose newest revision is no longer theirs to go back from.
+//! more: it went back, was ended, or a newer one took its place; those that people asked for
+//! stay. Images, too, that hosts keep for fleets whose newest revision is no longer theirs to go
+//! back from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +11,7 @@ use shoal_core::name::{FleetName, HostId};
 use shoal_proto::v1;
 use shoal_proto::v1::store::{FleetRecord, HostRecord, HostSpecRecord};
 
+use crate::images_api::staging;
 use crate::inventory;
 use crate::live::Live;
 use crate::records::revision_id;
@@ -21,7 +23,7 @@ use crate::store::{Batch, CommitError, Records};
 ///
 /// # Errors
 /// The store fails, or a record in it is damaged.
-pub(super) async fn remove(records: &Records, live: &Live) -> Result<bool, Refusal> {
+pub(crate) async fn remove(records: &Records, live: &Live) -> Result<bool, Refusal> {
     let listed = records.list::<HostSpecRecord>().await?.records.into_iter();
     let may_have = |spec: &v1::HostSpec| !spec.stage.is_empty() || !spec.keep.is_empty();
     let listed: Vec<_> = listed.filter(|s| s.record.spec.as_ref().is_some_and(may_have)).collect();
@@ -74,7 +76,7 @@ fn runs(spec: &HostSpec, fleet: &FleetName) -> bool {
 /// What the newest rollouts of all fleets need of hosts besides what runs there.
 #[derive(Debug, Default)]
 struct Needed {
-    /// Images that unfinished ones have asked hosts for, and have yet to use.
+    /// Images that unfinished ones, or people, have asked hosts for, and that are yet to be used.
     stage: BTreeMap<HostId, BTreeSet<Digest>>,
     /// The hosts of each: where the fleet may go back from it.
     fleets: BTreeSet<(FleetName, HostId)>,
@@ -83,6 +85,9 @@ struct Needed {
 impl Needed {
     async fn load(records: &Records) -> Result<Self, Refusal> {
         let mut needed = Self::default();
+        for (host, images) in staging::asked(records).await? {
+            needed.stage.insert(inventory::host_id(&host)?, images);
+        }
         for fleet in records.list::<FleetRecord>().await?.records {
             let number = fleet.record.revision;
             // No other rollout of a fleet than its newest is unfinished.

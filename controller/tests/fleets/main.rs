@@ -59,6 +59,7 @@ fn digest_of(bytes: &[u8]) -> Bytes {
 
 fn push_of(bytes: &Bytes, offset: u64, reference: &str) -> Vec<PushRequest> {
     let header = PushHeader {
+        recipe: Bytes::new(),
         digest: digest_of(bytes),
         size: u64::try_from(bytes.len()).unwrap(),
         offset,

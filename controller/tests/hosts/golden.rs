@@ -6,7 +6,7 @@ use shoal_proto::v1::store::{
     AgentProgramRecord, AuditRecord, EpochRecord, EventRecord, FleetRecord, HostNameRecord,
     HostProgress, HostRecord, HostSpecRecord, HostStatusRecord, ImageRecord, LockRecord,
     PlacedHost, PresenceRecord, RevisionRecord, RolloutRecord, SecretHeadRecord, SecretRecord,
-    TagRecord, TokenRecord, TokenUse, UserRecord,
+    StagedRecord, TagRecord, TokenRecord, TokenUse, UserRecord,
 };
 
 /// The key and the bytes in hex.
@@ -562,6 +562,20 @@ fn of_transfers() -> [String; 2] {
     [written("ht", &host), written("ht", &HostStatusRecord { status: Some(status) })]
 }
 
+/// What staging by people added.
+fn of_staging() -> String {
+    let record = StagedRecord {
+        reference: "a:1".into(),
+        digest: vec![1, 2].into(),
+        size: 3,
+        by: "ann".into(),
+        since_ms: 4,
+        until_ms: 5,
+        signed: None,
+    };
+    written("0102/h1", &record)
+}
+
 #[test]
 fn records_are_written_as_ever() {
     let found: Vec<String> = of_hosts()
@@ -578,6 +592,7 @@ fn records_are_written_as_ever() {
         .chain(of_kept_images())
         .chain(of_signatures())
         .chain(of_transfers())
+        .chain([of_staging()])
         .collect();
     let golden: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(found, golden, "the store of a controller that is in use could not be read");

@@ -9,6 +9,7 @@
 //! is left out; its bytes are then part of another block or of a raw run. So what is made from an
 //! index is never wrong, only larger.
 
+mod outline;
 mod places;
 
 use std::fs::File;
@@ -151,13 +152,21 @@ impl Index {
     /// # Errors
     /// It is cut short or damaged, or has more than [`MAX_BLOCKS`].
     pub fn decode(bytes: &[u8]) -> Result<Self, RecipeError> {
-        let mut input = Input::new(bytes, "index");
+        Self::read_from(bytes, "index", |input| input.array())
+    }
+
+    fn read_from(
+        bytes: &[u8],
+        part: &'static str,
+        hash: impl Fn(&mut Input<'_>) -> Result<[u8; 32], RecipeError>,
+    ) -> Result<Self, RecipeError> {
+        let mut input = Input::new(bytes, part);
         let head: [u8; SUPERBLOCK_LEN] = input.array()?;
         let size = input.number()?;
         let superblock = Superblock::parse(&head, size)
             .map_err(|_| RecipeError::damaged("its superblock is none that can be used"))?;
         let blocks = input.count("blocks of an image", MAX_BLOCKS)?;
-        let blocks = decode_blocks(&mut input, blocks, size)?;
+        let blocks = decode_blocks(&mut input, blocks, size, hash)?;
         input.end()?;
         Ok(Self { superblock, size, blocks })
     }
@@ -175,6 +184,7 @@ fn decode_blocks(
     input: &mut Input<'_>,
     number: usize,
     size: u64,
+    read_hash: impl Fn(&mut Input<'_>) -> Result<[u8; 32], RecipeError>,
 ) -> Result<Vec<IndexBlock>, RecipeError> {
     // Not allocated ahead: the number is only claimed.
     let mut blocks = Vec::new();
@@ -187,7 +197,7 @@ fn decode_blocks(
         if length == 0 {
             return Err(RecipeError::damaged("a block has no bytes"));
         }
-        let hash = input.array()?;
+        let hash = read_hash(input)?;
         blocks.push(IndexBlock { offset, length, kind, compressed: byte & COMPRESSED != 0, hash });
         offset += u64::from(length);
     }

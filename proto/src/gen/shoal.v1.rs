@@ -2624,6 +2624,260 @@ pub struct ListAuditResponse {
     pub entries: ::prost::alloc::vec::Vec<AuditEntry>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NearestRequest {
+    /// of NAME:TAG
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// of the image that is to be pushed, which is left out
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    /// set: only whether this one is here, without its outline
+    #[prost(bytes = "bytes", tag = "3")]
+    pub base: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NearestResponse {
+    #[prost(oneof = "nearest_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<nearest_response::Message>,
+}
+/// Nested message and enum types in `NearestResponse`.
+pub mod nearest_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Header(super::NearestHeader),
+        #[prost(message, tag = "2")]
+        Image(super::NearImage),
+        /// a piece of that of the image before
+        #[prost(bytes, tag = "3")]
+        Outline(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NearestHeader {
+    /// the compression libraries that this controller rebuilds blocks with
+    #[prost(string, tag = "1")]
+    pub codecs: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NearImage {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(string, tag = "3")]
+    pub reference: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffImagesRequest {
+    /// NAME:TAG or digest, also its first digits where they are enough
+    #[prost(string, tag = "1")]
+    pub old: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub new: ::prost::alloc::string::String,
+    /// also what differs in nothing but its time
+    #[prost(bool, tag = "3")]
+    pub all: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffImagesResponse {
+    #[prost(oneof = "diff_images_response::Message", tags = "1, 2, 3")]
+    pub message: ::core::option::Option<diff_images_response::Message>,
+}
+/// Nested message and enum types in `DiffImagesResponse`.
+pub mod diff_images_response {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        #[prost(message, tag = "1")]
+        Progress(super::DiffProgress),
+        #[prost(message, tag = "2")]
+        Changes(super::ImageChanges),
+        #[prost(message, tag = "3")]
+        Sums(super::DiffSums),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffProgress {
+    #[prost(uint64, tag = "1")]
+    pub done: u64,
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImageChanges {
+    /// by path
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<ImageChange>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageChange {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// absent: it was added
+    #[prost(message, optional, tag = "2")]
+    pub old: ::core::option::Option<ImageFile>,
+    /// absent: it was removed
+    #[prost(message, optional, tag = "3")]
+    pub new: ::core::option::Option<ImageFile>,
+    /// what differs: content, mode, owner, time, target, device, kind, xattrs
+    #[prost(string, repeated, tag = "4")]
+    pub fields: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageFile {
+    /// file, directory, symlink, ...
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// bytes of a file's content
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+    #[prost(uint32, tag = "4")]
+    pub uid: u32,
+    #[prost(uint32, tag = "5")]
+    pub gid: u32,
+    /// seconds since the Unix epoch
+    #[prost(uint64, tag = "6")]
+    pub mtime: u64,
+    /// of a symbolic link
+    #[prost(string, tag = "7")]
+    pub target: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffSums {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub old: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub new: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub old_size: u64,
+    #[prost(uint64, tag = "4")]
+    pub new_size: u64,
+    /// files and directories
+    #[prost(uint64, tag = "5")]
+    pub unchanged: u64,
+    /// those that differ in nothing but their times
+    #[prost(uint64, tag = "6")]
+    pub times_only: u64,
+    #[prost(message, optional, tag = "7")]
+    pub cost: ::core::option::Option<TransferCost>,
+}
+/// What a transfer takes, by kind: bytes of the image, and bytes on the wire for them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferCost {
+    #[prost(uint64, tag = "1")]
+    pub copied: u64,
+    #[prost(uint64, tag = "2")]
+    pub rebuilt: u64,
+    #[prost(uint64, tag = "3")]
+    pub literal: u64,
+    #[prost(uint64, tag = "4")]
+    pub metadata: u64,
+    #[prost(uint64, tag = "5")]
+    pub rebuilt_blocks: u64,
+    #[prost(uint64, tag = "6")]
+    pub copied_wire: u64,
+    #[prost(uint64, tag = "7")]
+    pub rebuilt_wire: u64,
+    #[prost(uint64, tag = "8")]
+    pub literal_wire: u64,
+    #[prost(uint64, tag = "9")]
+    pub metadata_wire: u64,
+    #[prost(uint64, tag = "10")]
+    pub wire_bytes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StageImageRequest {
+    /// NAME:TAG
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// where no host is named; empty: every host
+    #[prost(string, tag = "3")]
+    pub selector: ::prost::alloc::string::String,
+    /// how long; 0: seven days
+    #[prost(uint64, tag = "4")]
+    pub keep_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StageImageResponse {
+    /// by host name
+    #[prost(message, repeated, tag = "1")]
+    pub staged: ::prost::alloc::vec::Vec<StagedImage>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnstageImageRequest {
+    /// NAME:TAG or digest
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// where no host is named; empty: every host
+    #[prost(string, tag = "3")]
+    pub selector: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnstageImageResponse {
+    /// where it was taken back
+    #[prost(string, repeated, tag = "1")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListStagedRequest {
+    /// NAME:TAG or digest; empty: all
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListStagedResponse {
+    /// by image, then by host name
+    #[prost(message, repeated, tag = "1")]
+    pub staged: ::prost::alloc::vec::Vec<StagedImage>,
+}
+/// An image that someone asked a host to fetch ahead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StagedImage {
+    #[prost(string, tag = "1")]
+    pub reference: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(enumeration = "StagingState", tag = "4")]
+    pub state: i32,
+    /// why it failed
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// bytes of the image
+    #[prost(uint64, tag = "6")]
+    pub size: u64,
+    /// bytes of it that are there
+    #[prost(uint64, tag = "7")]
+    pub received: u64,
+    /// bytes that were sent for those
+    #[prost(uint64, tag = "8")]
+    pub wire: u64,
+    /// bytes that need not be sent
+    #[prost(uint64, tag = "9")]
+    pub saved: u64,
+    /// who sends it
+    #[prost(string, tag = "10")]
+    pub source: ::prost::alloc::string::String,
+    /// SPIFFE id
+    #[prost(string, tag = "11")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "12")]
+    pub since_ms: u64,
+    /// when it ends by itself; 0: it is in use there
+    #[prost(uint64, tag = "13")]
+    pub until_ms: u64,
+    /// time until it is there, as it goes now
+    #[prost(uint64, optional, tag = "14")]
+    pub left_ms: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BeginPushRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub digest: ::prost::bytes::Bytes,
@@ -2652,6 +2906,9 @@ pub struct PushHeader {
     /// of just this reference, digest and size
     #[prost(message, optional, tag = "10")]
     pub signed: ::core::option::Option<SignedManifest>,
+    /// a recipe's head: its segments follow, from the one with the offset on
+    #[prost(bytes = "bytes", tag = "11")]
+    pub recipe: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PushRequest {
@@ -3735,6 +3992,46 @@ pub struct RemoveSecretResponse {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum StagingState {
+    Unspecified = 0,
+    Waiting = 1,
+    Going = 2,
+    /// complete and verified
+    Staged = 3,
+    /// tried again by its agent
+    Failed = 4,
+    Offline = 5,
+}
+impl StagingState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STAGING_STATE_UNSPECIFIED",
+            Self::Waiting => "STAGING_STATE_WAITING",
+            Self::Going => "STAGING_STATE_GOING",
+            Self::Staged => "STAGING_STATE_STAGED",
+            Self::Failed => "STAGING_STATE_FAILED",
+            Self::Offline => "STAGING_STATE_OFFLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STAGING_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "STAGING_STATE_WAITING" => Some(Self::Waiting),
+            "STAGING_STATE_GOING" => Some(Self::Going),
+            "STAGING_STATE_STAGED" => Some(Self::Staged),
+            "STAGING_STATE_FAILED" => Some(Self::Failed),
+            "STAGING_STATE_OFFLINE" => Some(Self::Offline),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum DrainEnd {
     /// it goes on
     Unspecified = 0,
@@ -4571,9 +4868,12 @@ pub mod images_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "BeginPush"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes an image's bytes from an offset on, verifies them, reads their platform, and sets the
-        /// tag. What arrived of a broken-off push stays for the next. DATA_LOSS: the bytes are not those
-        /// of the digest. ABORTED: someone else pushes the same image. INVALID_ARGUMENT: no squashfs.
+        /// Takes an image's bytes from an offset on, or the segments of a recipe that makes it out of
+        /// images that are here; verifies them, reads their platform, and sets the tag. What arrived of a
+        /// broken-off push stays for the next. DATA_LOSS: the bytes are not those of the digest. ABORTED:
+        /// someone else pushes the same image. INVALID_ARGUMENT: no squashfs. FAILED_PRECONDITION: the
+        /// recipe can't be carried out here, so that the whole image has to be sent; or the offset is not
+        /// where a push goes on.
         pub async fn push(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::PushRequest>,
@@ -4726,6 +5026,122 @@ pub mod images_client {
             req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Prune"));
             self.inner.unary(req, path, codec).await
         }
+        /// The images here that one of that name may have much in common with, newest first, with their
+        /// outlines, so that a push need only send the rest. The first message is the header.
+        pub async fn nearest(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NearestRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::NearestResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/Nearest");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Nearest"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// What changed from one image to another, and what it takes to send it: first how far that is,
+        /// then the changes, then the sums. NOT_FOUND. CANCELLED where nobody waits for it any more.
+        pub async fn diff(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffImagesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::DiffImagesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/Diff");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Diff"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Has hosts fetch an image ahead of its use, and keep it for a while. Idempotent: what is asked
+        /// for again is kept for longer. NOT_FOUND.
+        pub async fn stage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StageImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StageImageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/Stage");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Stage"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes that back; a transfer that is going on ends. Idempotent.
+        pub async fn unstage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UnstageImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnstageImageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/shoal.v1.Images/Unstage");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("shoal.v1.Images", "Unstage"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Where images are being staged, and how far each host is.
+        pub async fn list_staged(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListStagedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListStagedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/shoal.v1.Images/ListStaged",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("shoal.v1.Images", "ListStaged"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4749,9 +5165,12 @@ pub mod images_server {
             tonic::Response<super::BeginPushResponse>,
             tonic::Status,
         >;
-        /// Takes an image's bytes from an offset on, verifies them, reads their platform, and sets the
-        /// tag. What arrived of a broken-off push stays for the next. DATA_LOSS: the bytes are not those
-        /// of the digest. ABORTED: someone else pushes the same image. INVALID_ARGUMENT: no squashfs.
+        /// Takes an image's bytes from an offset on, or the segments of a recipe that makes it out of
+        /// images that are here; verifies them, reads their platform, and sets the tag. What arrived of a
+        /// broken-off push stays for the next. DATA_LOSS: the bytes are not those of the digest. ABORTED:
+        /// someone else pushes the same image. INVALID_ARGUMENT: no squashfs. FAILED_PRECONDITION: the
+        /// recipe can't be carried out here, so that the whole image has to be sent; or the offset is not
+        /// where a push goes on.
         async fn push(
             &self,
             request: tonic::Request<tonic::Streaming<super::PushRequest>>,
@@ -4804,6 +5223,55 @@ pub mod images_server {
             request: tonic::Request<super::PruneImagesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PruneImagesResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Nearest method.
+        type NearestStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::NearestResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The images here that one of that name may have much in common with, newest first, with their
+        /// outlines, so that a push need only send the rest. The first message is the header.
+        async fn nearest(
+            &self,
+            request: tonic::Request<super::NearestRequest>,
+        ) -> std::result::Result<tonic::Response<Self::NearestStream>, tonic::Status>;
+        /// Server streaming response type for the Diff method.
+        type DiffStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::DiffImagesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What changed from one image to another, and what it takes to send it: first how far that is,
+        /// then the changes, then the sums. NOT_FOUND. CANCELLED where nobody waits for it any more.
+        async fn diff(
+            &self,
+            request: tonic::Request<super::DiffImagesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DiffStream>, tonic::Status>;
+        /// Has hosts fetch an image ahead of its use, and keep it for a while. Idempotent: what is asked
+        /// for again is kept for longer. NOT_FOUND.
+        async fn stage(
+            &self,
+            request: tonic::Request<super::StageImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StageImageResponse>,
+            tonic::Status,
+        >;
+        /// Takes that back; a transfer that is going on ends. Idempotent.
+        async fn unstage(
+            &self,
+            request: tonic::Request<super::UnstageImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UnstageImageResponse>,
+            tonic::Status,
+        >;
+        /// Where images are being staged, and how far each host is.
+        async fn list_staged(
+            &self,
+            request: tonic::Request<super::ListStagedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListStagedResponse>,
             tonic::Status,
         >;
     }
@@ -5220,6 +5688,229 @@ pub mod images_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PruneSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/Nearest" => {
+                    #[allow(non_camel_case_types)]
+                    struct NearestSvc<T: Images>(pub Arc<T>);
+                    impl<
+                        T: Images,
+                    > tonic::server::ServerStreamingService<super::NearestRequest>
+                    for NearestSvc<T> {
+                        type Response = super::NearestResponse;
+                        type ResponseStream = T::NearestStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NearestRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::nearest(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NearestSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/Diff" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffSvc<T: Images>(pub Arc<T>);
+                    impl<
+                        T: Images,
+                    > tonic::server::ServerStreamingService<super::DiffImagesRequest>
+                    for DiffSvc<T> {
+                        type Response = super::DiffImagesResponse;
+                        type ResponseStream = T::DiffStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffImagesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::diff(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/Stage" => {
+                    #[allow(non_camel_case_types)]
+                    struct StageSvc<T: Images>(pub Arc<T>);
+                    impl<T: Images> tonic::server::UnaryService<super::StageImageRequest>
+                    for StageSvc<T> {
+                        type Response = super::StageImageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StageImageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::stage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/Unstage" => {
+                    #[allow(non_camel_case_types)]
+                    struct UnstageSvc<T: Images>(pub Arc<T>);
+                    impl<
+                        T: Images,
+                    > tonic::server::UnaryService<super::UnstageImageRequest>
+                    for UnstageSvc<T> {
+                        type Response = super::UnstageImageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UnstageImageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::unstage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UnstageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/shoal.v1.Images/ListStaged" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListStagedSvc<T: Images>(pub Arc<T>);
+                    impl<T: Images> tonic::server::UnaryService<super::ListStagedRequest>
+                    for ListStagedSvc<T> {
+                        type Response = super::ListStagedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListStagedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Images>::list_staged(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListStagedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

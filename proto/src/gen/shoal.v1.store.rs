@@ -294,6 +294,25 @@ pub struct AgentProgramRecord {
     #[prost(string, tag = "4")]
     pub pushed_by: ::prost::alloc::string::String,
 }
+/// Under an image's digest and a host's id: someone asked the host to have it ahead of its use.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StagedRecord {
+    #[prost(string, tag = "1")]
+    pub reference: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub digest: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    #[prost(string, tag = "4")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub since_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub until_ms: u64,
+    /// as its tag had it when it was staged
+    #[prost(message, optional, tag = "7")]
+    pub signed: ::core::option::Option<super::SignedManifest>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EpochRecord {
     #[prost(uint64, tag = "1")]

@@ -40,6 +40,11 @@ impl Target {
     pub(crate) fn at_most(value: f64, limit: f64, text: impl Into<String>) -> Self {
         Self { text: text.into(), reached: value <= limit }
     }
+
+    /// That `value` is at least `limit`.
+    pub(crate) fn at_least(value: f64, limit: f64, text: impl Into<String>) -> Self {
+        Self { text: text.into(), reached: value >= limit }
+    }
 }
 
 impl Row {
