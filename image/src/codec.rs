@@ -9,7 +9,8 @@
 //! 1.5.5, and others from 1.5.6 on; linked is 1.5.5, as Debian 12 and Ubuntu 24.04 have it.
 //!
 //! Way in: [`Recompressor`]. Deliberately absent: gzip's strategies other than the default one,
-//! which flate2 can't choose.
+//! which flate2 can't choose; and zstd's levels 5 to 12, where libzstd 1.5.5 salts the hashes of its
+//! row match finder with what it compressed before, so that no two programs give the same block.
 
 mod xz;
 

@@ -70,7 +70,8 @@ async fn what_is_signed_anew_gets_to_the_hosts_and_restarts_nothing() {
     assert_eq!((there.manifest(), there.signature()), ("m", "s"));
     assert!(!planned(&lab, WEB).await.unwrap().changes_anything);
     // What goes back has what was signed then.
-    let revision = lab.records.get::<RevisionRecord>("shop/2").await.unwrap().unwrap().record;
+    let revision =
+        lab.records.get::<RevisionRecord>(&revision_id("shop", 2)).await.unwrap().unwrap().record;
     let image = revision.hosts["id-h1"].instances["main"].image.clone().unwrap();
     assert_eq!(image.signed, tag.signed);
 }
