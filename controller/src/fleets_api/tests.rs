@@ -12,6 +12,7 @@ use super::apply::{Applied, apply_to};
 use super::tests_support::{ADA, Lab, NOON, fleet, request};
 use super::world::World;
 use super::*;
+use crate::records::revision_id;
 
 const WEB: &[(&str, &str, &str)] = &[("main", "app:1", "role=web")];
 
