@@ -31,6 +31,7 @@ use shoal_lab::{Host, packages};
 
 use crate::run::cargo;
 use report::Row;
+use transfer::Codec;
 
 const PAGE: &str = "docs/benchmarks.md";
 
@@ -49,10 +50,14 @@ pub(crate) enum Name {
     Hundred,
     /// A rollout over two hundred simulated agents
     Rollout,
-    /// Transfers of images: the four that follow
+    /// Transfers of images: the six that follow
     Transfer,
-    /// Bytes from one image to the next
-    TransferBytes,
+    /// Bytes from one image to the next, compressed with zstd
+    TransferZstd,
+    /// The same with gzip
+    TransferGzip,
+    /// The same with xz
+    TransferXz,
     /// A whole image to many hosts
     TransferThroughput,
     /// Memory of agent and controller in a transfer
@@ -70,7 +75,9 @@ impl Name {
     fn parts(&self) -> &[Self] {
         match self {
             Self::Transfer => &[
-                Self::TransferBytes,
+                Self::TransferZstd,
+                Self::TransferGzip,
+                Self::TransferXz,
                 Self::TransferThroughput,
                 Self::TransferMemory,
                 Self::TransferFanout,
@@ -88,7 +95,9 @@ impl Name {
             Self::Hundred => hundred::measure(run),
             Self::Rollout => rollout::measure(run),
             Self::Transfer => bail!("it is measured in parts"),
-            Self::TransferBytes => transfer::bytes(run),
+            Self::TransferZstd => transfer::bytes(run, Codec::Zstd),
+            Self::TransferGzip => transfer::bytes(run, Codec::Gzip),
+            Self::TransferXz => transfer::bytes(run, Codec::Xz),
             Self::TransferThroughput => transfer::throughput(run),
             Self::TransferMemory => transfer::memory(run),
             Self::TransferFanout => transfer::fanout(run),

@@ -18,6 +18,7 @@ mod wire;
 use anyhow::Result;
 use shoal_lab::packages;
 
+pub(super) use self::pairs::Codec;
 use super::Run;
 use super::report::Row;
 
@@ -38,10 +39,10 @@ const PACKAGES: &[&str] = &[
     "zsync",
 ];
 
-/// Bytes from one image to the next.
-pub(super) fn bytes(run: &mut Run<'_>) -> Result<Vec<Row>> {
+/// Bytes from one image to the next, compressed so.
+pub(super) fn bytes(run: &mut Run<'_>, codec: Codec) -> Result<Vec<Row>> {
     packages::ensure_these(PACKAGES)?;
-    bytes::measure(run)
+    bytes::measure(run, codec)
 }
 
 /// A whole image to many hosts.

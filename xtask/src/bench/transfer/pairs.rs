@@ -14,15 +14,13 @@ pub(super) const OPTIONS: &[&str] =
 
 /// What an image is compressed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(in crate::bench) enum Codec {
     Zstd,
     Gzip,
     Xz,
 }
 
 impl Codec {
-    pub(super) const ALL: [Self; 3] = [Self::Zstd, Self::Gzip, Self::Xz];
-
     /// As mksquashfs calls it.
     pub(super) fn name(self) -> &'static str {
         match self {
