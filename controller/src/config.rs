@@ -99,11 +99,19 @@ pub struct Transfers {
     pub rate_per_host: Option<Memory>,
     /// Bytes of recipes that are kept on the disk; the oldest go first.
     pub keep: Memory,
+    /// Bytes in a second that the slowest link to a host takes. No host waits longer for a recipe
+    /// to be made than the whole image would take over such a link.
+    pub slowest_link: Memory,
 }
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self { rate: None, rate_per_host: None, keep: Memory(4 << 30) }
+        Self {
+            rate: None,
+            rate_per_host: None,
+            keep: Memory(4 << 30),
+            slowest_link: Memory(4 << 20),
+        }
     }
 }
 
@@ -194,8 +202,13 @@ impl Config {
             let (key, found) = ("agent-certificate-seconds", self.agent_certificate_seconds);
             return out(key, found, "5 to 31536000, a year");
         }
-        let Transfers { rate, rate_per_host, keep: _ } = self.transfers;
-        for (key, rate) in [("rate", rate), ("rate-per-host", rate_per_host)] {
+        let Transfers { rate, rate_per_host, keep: _, slowest_link } = self.transfers;
+        let rates = [
+            ("rate", rate),
+            ("rate-per-host", rate_per_host),
+            ("slowest-link", Some(slowest_link)),
+        ];
+        for (key, rate) in rates {
             if let Some(Memory(rate)) = rate.filter(|rate| *rate < SLOWEST) {
                 return out(key, rate, "1K and more, in bytes a second");
             }

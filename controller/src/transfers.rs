@@ -76,6 +76,8 @@ pub struct Transfers {
     holders: Arc<Holders>,
     chunks: Arc<Chunks>,
     rates: Arc<Rates>,
+    /// Bytes in a second of the slowest link to a host.
+    slowest_link: u64,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -92,7 +94,7 @@ impl Transfers {
         parts: Parts,
     ) -> Result<Self, TransfersError> {
         let Parts { records, live, trust_domain, tasks, shutdown } = parts;
-        let config::Transfers { rate, rate_per_host, keep: Memory(keep) } = limits;
+        let config::Transfers { rate, rate_per_host, keep: Memory(keep), slowest_link } = limits;
         let (opened, images) = (dir.to_owned(), images.to_owned());
         let opening = spawn_blocking(move || {
             let indexes = Indexes::open(images.clone());
@@ -113,6 +115,7 @@ impl Transfers {
             holders: Arc::default(),
             chunks: Arc::default(),
             rates: Arc::new(Rates::new(rate, rate_per_host)),
+            slowest_link: slowest_link.0.max(1),
             tasks,
             shutdown,
         })

@@ -38,6 +38,9 @@ const NEWS: Duration = Duration::from_millis(500);
 /// How often it hears something at least: it gives a controller up that is silent for a minute.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
+/// Every host waits so long for a recipe: most are made in that time.
+const SHORTEST_WAIT: Duration = Duration::from_secs(5);
+
 /// A recipe is used where it is smaller than this part of the image, in percent.
 const WORTH: u64 = 95;
 
@@ -144,11 +147,25 @@ impl Transfers {
             return Ok(None);
         }
         let Some(job) = self.job(host, wish.digest, &wish.have).await? else { return Ok(None) };
-        let Some(id) = self.made(&job, messages).await else { return Ok(None) };
+        let patience = self.patience(wish.digest).await?;
+        let Ok(made) = timeout(patience, self.made(&job, messages)).await else {
+            tracing::info!(%host, image = wish.digest.short(), ?patience, "a host waits no longer for a recipe");
+            return Ok(None);
+        };
+        let Some(id) = made else { return Ok(None) };
         let recipe = self.read(id).await?;
         let head = recipe.head();
         let is_worth = head.encoded().saturating_mul(100) < head.size.saturating_mul(WORTH);
         Ok(is_worth.then_some(id))
+    }
+
+    /// How long a host waits for a recipe: as long as the whole image would take over the slowest
+    /// link. So it has the image at most twice as late as by the better of the two ways, whichever
+    /// that is; a recipe that comes too late for it is there for the next.
+    async fn patience(&self, image: Digest) -> Result<Duration, Refusal> {
+        let stored = self.records.get::<ImageRecord>(&image.to_string()).await?;
+        let size = stored.map_or(0, |stored| stored.record.size);
+        Ok(SHORTEST_WAIT.max(Duration::from_secs(size / self.slowest_link)))
     }
 
     /// What to make for a host that has `have`; `None` where the image should be sent whole.
