@@ -47,12 +47,25 @@ fn images(host: &Host) -> Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{}/root/var/lib/shoal/images", host.leader()?)))
 }
 
+/// Lets thirty-two systemds and what runs below them watch files: all test hosts are of one user,
+/// and 128 is what the kernel gives one.
+fn allow_watches() -> Result<()> {
+    const PATH: &str = "/proc/sys/fs/inotify/max_user_instances";
+    const ENOUGH: u32 = 4096;
+    let now: u32 = fs::read_to_string(PATH)?.trim().parse()?;
+    if now < ENOUGH {
+        fs::write(PATH, ENOUGH.to_string())?;
+    }
+    Ok(())
+}
+
 impl Site {
     /// Boots hosts; `prepare` is run in each before its agent is there.
     ///
     /// # Errors
     /// Where they don't come up.
     pub(super) fn open(run: &mut Run<'_>, hint: &str, hosts: usize, prepare: &str) -> Result<Self> {
+        allow_watches()?;
         let lab = Lab::of(&format!("bench {hint}"), Suite::Bookworm)?;
         let mut deployment = Deployment::with(lab, run.programs.clone())?;
         deployment.lab_mut().boot_hosts(hosts)?;
